@@ -1,0 +1,45 @@
+"""A job: one request, validated, with its policy resolved and every default filled in."""
+
+from typing import Annotated
+
+from pydantic import AwareDatetime, Field
+
+from contract.plan import SafetyPlan
+from contract.request import OutputFormat, RequestedPlan, Scheduler
+from contract.strict import Strict
+
+MAX_ATTEMPTS = 3
+
+
+class PolicyRef(Strict):
+    """Which policy decided, and in which version."""
+
+    id: str
+    version: int
+
+
+class Job(Strict):
+    """Everything a worker needs; nothing in it is left to a default of the worker's."""
+
+    id: str
+    tenant: str
+    created_at: AwareDatetime
+    deadline_at: AwareDatetime | None
+    model: str
+    prompt: str
+    negative_prompt: str
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    scheduler: Scheduler
+    output_format: OutputFormat
+    requested: RequestedPlan = Field(description="The plan as the caller wrote it.")
+    plan: SafetyPlan = Field(description="The effective plan: the stricter of request, policy and global floor.")
+    policy: PolicyRef
+
+
+def picture_key(job_id: str, tenant: str, attempt: int, index: int, output_format: OutputFormat) -> str:
+    """Where a passed picture lies in the store. The attempt is part of it, so a late worker overwrites nothing."""
+    return f"{tenant}/{job_id}/{attempt}-{index}.{output_format.value}"

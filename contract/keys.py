@@ -1,0 +1,30 @@
+"""Names of queues and keys in Redis. Our own keys share one prefix, so that an access list can name them."""
+
+PREFIX = "seemly:"
+
+MODELS = f"{PREFIX}models"  # hash: model name → ModelInfo as JSON; kept when no worker runs
+READY_WORKERS = f"{PREFIX}workers:ready"  # sorted set: "model|worker" → time at which its lease ends, epoch seconds
+ACCEPTED = f"{PREFIX}jobs:accepted"  # sorted set: job id → acceptance, epoch seconds; holds every job not yet terminal
+SERVICE_TIMES = f"{PREFIX}jobs:service-times"  # list, capped: seconds a job took, newest first
+
+GENERATE = "generate"  # the one name in a worker's handler table for jobs of POST /generate
+
+
+def queue_name(model: str) -> str:
+    """The RQ queue of a model. One queue per worker: a worker on several loses popped jobs when it is killed."""
+    return f"seemly-{model.replace('/', '--')}"
+
+
+def job_key(job_id: str) -> str:
+    """Hash of a job's record; its fields are those of `contract.record`."""
+    return f"{PREFIX}job:{job_id}"
+
+
+def events_key(job_id: str) -> str:
+    """Stream of a job's events."""
+    return f"{PREFIX}events:{job_id}"
+
+
+def tokenizer_key(sha256: str) -> str:
+    """String: the bytes of a `tokenizer.json`."""
+    return f"{PREFIX}tokenizer:{sha256}"

@@ -1,0 +1,32 @@
+"""What a worker announces about the model it serves: all that the gateway knows of models."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from contract.plan import Action
+from contract.request import Scheduler
+from contract.strict import Strict
+
+
+class ModelInfo(Strict):
+    """A model's bounds and defaults. Sizes in pixels; a side must be a multiple of `size_multiple_px`."""
+
+    name: str
+    source: str = Field(description="Local folder or hub id the worker loaded.")
+    revision: str | None = None
+    weights_sha256: str
+    default_steps: int
+    default_guidance_scale: float
+    native_width_px: int
+    native_height_px: int
+    min_size_px: int
+    max_size_px: int
+    size_multiple_px: int
+    max_tokens: int = Field(description="Tokens of a prompt, the begin and end marks included.")
+    tokenizer_sha256: str = Field(description="Names the key that holds the tokenizer's `tokenizer.json`.")
+    schedulers: tuple[Scheduler, ...]
+    methods: tuple[str, ...] = Field(description="Safety methods this worker serves.")
+    actions: tuple[Action, ...] = Field(description="Actions its filter can take.")
+    concepts: Annotated[tuple[str, ...], Field(min_length=1)]
+    variants: tuple[str, ...] = ()

@@ -1,0 +1,202 @@
+"""The safety plan: which method fills each of the five places where safety can act.
+
+    place        when                                        methods
+    prompt       before the prompt's embedding is used       safree
+    weights      which UNet weights run                      erased (a variant's name)
+    guidance     how noise predictions are combined          negative, sld, sega   (empty: classifier-free guidance)
+    trajectory   the predicted clean latent                  unguidance
+    output       the finished picture                        filter                (empty: scored, not acted on)
+
+One method at each place, all places at once. Over HTTP a plan comes written out or in the short form
+(`"sld:strong"`, `["erased:NAME", "sld:max"]`); `SafetyPlan.from_short_form` turns the second into the first.
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from contract.strict import Strict, Text
+
+ConceptText = Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1, max_length=300)]
+ConceptName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9 _-]{0,39}$")]
+VariantName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+ConceptTexts = Annotated[tuple[ConceptText, ...], Field(min_length=1, max_length=64)]
+
+MAX_STEPS = 150
+
+
+class Action(StrEnum):
+    """What happens to a picture in which a concept is found, from mildest to strictest."""
+
+    ANNOTATE = "annotate"
+    BLUR = "blur"
+    REGENERATE = "regenerate"
+    REVIEW = "review"
+    BLOCK = "block"
+
+
+class Safree(Strict):
+    """SAFREE: projects the prompt's token embeddings away from the concepts' subspace."""
+
+    method: Literal["safree"] = "safree"
+    concepts: ConceptTexts | None = Field(None, description="Concept texts; null takes the published default.")
+
+
+class Erased(Strict):
+    """Erased weights: a variant of the model's UNet (ESD, SDD, UCE, or any diffusers UNet)."""
+
+    method: Literal["erased"] = "erased"
+    variant: VariantName
+
+
+class Negative(Strict):
+    """Negative prompt: the concept text stands in for the empty prompt of classifier-free guidance."""
+
+    method: Literal["negative"] = "negative"
+    concepts: ConceptTexts | None = Field(None, description="Concept texts; null takes the published default.")
+
+
+class Sld(Strict):
+    """Safe Latent Diffusion. A preset sets every parameter; a parameter that is given replaces the preset's."""
+
+    method: Literal["sld"]
+    preset: Literal["weak", "medium", "strong", "max"] = "medium"
+    concepts: ConceptTexts | None = Field(None, description="Concept texts; null takes the published default.")
+    warmup_steps: int | None = Field(None, ge=0, lt=MAX_STEPS)
+    scale: float | None = Field(None, ge=0, le=20_000, description="s_S, the strength of the element-wise mask.")
+    threshold: float | None = Field(None, ge=0, le=1, description="lambda, the mask's threshold.")
+    momentum_scale: float | None = Field(None, ge=0, le=1, description="s_m.")
+    momentum_beta: float | None = Field(None, ge=0, lt=1, description="beta.")
+
+
+class SegaConcept(Strict):
+    """One edit of SEGA: a concept removed from the picture or added to it."""
+
+    text: ConceptText
+    direction: Literal["remove", "add"] = "remove"
+    scale: float = Field(5.0, ge=0, le=100)
+    threshold: float = Field(0.9, ge=0, lt=1, description="The quantile under which an element is left alone.")
+    warmup_steps: int = Field(10, ge=0, lt=MAX_STEPS)
+    cooldown_step: int | None = Field(None, ge=1, le=MAX_STEPS, description="The edit ends at this step; null: never.")
+
+
+class Sega(Strict):
+    """SEGA, semantic guidance over several concepts."""
+
+    method: Literal["sega"]
+    concepts: Annotated[tuple[SegaConcept, ...], Field(min_length=1, max_length=64)] | None = None
+    momentum_scale: float = Field(0.1, ge=0, le=1)
+    momentum_beta: float = Field(0.4, ge=0, lt=1)
+
+
+class Unguidance(Strict):
+    """Safe sampling: the predicted clean latent is corrected while the concepts' probability is over a threshold."""
+
+    method: Literal["unguidance"] = "unguidance"
+    preset: Literal["single", "multi", "filter"] = "multi"
+    concepts: ConceptTexts | None = Field(None, description="Concept texts; null takes the preset's.")
+    threshold: float | None = Field(None, ge=-1, le=1, description="eta, the cosine from which a step is corrected.")
+    strength: float | None = Field(None, ge=0, le=10_000, description="gamma, the length of the correction.")
+    top_k: int | None = Field(None, ge=1, le=64, description="Mean of the K largest cosines; null: of all.")
+
+
+class FilterConcept(Strict):
+    """A concept given as text: found when cos(picture, text) is over the threshold."""
+
+    name: ConceptName
+    text: ConceptText
+    threshold: float = Field(ge=-1, le=1)
+    action: Action | None = Field(None, description="Null takes the filter's own action.")
+
+
+class Filter(Strict):
+    """The output filter: a picture in which a concept is found is acted on instead of delivered as it is."""
+
+    method: Literal["filter"] = "filter"
+    action: Action = Action.BLOCK
+    concepts: Annotated[tuple[FilterConcept, ...], Field(max_length=64)] = Field(
+        (), description="Concepts beyond those of the model's own checker."
+    )
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [concept.name for concept in self.concepts]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"concept names must be unique; repeated: {', '.join(repeated)}")
+        return self
+
+
+Guidance = Annotated[Negative | Sld | Sega, Field(discriminator="method")]
+
+
+class SafetyPlan(Strict):
+    """One method at each place; an empty place runs nothing."""
+
+    prompt: Safree | None = None
+    weights: Erased | None = None
+    guidance: Guidance | None = None
+    trajectory: Unguidance | None = None
+    output: Filter | None = None
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods the plan uses, in the order of the places."""
+        places = (self.prompt, self.weights, self.guidance, self.trajectory, self.output)
+        return tuple(place.method for place in places if place is not None)
+
+    @classmethod
+    def from_short_form(cls, names: str | Sequence[str]) -> Self:
+        """Build a plan from `"none"`, `"sld:max"` or a list of such names.
+
+        Raises:
+            ValueError: for an unknown name or preset, two methods at one place, or `none` beside another.
+        """
+        chosen = [names] if isinstance(names, str) else list(names)
+        if not chosen:
+            raise ValueError('an empty list names no method; write "none" for plain generation')
+        if "none" in chosen:
+            if len(chosen) > 1:
+                raise ValueError('"none" cannot be combined with other methods; leave it out')
+            return cls()
+        places: dict[str, dict[str, str]] = {}
+        for name in chosen:
+            place, method = _place_from_name(name)
+            if place in places:
+                raise ValueError(
+                    f"{places[place]['method']!r} and {method['method']!r} both act at the place {place!r}; choose one"
+                )
+            places[place] = method
+        return cls.model_validate(places)
+
+
+# method name → (its place, the field that the part after the colon fills, the values that part may take)
+_SHORT_NAMES: dict[str, tuple[str, str | None, tuple[str, ...]]] = {
+    "safree": ("prompt", None, ()),
+    "erased": ("weights", "variant", ()),
+    "negative": ("guidance", None, ()),
+    "sld": ("guidance", "preset", ("weak", "medium", "strong", "max")),
+    "sega": ("guidance", None, ()),
+    "unguidance": ("trajectory", "preset", ("single", "multi", "filter")),
+    "filter": ("output", None, ()),
+}
+
+METHODS: tuple[str, ...] = ("none", *_SHORT_NAMES)
+
+
+def _place_from_name(name: str) -> tuple[str, dict[str, str]]:
+    """`"sld:max"` → `("guidance", {"method": "sld", "preset": "max"})`."""
+    method, colon, detail = name.partition(":")
+    if method not in _SHORT_NAMES:
+        raise ValueError(f"unknown safety method {method!r}; choose from: {', '.join(METHODS)}")
+    place, field, values = _SHORT_NAMES[method]
+    if not colon:
+        if method == "erased":
+            raise ValueError('"erased" needs the variant\'s name, as in "erased:NAME"; GET /variants lists them')
+        return place, {"method": method}
+    if field is None:
+        raise ValueError(f"{method!r} has no presets; write {method!r} alone")
+    if values and detail not in values:
+        raise ValueError(f"unknown preset {detail!r} of {method!r}; choose from: {', '.join(values)}")
+    return place, {"method": method, field: detail}

@@ -1,0 +1,28 @@
+"""The base of every model that crosses a process: frozen, closed to unknown fields, finite numbers only."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+
+class Strict(BaseModel):
+    """Immutable; unknown fields, NaN and infinity are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _encodable(text: str) -> str:
+    """Refuse what UTF-8 cannot carry, so that no later process trips over it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"holds a lone surrogate (U+{ord(text[error.start]):04X}) at position {error.start};"
+            " send valid Unicode text"
+        ) from None
+    if "\x00" in text:
+        raise ValueError("holds a NUL character; remove it")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]

@@ -1,0 +1,1 @@
+"""Offline work on the same parts as the workers: the world, benchmarks."""

@@ -1,0 +1,1 @@
+"""The gateway: HTTP in, jobs onto Redis, results out. Holds no torch."""

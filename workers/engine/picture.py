@@ -1,0 +1,90 @@
+"""What goes into the engine and what comes out: one picture asked for, its progress, its outcome."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.job import Job
+from contract.plan import SafetyPlan
+from contract.request import Scheduler
+from contract.verdict import ConceptScore
+
+
+@dataclass(frozen=True)
+class PictureSpec:
+    """One picture to make. The same spec gives the same picture whatever it is batched with."""
+
+    job_id: str
+    index: int
+    prompt: str
+    negative_prompt: str
+    seed: int
+    steps: int
+    guidance_scale: float
+    scheduler: Scheduler
+    width: int  # pixels
+    height: int  # pixels
+    plan: SafetyPlan
+    deadline_at: datetime | None = None
+
+    @classmethod
+    def all_of(cls, job: Job) -> "tuple[PictureSpec, ...]":
+        """The pictures of a job, in order."""
+        return tuple(
+            cls(
+                job_id=job.id,
+                index=index,
+                prompt=job.prompt,
+                negative_prompt=job.negative_prompt,
+                seed=seed,
+                steps=job.steps,
+                guidance_scale=job.guidance_scale,
+                scheduler=job.scheduler,
+                width=job.width,
+                height=job.height,
+                plan=job.plan,
+                deadline_at=job.deadline_at,
+            )
+            for index, seed in enumerate(job.seeds)
+        )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A picture has done `step` of `steps` denoising steps."""
+
+    job_id: str
+    index: int
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a picture has no outcome.
+
+    Codes: canceled, expired, invalid_output, detector_error, out_of_memory, row_failed.
+    """
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished picture: pixels with their scores, or a failure, never both and never pixels without scores."""
+
+    spec: PictureSpec
+    pixels: NDArray[np.uint8] | None = None  # (height, width, 3), RGB
+    scores: tuple[ConceptScore, ...] = ()
+    failure: Failure | None = None
+    applied: dict[str, Any] = field(default_factory=dict)  # place → what ran there, every parameter resolved
+    trajectory: dict[str, Any] | None = None
+    inference_s: float = 0.0  # from admission to judgement
+    unet_rows: int = 0
+    pictures_per_batch_mean: float = (
+        0.0  # pictures that shared a UNet call with this one, itself included, mean over steps
+    )

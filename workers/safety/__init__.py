@@ -1,0 +1,1 @@
+"""The safety methods, one file each. Imports torch and the contract only."""
