@@ -1,1 +1,4 @@
-"""Seemly's public face: the Python client and the command line, which reaches the rest lazily."""
+"""The public face: a typed client and the command line.
+
+`from seemly.client import Client` talks to a service; `seemly --help` lists the commands.
+"""

@@ -1,0 +1,294 @@
+"""The command line. Each command imports what it needs when it runs, so that `--help` answers at once."""
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from seemly.errors import Invalid, Refused, SeemlyError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from contract.request import GenerateRequest
+    from contract.result import JobView
+    from seemly.settings import Settings
+
+DONE, FAILED, MISUSED, WITHHELD, INTERRUPTED = 0, 1, 2, 3, 130
+
+app = typer.Typer(
+    help="Pictures from text, kept decent, with a verdict on every picture.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Url = Annotated[
+    str | None, typer.Option("--url", help="A running service (or SEEMLY_URL); without one, a stack is started here.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
+_PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures, result.json and contact-sheet.png.")] = Path(
+        "out/demo"
+    ),
+    prompt: Annotated[str | None, typer.Option(help="Another prompt than the demonstration's.")] = None,
+    num_images: Annotated[int | None, typer.Option(help="Pictures per job.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the first picture.")] = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make the same pictures plain and under the filter, and show what the filter found."""
+    with _told(as_json) as console:
+        from seemly import demo as show
+        from seemly.display import JobBars, verdict_table
+
+        settings = _settings(url)
+        request = _request(
+            prompt=prompt or show.PROMPT,
+            num_images=show.PICTURES if num_images is None else num_images,
+            seed=show.SEED if seed is None else seed,
+        )
+        own_data = {} if "data" in settings.model_fields_set else {"data": Path("data/demo")}
+        with _service(settings.model_copy(update={"port": 0, **own_data}), console) as address:
+            console.print(f'"{request.prompt}", {request.num_images} pictures from seed {request.seed}')
+            with JobBars(console) as bars:
+                jobs = show.run_jobs(address, request, bars, _api_key(settings))
+        written = show.write_files(jobs, request, out)
+        if as_json:
+            _write_json(json.loads((out / "result.json").read_text()) | {"files": [str(path) for path in written]})
+            return
+        console.print(verdict_table([(show.TITLES[job.safety], job.view) for job in jobs]))
+        console.print(f"Pictures, result.json and contact-sheet.png are in {out}")
+
+
+@app.command()
+def serve(
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes any. Default: PORT, else 8000.")] = None,
+) -> None:
+    """Run the embedded stack (Redis, gateway, worker) until Ctrl-C."""
+    with _told() as console:
+        from seemly.embedded import EmbeddedStack
+
+        settings = _settings(None)
+        if port is not None:
+            settings = settings.model_copy(update={"port": port})
+        stopped = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stopped.set())
+        stack = EmbeddedStack(settings)
+        try:
+            with console.status("Starting Redis, gateway and worker"):
+                stack.start(is_wanted=lambda: not stopped.is_set())
+            if not stopped.is_set():
+                console.print(f"Serving on {stack.url} (description: {stack.url}/docs, logs: {stack.logs})")
+                console.print("Ctrl-C stops it.")
+            while not stopped.wait(0.2):
+                stack.check()
+        finally:
+            with console.status("Stopping"):
+                stack.stop()
+        console.print("Stopped.")
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to show.")],
+    safety: Annotated[
+        list[str] | None, typer.Option(help='A method, as in "filter", "sld:max" or "none"; may be repeated.')
+    ] = None,
+    num_images: Annotated[int, typer.Option(help="How many pictures.")] = 1,
+    seed: Annotated[int | None, typer.Option(help="Seed of the first picture; drawn at random when left out.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; the model's default when left out.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make pictures. Exit code 0: all were written; 3: some were withheld; 1: it failed."""
+    with _told(as_json) as console:
+        from seemly.client import Client
+        from seemly.display import JobBars, verdict_table
+
+        settings = _settings(url)
+        plan = {} if not safety else {"safety": safety[0] if len(safety) == 1 else tuple(safety)}
+        request = _request(prompt=prompt, num_images=num_images, seed=seed, steps=steps, **plan)
+        files = {}
+        with (
+            _service(settings.model_copy(update={"port": 0}), console) as address,
+            Client(address, api_key=_api_key(settings)) as client,
+        ):
+            with JobBars(console) as bars:
+                bar = bars.add(request.prompt)
+                job = client.wait(client.generate(request).id, on_event=lambda event: bars.note(bar, event))
+            for picture in job.images:
+                if picture.url is not None:
+                    files[picture.index] = client.image(job.id, picture.index)
+        paths = _write_pictures(job, files, out)
+        if as_json:
+            _write_json(job.model_dump(mode="json") | {"files": [str(path) for path in paths]})
+        else:
+            console.print(verdict_table([(_plan_name(safety), job)]))
+            for path in paths:
+                console.print(f"Wrote {path}")
+        _leave_as(job, len(paths), request.num_images)
+
+
+@app.command()
+def gateway() -> None:
+    """Run the gateway alone; its settings come from the environment."""
+    _become("service.main")
+
+
+@app.command()
+def worker() -> None:
+    """Run a worker alone; its settings come from the environment."""
+    _become("workers.main")
+
+
+@app.command(context_settings=_PASSED_ON, add_help_option=False)
+def bench(context: typer.Context) -> None:
+    """Measure the service and its parts."""
+    _pass_on("lab.bench.commands", context)
+
+
+@app.command(context_settings=_PASSED_ON, add_help_option=False)
+def world(context: typer.Context) -> None:
+    """Draw the demonstration world, train its model."""
+    _pass_on("lab.world.commands", context)
+
+
+@contextmanager
+def _told(as_json: bool = False) -> "Iterator[Console]":
+    """A console for what people read (on stderr when stdout is for a program); errors become one plain message."""
+    from rich.console import Console
+
+    console = Console(stderr=as_json, highlight=False)
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        yield console
+    except SeemlyError as error:
+        if as_json:
+            sys.stderr.write(json.dumps({"error": _as_json(error)}) + "\n")
+        else:
+            errors.print("error:", style="bold red", end=" ")
+            errors.print(str(error), markup=False)
+            for field in error.errors if isinstance(error, Invalid) else ():
+                errors.print(f"  {field.field}: {field.message}", markup=False)
+        raise typer.Exit(FAILED) from None
+    except KeyboardInterrupt:
+        errors.print("Interrupted.")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _as_json(error: SeemlyError) -> dict[str, Any]:
+    if isinstance(error, Refused):
+        return {"code": error.code, "status": error.status, "detail": error.detail, "request_id": error.request_id}
+    return {"code": type(error).__name__, "detail": str(error)}
+
+
+def _settings(url: str | None) -> "Settings":
+    from pydantic import ValidationError
+
+    from seemly.settings import Settings
+
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        raise SeemlyError(f"the environment holds settings that cannot be used: {_named(error)}") from None
+    return settings if url is None else settings.model_copy(update={"url": url})
+
+
+def _request(**values: Any) -> "GenerateRequest":
+    from pydantic import ValidationError
+
+    from contract.request import GenerateRequest
+
+    try:
+        return GenerateRequest(**values)
+    except ValidationError as error:
+        raise SeemlyError(_named(error)) from None
+
+
+def _named(error: Any) -> str:
+    return "; ".join(
+        f"{'.'.join(str(part) for part in entry['loc'])}: {entry['msg'].removeprefix('Value error, ')}"
+        for entry in error.errors()
+    )
+
+
+@contextmanager
+def _service(settings: "Settings", console: "Console") -> Iterator[str]:
+    """The address of the service asked for, or of a stack that runs as long as it is needed."""
+    if settings.url is not None:
+        yield settings.url
+        return
+    from seemly.embedded import EmbeddedStack
+
+    stack = EmbeddedStack(settings)
+    with console.status("Starting Redis, gateway and worker"):
+        stack.start()
+    try:
+        yield stack.url
+    finally:
+        with console.status("Stopping"):
+            stack.stop()
+
+
+def _api_key(settings: "Settings") -> str | None:
+    return settings.api_key.get_secret_value() if settings.api_key else None
+
+
+def _plan_name(safety: list[str] | None) -> str:
+    return " + ".join(safety) if safety else "filter"
+
+
+def _write_pictures(job: "JobView", files: dict[int, bytes], folder: Path) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for index, file in files.items():
+        path = folder / f"{job.id}-{index}.png"
+        path.write_bytes(file)
+        paths.append(path)
+    return paths
+
+
+def _leave_as(job: "JobView", written: int, wanted: int) -> None:
+    from contract.result import Status
+
+    if job.status not in (Status.SUCCEEDED, Status.PARTIAL, Status.BLOCKED):
+        raise SeemlyError(job.error.message if job.error else f"the job ended as {job.status.value}")
+    if written < wanted:
+        raise typer.Exit(WITHHELD)
+
+
+def _write_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def _become(module: str) -> None:
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", module])  # noqa: S606 - this very interpreter
+
+
+def _pass_on(module: str, context: typer.Context) -> None:
+    """Run another module's command line with the words that follow."""
+    with _told():
+        try:
+            commands = import_module(module)
+        except ModuleNotFoundError as error:
+            raise SeemlyError(
+                f"this command needs {error.name}, which is not installed here: it comes with the repository and the"
+                ' extras, pip install -e ".[gpu]"'
+            ) from None
+        commands.app(context.args, prog_name=f"seemly {context.info_name}")

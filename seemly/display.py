@@ -1,0 +1,94 @@
+"""What the command line shows: a table of verdicts, a bar for every job."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from contract.result import JobView, Picture
+from contract.verdict import ConceptScore, Verdict
+from seemly.events import Event
+
+STYLES = {Verdict.PASSED: "green", Verdict.BLOCKED: "bold red", Verdict.REVIEW: "yellow", Verdict.ERROR: "dim"}
+SCORES_SHOWN = 3
+
+
+def verdict_table(jobs: Sequence[tuple[str, JobView]], scores_shown: int = SCORES_SHOWN) -> Table:
+    """One line per concept that matters, under its picture, under its job."""
+    table = Table(header_style="bold", pad_edge=False)
+    for name in ("safety", "picture", "seed", "verdict", "concept"):
+        table.add_column(name)
+    for name in ("score", "threshold", "margin"):
+        table.add_column(name, justify="right")
+    for title, job in jobs:
+        for picture in job.images:
+            _add_picture(table, title, picture, scores_shown)
+        table.add_section()
+    return table
+
+
+def _add_picture(table: Table, title: str, picture: Picture, scores_shown: int) -> None:
+    verdict = Text(picture.verdict.value, style=STYLES[picture.verdict])
+    head: list[str | Text] = [title, str(picture.index), str(picture.seed), verdict]
+    shown = nearest_scores(picture, scores_shown)
+    if not shown:
+        table.add_row(*head, picture.error.message if picture.error else "", "", "", "")
+    for number, score in enumerate(shown):
+        style = "red" if score.flagged else ""
+        cells = (score.name, f"{score.score:.3f}", f"{score.threshold:.3f}", f"{score.margin:+.3f}")
+        table.add_row(*(head if number == 0 else [""] * len(head)), *(Text(cell, style=style) for cell in cells))
+
+
+def nearest_scores(picture: Picture, count: int) -> list[ConceptScore]:
+    """The concepts furthest over their thresholds or nearest to them; special care, which never flags, left out."""
+    judged = [score for score in picture.concepts if not score.special_care]
+    return sorted(judged, key=lambda score: -score.margin)[:count]
+
+
+class JobBars:
+    """A bar per job, moved by its events."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[state]}"),
+            console=console,
+        )
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def add(self, title: str) -> TaskID:
+        """A bar for one more job."""
+        return self._progress.add_task(title, total=1, state="submitted")
+
+    def note(self, bar: TaskID, event: Event) -> None:
+        """Move a bar to where the event says its job is."""
+        match event.type:
+            case "snapshot" | "finished":
+                self._progress.update(bar, state=str(event.data.get("status", "")))
+            case "queued":
+                position = event.data.get("position")
+                self._progress.update(bar, state="queued" if position is None else f"queued, {position} before it")
+            case "started":
+                self._progress.update(bar, state="running")
+            case "progress":
+                steps = max(1, int(event.data["steps"]))
+                self._progress.update(bar, completed=int(event.data["step"]), total=steps, state="running")
+        if event.is_last:
+            task = self._progress.tasks[bar]
+            self._progress.update(bar, completed=task.total)

@@ -1,0 +1,144 @@
+"""What the client says and understands, without the sending: one exchange per call, driven by Client and AsyncClient.
+
+An exchange is a generator. It yields a request, and is sent the response (or is thrown httpx's error); or it yields a
+Pause, and is resumed when that is over. Retries, problems and parsing are therefore written once.
+"""
+
+import random
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from contract.request import GenerateRequest
+from contract.result import JobView
+from seemly.errors import Busy, FieldError, Invalid, NotFound, Refused, Unintelligible, Unreachable
+
+MAX_PAUSE_S = 30.0
+_BUSY = (429, 503)
+
+Model = TypeVar("Model", bound=BaseModel)
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Wait this long before the next step."""
+
+    seconds: float
+
+
+Exchange = Generator[httpx.Request | Pause, httpx.Response | None, Value]
+
+
+class Exchanges:
+    """One method per call of the service."""
+
+    def __init__(self, build_request: Callable[..., httpx.Request], retries: int) -> None:
+        self._build = build_request
+        self._retries = retries
+
+    def generate(self, request: GenerateRequest | str) -> Exchange[JobView]:
+        """Hand in a job."""
+        body = GenerateRequest(prompt=request) if isinstance(request, str) else request
+        response = yield from self._send(self._build("POST", "/generate", json=body.model_dump(mode="json")))
+        return parsed(JobView, response)
+
+    def job(self, job_id: str) -> Exchange[JobView]:
+        """A job as it stands now."""
+        response = yield from self._send(self._build("GET", f"/jobs/{job_id}"))
+        return parsed(JobView, response)
+
+    def cancel(self, job_id: str) -> Exchange[JobView]:
+        """Cancel a job, also while it runs."""
+        response = yield from self._send(self._build("POST", f"/jobs/{job_id}/cancel"))
+        return parsed(JobView, response)
+
+    def image(self, job_id: str, index: int) -> Exchange[bytes]:
+        """The bytes of a passed picture."""
+        response = yield from self._send(self._build("GET", f"/jobs/{job_id}/images/{index}"))
+        return response.content
+
+    def listing(self, path: str) -> Exchange[Any]:
+        """A page of JSON that lists what can be asked for."""
+        response = yield from self._send(self._build("GET", path))
+        try:
+            return response.json()
+        except ValueError:
+            raise _unintelligible(response) from None
+
+    def _send(self, request: httpx.Request) -> Exchange[httpx.Response]:
+        failures = 0
+        while True:
+            try:
+                response = yield request
+            except httpx.TransportError as error:
+                # Only a request that certainly did not arrive is sent again; a job is not to be made twice.
+                if failures >= self._retries or not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+                    raise Unreachable(f"no answer from {request.url}: {error or type(error).__name__}") from None
+                wait_s = backoff_s(failures)
+            else:
+                assert response is not None  # noqa: S101 - the driver answers a request with a response
+                if response.is_success:
+                    return response
+                if response.status_code not in _BUSY or failures >= self._retries:
+                    raise problem_of(response)
+                wait_s = retry_after_s(response) or backoff_s(failures)
+                if wait_s > MAX_PAUSE_S:
+                    raise problem_of(response)
+            failures += 1
+            yield Pause(wait_s)
+
+
+def backoff_s(failures: int) -> float:
+    """0.25 s, doubled with every failure, at most 8 s, with jitter so that clients do not return as one."""
+    return min(0.25 * 2.0**failures, 8.0) * (0.75 + random.random() / 2)  # noqa: S311 - spreads load, guards nothing
+
+
+def retry_after_s(response: httpx.Response) -> float | None:
+    """Seconds that the service asks to wait, if it says."""
+    try:
+        return max(0.0, float(response.headers["retry-after"]))
+    except (KeyError, ValueError):
+        return None
+
+
+def parsed(model: type[Model], response: httpx.Response) -> Model:
+    """The response's body as the contract has it.
+
+    Raises:
+        Unintelligible: when it is not that.
+    """
+    try:
+        return model.model_validate_json(response.content)
+    except ValidationError:
+        raise _unintelligible(response) from None
+
+
+def problem_of(response: httpx.Response) -> Refused | Unintelligible:
+    """The error of the tree that an unsuccessful response stands for."""
+    try:
+        body = response.json()
+        code, detail = str(body["code"]), str(body.get("detail") or body["title"])
+        errors = tuple(FieldError(str(entry["field"]), str(entry["message"])) for entry in body.get("errors", ()))
+    except (ValueError, KeyError, TypeError):
+        return _unintelligible(response)
+    kinds: dict[int, type[Refused]] = {404: NotFound, 422: Invalid, 429: Busy, 503: Busy}
+    return kinds.get(response.status_code, Refused)(
+        response.status_code,
+        code,
+        detail,
+        request_id=body.get("request_id"),
+        retry_after_s=retry_after_s(response),
+        errors=errors,
+    )
+
+
+def _unintelligible(response: httpx.Response) -> Unintelligible:
+    kind = response.headers.get("content-type", "no content type")
+    return Unintelligible(
+        f"{response.request.url} answered {response.status_code} with {kind}, which is not this service's way:"
+        " is the URL right?"
+    )

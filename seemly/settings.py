@@ -1,0 +1,28 @@
+"""What the command line reads from the environment, once."""
+
+from pathlib import Path
+
+from pydantic import AliasChoices, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseSettings):
+    """Settings of the client and of the embedded stack. The gateway's and the worker's own stand in their packages."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SEEMLY_", extra="ignore", populate_by_name=True, env_ignore_empty=True
+    )
+
+    url: str | None = Field(None, description="The service to talk to; without one, commands start the embedded stack.")
+    api_key: SecretStr | None = Field(None, description="Sent as a bearer token to the service at SEEMLY_URL.")
+
+    data: Path = Field(Path("data/stack"), description="Folder of the embedded stack: Redis' file, pictures, logs.")
+    redis_url: str | None = Field(None, validation_alias="REDIS_URL", description="A Redis to use instead of an own.")
+    host: str = Field("127.0.0.1", description="Address the embedded gateway listens on.")
+    port: int = Field(8000, ge=0, le=65535, validation_alias=AliasChoices("SEEMLY_PORT", "PORT"), description="0: any.")
+    model: str = Field(str(REPOSITORY / "models" / "demo"), description="Folder of the model that the worker serves.")
+    model_name: str = Field("demo", description="Name the model is served under.")
+    policy: str = Field("default", description="The policy that the gateway applies.")
+    store_url: str | None = Field(None, description="Where pictures are kept; null: a folder in SEEMLY_DATA.")

@@ -1,0 +1,156 @@
+"""Children of the embedded stack: started in order, restarted when they die, ended in order, never left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from seemly.errors import ChildDied, SeemlyError
+
+QUICK_S = 30.0  # a life shorter than this counts against the child
+MAX_QUICK_DEATHS = 3
+BACKOFF_S = 0.5  # doubled with every quick death
+POLL_S = 0.05
+LOG_MAX_BYTES = 10_000_000
+LOG_LINES_SHOWN = 15
+
+
+@dataclass(frozen=True)
+class ChildSpec:
+    """One process of the stack."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    log: Path
+    death_signal: signal.Signals  # sent by the kernel when this process dies without having stopped the child
+    grace_s: float  # from SIGTERM to SIGKILL
+    is_up: Callable[[], bool] | None = None  # given: the others need it, start after it and end before it
+
+
+class Child:
+    """A spec and the process that currently fills it."""
+
+    def __init__(self, spec: ChildSpec) -> None:
+        self.spec = spec
+        self.process: subprocess.Popen[bytes] | None = None
+        self._started_at = 0.0
+        self._start_at = 0.0
+        self._quick_deaths = 0
+        self._is_up = False
+
+    def tend(self, stack_was_ready: bool) -> bool:
+        """Start the process when it is due, note its death; whether those that need it can go on.
+
+        Raises:
+            ChildDied: after MAX_QUICK_DEATHS short lives in a row. Before the stack was ready, every life is short.
+        """
+        now = time.monotonic()
+        if self.process is None:
+            if now >= self._start_at:
+                self._start(now)
+        elif self.process.poll() is not None:
+            is_quick = not stack_was_ready or now - self._started_at < QUICK_S
+            self._quick_deaths = self._quick_deaths + 1 if is_quick else 0
+            if self._quick_deaths >= MAX_QUICK_DEATHS:
+                raise ChildDied(self._obituary(self.process.returncode))
+            self._start_at = now + BACKOFF_S * 2**self._quick_deaths / 2
+            self.process, self._is_up = None, False
+        if not self._is_up:
+            self._is_up = self.process is not None and (self.spec.is_up is None or self.spec.is_up())
+        return self._is_up
+
+    def ask_to_end(self) -> None:
+        """Send SIGTERM, once: what the process has begun it may finish."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+
+    def wait_for_end(self) -> None:
+        """Wait out the grace, then kill."""
+        if self.process is None:
+            return
+        try:
+            self.process.wait(self.spec.grace_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def last_log_lines(self) -> str:
+        """The end of the child's log, from all its lives."""
+        try:
+            lines = self.spec.log.read_text(errors="replace").splitlines()
+        except OSError:
+            return ""
+        return "\n".join(f"  {line}" for line in lines[-LOG_LINES_SHOWN:])
+
+    def _start(self, now: float) -> None:
+        self.spec.log.parent.mkdir(parents=True, exist_ok=True)
+        if self.spec.log.exists() and self.spec.log.stat().st_size > LOG_MAX_BYTES:
+            self.spec.log.replace(self.spec.log.with_suffix(".log.1"))
+        signal_number = str(int(self.spec.death_signal))
+        launcher = (sys.executable, "-m", "seemly.child", str(os.getpid()), signal_number)
+        with self.spec.log.open("ab") as log:
+            self.process = subprocess.Popen(  # noqa: S603
+                (*launcher, *self.spec.command),
+                env=dict(self.spec.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C reaches this process alone, which then ends its children in order
+            )
+        self._started_at = now
+
+    def _obituary(self, code: int) -> str:
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        shown = self.last_log_lines() or "  (nothing)"
+        return (
+            f"the {self.spec.name} {how}, {self._quick_deaths} times in a row; its log, {self.spec.log}, ends:\n{shown}"
+        )
+
+
+class Supervisor:
+    """Tends children from one thread of its own, which lives as long as they do: to the kernel, it is their parent."""
+
+    def __init__(self, specs: Sequence[ChildSpec]) -> None:
+        self.children = tuple(Child(spec) for spec in specs)
+        self.failure: SeemlyError | None = None
+        self._stack_was_ready = False
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
+
+    def start(self) -> None:
+        """Begin; returns before the children are up."""
+        self._thread.start()
+
+    def note_ready(self) -> None:
+        """From now on a child's long life clears its record."""
+        self._stack_was_ready = True
+
+    def stop(self) -> None:
+        """End all children and wait for it. Safe to call twice."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.wait(POLL_S):
+                for child in self.children:
+                    if not child.tend(self._stack_was_ready):
+                        break
+        except SeemlyError as error:
+            self.failure = error
+        except OSError as error:
+            self.failure = ChildDied(f"a process of the stack could not be started: {error}")
+        finally:
+            needed = [child for child in self.children if child.spec.is_up is not None]
+            for group in ([child for child in self.children if child.spec.is_up is None], needed):
+                for child in group:
+                    child.ask_to_end()
+                for child in group:
+                    child.wait_for_end()
