@@ -1,0 +1,188 @@
+"""From a request to a job: every bound checked, every default filled in, the effective plan decided."""
+
+import secrets
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from contract.job import Job
+from contract.model import ModelInfo
+from contract.plan import Action, SafetyPlan, Sega, SegaConcept, Sld
+from contract.request import MAX_SEED, GenerateRequest, Scheduler
+from service.models import Catalogue, count_tokens, too_long
+from service.policy import Policy, effective_plan
+from service.problems import FieldError, ForbiddenByPolicy, InvalidRequest, PolicyNotServed, QueueFull
+from service.queue import JobQueue, Load
+
+_PLACES = ("prompt", "weights", "guidance", "trajectory", "output")
+# Calls of the UNet that SLD leaves alone before it acts, by preset (Schramowski et al. 2023, table 2)
+_SLD_WARMUP_STEPS = {"weak": 15, "medium": 10, "strong": 7, "max": 0}
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A job that is on record and in the queue, and how busy that queue was."""
+
+    job: Job
+    load: Load
+
+
+class Admission:
+    """Takes requests in. Blocking; call it from a thread."""
+
+    def __init__(self, catalogue: Catalogue, policy: Policy, queue: JobQueue, queue_limit: int) -> None:
+        self._catalogue = catalogue
+        self._policy = policy
+        self._queue = queue
+        self._queue_limit = queue_limit
+
+    def admit(self, request: GenerateRequest, tenant: str) -> Accepted:
+        """Check a request, make it a job and enqueue it.
+
+        Raises:
+            Refusal: when it is not served; then nothing was enqueued.
+        """
+        model = self._catalogue.model(request.model)
+        job = self._job(request, model, tenant)
+        load = self._queue.load(model.name)
+        # Counted, then added: requests racing here may pass the limit by as many as there are threads.
+        if load.backlog >= self._queue_limit:
+            raise QueueFull(f"{load.backlog} jobs are waiting already; try again later.", load.wait_s)
+        self._queue.accept(job, load)
+        return Accepted(job, load)
+
+    def _job(self, request: GenerateRequest, model: ModelInfo, tenant: str) -> Job:
+        requested = request.plan
+        if forbidden := self._policy.forbidden_methods(requested):
+            raise ForbiddenByPolicy(
+                f"The policy {self._policy.id!r} does not allow: {', '.join(forbidden)}. Choose another safety plan."
+            )
+        created_at = datetime.now(UTC)
+        job = Job(
+            id=uuid.uuid4().hex,
+            tenant=tenant,
+            created_at=created_at,
+            deadline_at=created_at + timedelta(seconds=request.deadline_s) if request.deadline_s else None,
+            model=model.name,
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt or "",
+            seeds=_seeds(request.seed, request.num_images),
+            width=request.width or model.native_width_px,
+            height=request.height or model.native_height_px,
+            steps=request.steps or model.default_steps,
+            guidance_scale=(model.default_guidance_scale if request.guidance_scale is None else request.guidance_scale),
+            scheduler=request.scheduler,
+            output_format=request.output_format,
+            requested=request.safety,
+            plan=effective_plan(requested, self._policy),
+            policy=self._policy.ref,
+        )
+        errors = [
+            *_size_errors(job, model),
+            *_scheduler_errors(job, model),
+            *plan_errors(requested, model),
+            *_renamed_concept_errors(requested, self._policy, model),
+            *idle_method_errors(job),
+            *self._token_errors(job, model),
+        ]
+        if errors:
+            raise InvalidRequest(*errors)
+        if any(True for _ in plan_errors(job.plan, model)):
+            raise PolicyNotServed(
+                f"The policy {self._policy.id!r} demands a method that this model's workers do not serve.", 60
+            )
+        return job
+
+    def _token_errors(self, job: Job, model: ModelInfo) -> Iterator[FieldError]:
+        tokenizer = self._catalogue.tokenizer(model)
+        for field, text in (("prompt", job.prompt), ("negative_prompt", job.negative_prompt)):
+            count = count_tokens(tokenizer, text, model.max_tokens)
+            if count.lost_words:
+                yield too_long(field, count, model.max_tokens)
+
+
+def _seeds(first: int | None, pictures: int) -> tuple[int, ...]:
+    start = secrets.randbits(32) if first is None else first
+    return tuple((start + index) % (MAX_SEED + 1) for index in range(pictures))
+
+
+def _size_errors(job: Job, model: ModelInfo) -> Iterator[FieldError]:
+    multiple = model.size_multiple_px
+    for field, side in (("width", job.width), ("height", job.height)):
+        if not model.min_size_px <= side <= model.max_size_px or side % multiple:
+            yield FieldError(
+                field=field,
+                message=f"must be a multiple of {multiple} from {model.min_size_px} to {model.max_size_px} pixels",
+            )
+
+
+def _scheduler_errors(job: Job, model: ModelInfo) -> Iterator[FieldError]:
+    if job.scheduler not in model.schedulers:
+        available = ", ".join(scheduler.value for scheduler in model.schedulers)
+        yield FieldError(field="scheduler", message=f"is not served by this model; available: {available}")
+
+
+def plan_errors(plan: SafetyPlan, model: ModelInfo) -> Iterator[FieldError]:
+    """What of a plan the model's workers do not serve."""
+    for place in _PLACES:
+        method = getattr(plan, place)
+        if method is not None and method.method not in model.methods:
+            yield FieldError(
+                field=f"safety.{place}",
+                message=f"{method.method!r} is not served by this model; available: {', '.join(model.methods)}",
+            )
+    if plan.weights is not None and "erased" in model.methods and plan.weights.variant not in model.variants:
+        available = ", ".join(model.variants) or "none"
+        yield FieldError(field="safety.weights.variant", message=f"is not a variant here; available: {available}")
+    if plan.output is not None:
+        yield from _action_error("safety.output.action", plan.output.action, model)
+        if plan.output.concepts and not model.scores_text_concepts:
+            yield FieldError(
+                field="safety.output.concepts",
+                message=f"this model scores its own concepts only: {', '.join(model.concepts)}; leave the list out",
+            )
+        for index, concept in enumerate(plan.output.concepts):
+            if concept.action is not None:
+                yield from _action_error(f"safety.output.concepts.{index}.action", concept.action, model)
+
+
+def _action_error(field: str, action: Action, model: ModelInfo) -> Iterator[FieldError]:
+    if action not in model.actions:
+        available = ", ".join(served.value for served in model.actions)
+        yield FieldError(field=field, message=f"{action.value!r} is not served by this model; available: {available}")
+
+
+def _renamed_concept_errors(requested: SafetyPlan, policy: Policy, model: ModelInfo) -> Iterator[FieldError]:
+    """Under a floor, nobody may put a text of their own in the place of a concept that the model's checker knows."""
+    if policy.floor.output is None or requested.output is None:
+        return
+    for index, concept in enumerate(requested.output.concepts):
+        if concept.name in model.concepts:
+            yield FieldError(
+                field=f"safety.output.concepts.{index}.name",
+                message="is the name of a concept of the model's own checker; choose another",
+            )
+
+
+def idle_method_errors(job: Job) -> Iterator[FieldError]:
+    """Settings under which a method of the plan would silently do nothing."""
+    guidance = job.plan.guidance
+    if guidance is not None and job.guidance_scale <= 1:
+        yield FieldError(
+            field="guidance_scale",
+            message=f"{guidance.method!r} acts through guidance, which is off at 1 and under; take more than 1",
+        )
+    if isinstance(guidance, Sld):
+        warmup = _SLD_WARMUP_STEPS[guidance.preset] if guidance.warmup_steps is None else guidance.warmup_steps
+    elif isinstance(guidance, Sega):
+        warmup = min(concept.warmup_steps for concept in guidance.concepts or (SegaConcept(text="default"),))
+    else:
+        warmup = 0
+    if guidance is not None and job.steps <= warmup:
+        yield FieldError(
+            field="steps",
+            message=f"{guidance.method!r} acts after {warmup} warm-up steps; take more steps or a shorter warm-up",
+        )
+    if job.plan.trajectory is not None and job.scheduler is not Scheduler.DDIM:
+        yield FieldError(field="scheduler", message="'unguidance' works with 'ddim' only")

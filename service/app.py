@@ -1,0 +1,63 @@
+"""The gateway's app: its layers, its routes, its OpenAPI description."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from service.body_limit import BodyLimit
+from service.error_handlers import add_error_handlers
+from service.gateway import Gateway
+from service.observing import Observing
+from service.problems import Problem
+from service.routes import catalogue, generate, health, jobs
+from service.settings import Settings
+
+DESCRIPTION = """
+Pictures from text, kept decent, with a verdict on every picture.
+
+`POST /generate` accepts a request and answers with a job; the job's address tells what became of it. A picture's bytes
+can be read only once it has passed. Every error is an RFC 9457 problem.
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Build the app. Nothing connects until the first request."""
+    gateway = Gateway.from_settings(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await gateway.close()
+
+    app = FastAPI(
+        title="Seemly",
+        version="0.1.0",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+        # FastAPI's own telemetry can carry request bodies to wherever a provider in the process sends them.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    app.state.gateway = gateway
+    add_error_handlers(app)
+    for routes in (generate, jobs, catalogue, health):
+        app.include_router(routes.router)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Observing, metrics=gateway.metrics)  # added last: outermost
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's description, and the problems in it."""
+    if app.openapi_schema is None:
+        described = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        schemas = described.setdefault("components", {}).setdefault("schemas", {})
+        problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}", mode="serialization")
+        schemas.update(problem.pop("$defs", {}))
+        schemas["Problem"] = problem
+        app.openapi_schema = described
+    return app.openapi_schema

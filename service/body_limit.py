@@ -1,0 +1,49 @@
+"""Bodies over a limit are refused unread."""
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.observing import request_id_of
+from service.problems import BodyTooLarge, refusal_response
+
+
+class BodyLimit:
+    """Reads at most `max_bytes` of a body before the app sees any of it, whether its length was declared or not."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            await self.app(scope, receive, send)
+            return
+        messages = [] if self._declares_too_much(scope) else await self._read(receive)
+        if not messages:
+            refusal = BodyTooLarge(
+                f"The body is larger than {self.max_bytes} bytes; send less.", headers={"Connection": "close"}
+            )
+            await refusal_response(refusal, request_id_of(scope))(scope, receive, send)
+            return
+        messages.reverse()
+
+        async def replay() -> Message:
+            return messages.pop() if messages else await receive()
+
+        await self.app(scope, replay, send)
+
+    def _declares_too_much(self, scope: Scope) -> bool:
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        return not declared.isdigit() or len(declared) > 15 or int(declared) > self.max_bytes
+
+    async def _read(self, receive: Receive) -> list[Message]:
+        """The body's messages, or none of them when they are too much."""
+        messages: list[Message] = []
+        size = 0
+        while True:
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self.max_bytes:
+                return []
+            messages.append(message)
+            if not message.get("more_body", False):
+                return messages

@@ -1,0 +1,91 @@
+"""Turns what goes wrong inside a request into problems."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from service.observing import request_id_of
+from service.problems import FieldError, InvalidRequest, RedisAway, Refusal, problem_response, refusal_response
+
+log = logging.getLogger(__name__)
+
+# pydantic's wording is for programmers; these are for the caller
+_WORDING = {
+    "missing": "is required; add it",
+    "extra_forbidden": "is not a field of this request; remove it",
+    "string_too_short": "must not be empty",
+    "finite_number": "must be a finite number; NaN and infinity cannot be used",
+    "model_attributes_type": "a JSON object is expected",
+    "model_type": "a JSON object is expected",
+    "int_from_float": "must be a whole number",
+    "int_parsing_size": "is too large a number",
+}
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 400: "bad_request"}
+_FORMS_OF_A_PLAN = {"name", "names", "plan"}
+_GUIDANCE = {"negative", "sld", "sega"}
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Let every error of a route leave as a problem."""
+
+    @app.exception_handler(Refusal)
+    async def refused(request: Request, error: Refusal) -> JSONResponse:
+        return refusal_response(error, request_id_of(request.scope))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        refusal = InvalidRequest(*map(_field_error, error.errors()))
+        return refusal_response(refusal, request_id_of(request.scope))
+
+    @app.exception_handler(HTTPException)
+    async def not_served(request: Request, error: HTTPException) -> JSONResponse:
+        code = _HTTP_CODES.get(error.status_code, f"http_{error.status_code}")
+        detail = {
+            404: "There is nothing at this address; GET /openapi.json lists what there is.",
+            405: "This address does not serve that method; the Allow header names those it does.",
+            400: "The body cannot be read as JSON.",
+        }.get(error.status_code, str(error.detail))
+        request_id = request_id_of(request.scope)
+        return problem_response(error.status_code, code, detail, request_id, headers=error.headers)
+
+    @app.exception_handler(RedisConnectionError)
+    @app.exception_handler(RedisTimeoutError)
+    @app.exception_handler(OutOfMemoryError)
+    @app.exception_handler(ReadOnlyError)
+    async def redis_away(request: Request, error: Exception) -> JSONResponse:
+        request_id = request_id_of(request.scope)
+        log.warning("request %s: Redis failed: %s", request_id, type(error).__name__)
+        return refusal_response(RedisAway(), request_id)
+
+    @app.exception_handler(ResponseError)
+    async def redis_refuses(request: Request, error: ResponseError) -> JSONResponse:
+        if not str(error).startswith("MISCONF"):  # its disk is full or broken; anything else is our own mistake
+            raise error
+        return await redis_away(request, error)
+
+
+def _field_error(error: dict[str, Any]) -> FieldError:
+    kind, location = error["type"], error["loc"]
+    if kind == "json_invalid":
+        return FieldError(field="body", message=f"is not JSON: {error['ctx']['error']} at position {location[1]}")
+    message = _WORDING.get(kind) or error["msg"].removeprefix("Value error, ")
+    return FieldError(field=field_name(location), message=message)
+
+
+def field_name(location: Sequence[int | str]) -> str:
+    """`("body", "safety", "plan", "guidance", "sld", "scale")` → `"safety.guidance.scale"`, as the caller wrote it."""
+    parts = [str(part) for part in location]
+    written = parts[1:] if len(parts) > 1 else parts
+    if len(written) > 1 and written[0] == "safety" and written[1] in _FORMS_OF_A_PLAN:
+        del written[1]
+    if len(written) > 2 and written[1] == "guidance" and written[2] in _GUIDANCE:
+        del written[2]
+    return ".".join(written)

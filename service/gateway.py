@@ -1,0 +1,85 @@
+"""The parts that one gateway process holds, and how routes come by them."""
+
+from dataclasses import dataclass
+from typing import Annotated, Self, cast
+
+import obstore
+from fastapi import Depends, Request
+from obstore.store import ObjectStore
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from service.admission import Admission
+from service.events import EventStreams
+from service.jobs import Jobs
+from service.metrics import Metrics
+from service.models import Catalogue
+from service.policy import Policy, load_policy
+from service.queue import JobQueue
+from service.settings import Settings
+
+LOCAL_TENANT = "local"  # the only one while there are no API keys
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """Everything behind the routes."""
+
+    settings: Settings
+    policy: Policy
+    redis: "Redis"
+    queue: JobQueue
+    catalogue: Catalogue
+    admission: Admission
+    jobs: Jobs
+    events: EventStreams
+    store: ObjectStore
+    metrics: Metrics
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Build every part. Nothing connects yet."""
+        policy = load_policy(settings.policy)
+        timeout_s = settings.redis_timeout_s
+        redis = Redis.from_url(
+            settings.redis_url,
+            decode_responses=True,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+        )
+        queue = JobQueue(settings.redis_url, timeout_s)
+        catalogue = Catalogue(queue, settings.default_model)
+        return cls(
+            settings=settings,
+            policy=policy,
+            redis=redis,
+            queue=queue,
+            catalogue=catalogue,
+            admission=Admission(catalogue, policy, queue, settings.queue_limit),
+            jobs=Jobs(redis, queue, settings.result_ttl_s),
+            events=EventStreams(redis, settings.redis_url, timeout_s),
+            store=_store(settings.pictures_url),
+            metrics=Metrics(),
+        )
+
+    async def close(self) -> None:
+        """Give every connection back."""
+        await self.events.close()
+        await self.redis.aclose()
+        self.queue.close()
+
+
+def _store(url: str) -> ObjectStore:
+    is_local = url.startswith("file:")
+    return obstore.store.from_url(url, mkdir=True) if is_local else obstore.store.from_url(url)
+
+
+def gateway_of(request: Request) -> Gateway:
+    """The gateway that serves this request."""
+    return cast(Gateway, request.app.state.gateway)
+
+
+Here = Annotated[Gateway, Depends(gateway_of)]

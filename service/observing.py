@@ -1,0 +1,69 @@
+"""What every request gets: an id, a line in the metrics, and a last resort when something breaks."""
+
+import logging
+import re
+import traceback
+import uuid
+from time import perf_counter
+from typing import cast
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.metrics import Metrics
+from service.problems import problem_response
+
+log = logging.getLogger(__name__)
+
+_SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+
+
+def request_id_of(scope: Scope) -> str:
+    """The id under which this request's answer, problem and log lines go."""
+    return cast(str, scope["state"]["request_id"])
+
+
+class Observing:
+    """Outermost of the app's own layers, so that nothing leaves without its id and nothing breaks unanswered."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        request_id = given.decode() if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+        # a fresh dict: the server's own is shared by every request of a connection
+        scope["state"] = {**scope.get("state", {}), "request_id": request_id}
+        began = perf_counter()
+        status = 0
+
+        async def send_observed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                self._observe(scope, status, perf_counter() - began)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_observed)
+        except Exception as error:  # noqa: BLE001 - the last resort
+            # Neither the message nor a value: both may hold a prompt.
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            log.error("request %s broke: %s\n%s", request_id, type(error).__name__, frames)
+            if not status:
+                response = problem_response(
+                    500, "internal_error", "Something broke here; the log has it under the request's id.", request_id
+                )
+                await response(scope, receive, send_observed)
+
+    def _observe(self, scope: Scope, status: int, first_byte_s: float) -> None:
+        route = getattr(scope.get("route"), "path", "unknown")
+        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+        self.metrics.requests.labels(route, method, str(status)).inc()
+        self.metrics.latency.labels(route, method).observe(first_byte_s)

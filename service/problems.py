@@ -1,0 +1,237 @@
+"""Everything the gateway refuses, as RFC 9457 problems.
+
+    Refusal                      status  code
+    ├── BadRequest               400     bad_request
+    ├── ForbiddenByPolicy        403     forbidden_by_policy
+    ├── JobNotFound              404     job_not_found
+    ├── PictureNotFound          404     picture_not_found
+    ├── PictureNotReady          404     picture_not_ready
+    ├── PictureWithheld          404     picture_withheld
+    ├── AlreadyFinished          409     already_finished
+    ├── BodyTooLarge             413     body_too_large
+    ├── UnsupportedMediaType     415     unsupported_media_type
+    ├── InvalidRequest           422     invalid_request       names the fields
+    └── Unavailable              503     unavailable           always with Retry-After
+        ├── NoModel                      no_model
+        ├── PolicyNotServed              policy_not_served
+        ├── QueueFull                    queue_full
+        ├── NotReady                     not_ready
+        └── RedisAway                    redis_unavailable
+
+What a caller sent is never told back: fields are named, values are not.
+"""
+
+import math
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+from fastapi.encoders import jsonable_encoder
+from pydantic import BaseModel, Field
+from starlette.responses import JSONResponse
+
+MEDIA_TYPE = "application/problem+json"
+MAX_ERRORS = 20
+MAX_MESSAGE = 400
+MAX_FIELD = 120
+
+
+class FieldError(BaseModel):
+    """What is wrong with one field of the request, and how to mend it."""
+
+    field: str
+    message: str
+
+
+class Problem(BaseModel):
+    """An RFC 9457 problem."""
+
+    type: str = Field(description="Names the kind of problem.", examples=["urn:seemly:problem:invalid_request"])
+    title: str
+    status: int
+    detail: str
+    code: str = Field(description="Stable name of the kind of problem, for programs.", examples=["invalid_request"])
+    request_id: str = Field(description="As in the response's X-Request-ID, and in the service's log.")
+    errors: list[FieldError] = Field(default=[], description="The fields concerned, when the request itself is wrong.")
+
+
+class Refusal(Exception):
+    """A request that is not served, with the answer it gets."""
+
+    status: ClassVar[int]
+    code: str
+
+    def __init__(
+        self, detail: str, *, errors: tuple[FieldError, ...] = (), headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = errors
+        self.headers = dict(headers or {})
+
+
+class BadRequest(Refusal):
+    """A header or the request's form is wrong."""
+
+    status, code = 400, "bad_request"
+
+
+class ForbiddenByPolicy(Refusal):
+    """The policy in force does not allow what was asked for."""
+
+    status, code = 403, "forbidden_by_policy"
+
+
+class JobNotFound(Refusal):
+    """No such job, or another tenant's."""
+
+    status, code = 404, "job_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such job. Ids come from POST /generate; results are kept for a limited time.")
+
+
+class PictureNotFound(Refusal):
+    """The job has no such picture, or its bytes are no longer kept."""
+
+    status, code = 404, "picture_not_found"
+
+
+class PictureNotReady(Refusal):
+    """The job is not finished."""
+
+    status, code = 404, "picture_not_ready"
+
+
+class PictureWithheld(Refusal):
+    """The picture's verdict is another than passed."""
+
+    status, code = 404, "picture_withheld"
+
+
+class AlreadyFinished(Refusal):
+    """Nothing is left to cancel."""
+
+    status, code = 409, "already_finished"
+
+
+class BodyTooLarge(Refusal):
+    """The body is over the limit, and was not read."""
+
+    status, code = 413, "body_too_large"
+
+
+class UnsupportedMediaType(Refusal):
+    """The body is not JSON by its own account."""
+
+    status, code = 415, "unsupported_media_type"
+
+
+class InvalidRequest(Refusal):
+    """Fields of the request cannot be served as they are."""
+
+    status, code = 422, "invalid_request"
+
+    def __init__(self, *errors: FieldError) -> None:
+        super().__init__(_named(errors), errors=errors)
+
+
+class Unavailable(Refusal):
+    """Not now; `Retry-After` says when to come back."""
+
+    status, code = 503, "unavailable"
+
+    def __init__(self, detail: str, retry_after_s: float) -> None:
+        super().__init__(detail, headers={"Retry-After": str(max(1, math.ceil(retry_after_s)))})
+
+
+class NoModel(Unavailable):
+    """No worker has announced the model."""
+
+    code = "no_model"
+
+
+class PolicyNotServed(Unavailable):
+    """The policy's floor needs what the workers do not serve."""
+
+    code = "policy_not_served"
+
+
+class QueueFull(Unavailable):
+    """As many jobs wait as may wait."""
+
+    code = "queue_full"
+
+
+class NotReady(Unavailable):
+    """A part that serving needs is missing."""
+
+    code = "not_ready"
+
+
+class RedisAway(Unavailable):
+    """Redis does not answer, or refuses to write."""
+
+    code = "redis_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("The queue does not answer; try again soon.", retry_after_s=2)
+
+
+def problem_response(
+    status: int,
+    code: str,
+    detail: str,
+    request_id: str,
+    *,
+    errors: tuple[FieldError, ...] = (),
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """The answer that carries a problem."""
+    problem = Problem(
+        type=f"urn:seemly:problem:{code}",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=_printable(detail, 2 * MAX_MESSAGE),
+        code=code,
+        request_id=request_id,
+        errors=[
+            FieldError(field=_printable(error.field, MAX_FIELD), message=_printable(error.message, MAX_MESSAGE))
+            for error in errors[:MAX_ERRORS]
+        ],
+    )
+    return JSONResponse(
+        jsonable_encoder(problem), status_code=status, media_type=MEDIA_TYPE, headers=dict(headers or {})
+    )
+
+
+def refusal_response(refusal: Refusal, request_id: str) -> JSONResponse:
+    """The answer to a refused request."""
+    return problem_response(
+        refusal.status, refusal.code, refusal.detail, request_id, errors=refusal.errors, headers=refusal.headers
+    )
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI entries of the problems that a route may answer with."""
+    retry = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "string", "pattern": "^[0-9]+$"}}}
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            **({"headers": retry} if status == 503 else {}),
+        }
+        for status in statuses
+    }
+
+
+def _named(errors: tuple[FieldError, ...]) -> str:
+    fields = list(dict.fromkeys(error.field for error in errors))
+    named = ", ".join(field[:MAX_FIELD] for field in fields[:5]) + (" and others" if len(fields) > 5 else "")
+    return f"The request cannot be served as it is: see {named}."
+
+
+def _printable(text: str, limit: int) -> str:
+    """Cut to size, and without what UTF-8 cannot carry."""
+    cut = text if len(text) <= limit else f"{text[: limit - 1]}…"
+    return cut.encode(errors="backslashreplace").decode()

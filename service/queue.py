@@ -1,0 +1,175 @@
+"""The gateway's one hand on the queue: all of its RQ and all of its blocking Redis calls.
+
+Acceptance is one MULTI: the record, its place among the unfinished, the `queued` event and RQ's own enqueue happen
+together or not at all. RQ's fields hold the job's id and a fixed description; the prompt is in our record only.
+No call is ever repeated by the client: a lost reply of an enqueue that was repeated would list the job twice.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import rq.serializers
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry as ClientRetry
+from rq import Queue, Retry
+from rq.command import send_stop_job_command
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
+from rq.job import Job as QueuedJob
+from rq.serializers import JSONSerializer
+
+from contract import keys, record
+from contract.job import MAX_ATTEMPTS, Job
+from contract.result import Result
+
+log = logging.getLogger(__name__)
+
+# `Job.fetch` unpickles poisoned fields with whatever stands here, also where another serializer is given.
+rq.serializers.PickleSerializer = JSONSerializer
+rq.serializers.SERIALIZER_ALIASES["pickle"] = JSONSerializer
+
+JOB_TIMEOUT_S = 3600  # of RQ's bookkeeping only; the engine keeps the real limits
+RQ_RECORD_TTL_S = 600  # RQ's own fields, once a job is over; ours are kept longer
+SERVICE_TIMES_READ = 100
+ASSUMED_SERVICE_S = 2.0  # until a first job has been measured
+FAIL_FAST_S = 0.5
+
+
+@dataclass(frozen=True)
+class Load:
+    """How busy a model's queue is."""
+
+    waiting: int
+    popped: int
+    in_flight: int
+    mean_service_s: float
+
+    @property
+    def backlog(self) -> int:
+        """Jobs ahead of one that would come now."""
+        return self.waiting + self.popped
+
+    @property
+    def wait_s(self) -> float:
+        """Expected seconds until a job that comes now is started: backlog over throughput (Little's law)."""
+        return self.backlog * self.mean_service_s / max(1, self.in_flight)
+
+    @property
+    def finish_s(self) -> float:
+        """Expected seconds until a job that comes now is finished."""
+        return self.wait_s + self.mean_service_s
+
+
+class JobQueue:
+    """Blocking; call it from a thread. Raises `redis.exceptions.RedisError` within the timeout when Redis is away."""
+
+    def __init__(self, redis_url: str, timeout_s: float) -> None:
+        self._redis = Redis.from_url(
+            redis_url,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=ClientRetry(NoBackoff(), 0),
+            protocol=2,
+        )
+        self._queues: dict[str, Queue] = {}
+        self._silent_until = 0.0
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._redis.close()
+
+    def announced(self) -> dict[str, bytes]:
+        """`ModelInfo` JSON by model name, as the workers wrote it."""
+        with self._bounded():
+            announced: dict[Any, Any] = self._redis.hgetall(keys.MODELS)
+        return {name.decode(): info for name, info in announced.items()}
+
+    def tokenizer(self, sha256: str) -> bytes | None:
+        """The bytes of a `tokenizer.json`, when a worker has announced them."""
+        with self._bounded():
+            found = self._redis.get(keys.tokenizer_key(sha256))
+        return found if isinstance(found, bytes) else None
+
+    def load(self, model: str) -> Load:
+        """How busy a model's queue is, by counting only: RQ's own counts also repair, which is the workers' to do."""
+        name = keys.queue_name(model)
+        with self._bounded(), self._redis.pipeline(transaction=False) as pipe:
+            pipe.llen(f"rq:queue:{name}")
+            pipe.llen(f"rq:queue:{name}:intermediate")
+            pipe.zcard(f"rq:wip:{name}")
+            pipe.lrange(keys.SERVICE_TIMES, 0, SERVICE_TIMES_READ - 1)
+            waiting, popped, in_flight, times = pipe.execute()
+        mean_s = sum(map(float, times)) / len(times) if times else ASSUMED_SERVICE_S
+        return Load(waiting=waiting, popped=popped, in_flight=in_flight, mean_service_s=mean_s)
+
+    def accept(self, job: Job, load: Load) -> None:
+        """Put a job on record and in the queue, in one transaction."""
+        with self._bounded():
+            queue = self._queue(job.model)
+            queued = {"position": load.backlog + 1, "eta_s": round(load.finish_s, 2)}
+            events = keys.events_key(job.id)
+            fields: dict[Any, Any] = {**record.accepted_fields(job)}
+            with self._redis.pipeline(transaction=True) as pipe:
+                # RQ comes first, because it opens the transaction itself and refuses one that holds commands already.
+                queue.enqueue_call(
+                    keys.GENERATE,
+                    job_id=job.id,
+                    description=keys.GENERATE,
+                    timeout=JOB_TIMEOUT_S,
+                    result_ttl=RQ_RECORD_TTL_S,
+                    failure_ttl=RQ_RECORD_TTL_S,
+                    retry=Retry(max=MAX_ATTEMPTS),
+                    pipeline=pipe,
+                )
+                pipe.hset(keys.job_key(job.id), mapping=fields)
+                pipe.zadd(keys.ACCEPTED, {job.id: job.created_at.timestamp()})
+                pipe.xadd(events, {"type": "queued", "data": json.dumps(queued)}, maxlen=record.EVENTS_MAXLEN)
+                pipe.expire(events, record.EVENTS_TTL_S)
+                pipe.execute()
+
+    def end_queued(self, job: Job, result: Result, ttl_s: int) -> str:
+        """End a job that nobody has started. Returns the status found: only `queued` means that it was ended."""
+        return self._change(record.END_QUEUED, job, result, ttl_s)
+
+    def cancel(self, job: Job, result: Result, ttl_s: int) -> str:
+        """End a queued job, or ask the worker of a running one to stop. Returns the status found before."""
+        found = self._change(record.CANCEL, job, result, ttl_s)
+        if found == "running":
+            # The flag in the record is what counts; this only makes it quicker.
+            with suppress(NoSuchJobError, InvalidJobOperation), self._bounded():
+                send_stop_job_command(self._redis, job.id, serializer=JSONSerializer)
+        return found
+
+    def _change(self, script: str, job: Job, result: Result, ttl_s: int) -> str:
+        touched = [keys.job_key(job.id), keys.ACCEPTED, keys.events_key(job.id)]
+        arguments = [result.status.value, result.model_dump_json(), repr(time.time()), ttl_s]
+        with self._bounded():
+            found: bytes = self._redis.register_script(script)(keys=touched, args=arguments)
+            if found == b"queued" and self._queue(job.model).remove(job.id):
+                # Only what was still waiting: a worker that has popped it clears up itself.
+                self._redis.delete(QueuedJob.key_for(job.id))
+        return found.decode()
+
+    def _queue(self, model: str) -> Queue:
+        if model not in self._queues:
+            queue = Queue(keys.queue_name(model), connection=self._redis, serializer=JSONSerializer)
+            queue.get_redis_server_version()  # asked once here, so that no enqueue has to
+            self._queues[model] = queue
+        return self._queues[model]
+
+    @contextmanager
+    def _bounded(self) -> Iterator[None]:
+        """After a silence of Redis, fail at once for a moment: else every waiting thread would sit out its own."""
+        if time.monotonic() < self._silent_until:
+            raise RedisTimeoutError("Redis was silent a moment ago")
+        try:
+            yield
+        except RedisTimeoutError:
+            self._silent_until = time.monotonic() + FAIL_FAST_S
+            raise

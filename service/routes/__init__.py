@@ -1,0 +1,1 @@
+"""What the gateway serves, one file per subject."""

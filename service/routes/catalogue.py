@@ -1,0 +1,86 @@
+"""What can be asked for: models and safety methods."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from contract.model import ModelInfo
+from contract.plan import Erased, Filter, Negative, Safree, Sega, Sld, Unguidance
+from contract.strict import Strict
+from service.gateway import Here
+from service.problems import documented
+
+router = APIRouter(tags=["catalogue"])
+
+_METHODS: tuple[tuple[str, str, type[Strict]], ...] = (
+    ("prompt", "safree", Safree),
+    ("weights", "erased", Erased),
+    ("guidance", "negative", Negative),
+    ("guidance", "sld", Sld),
+    ("guidance", "sega", Sega),
+    ("trajectory", "unguidance", Unguidance),
+    ("output", "filter", Filter),
+)
+
+
+class SafetyMethod(BaseModel):
+    """A safety method and what can be set about it."""
+
+    name: str
+    place: str = Field(description="prompt, weights, guidance, trajectory or output; a plan has one method at each.")
+    description: str
+    presets: list[str] = Field(description="What may follow the name after a colon, as in `sld:max`.")
+    parameters: dict[str, Any] = Field(description="JSON Schema of the method written out in a plan.")
+    models: list[str] = Field(description="Models whose workers serve it.")
+    forbidden: bool = Field(description="Whether the policy in force refuses it.")
+
+
+class SafetyMethods(BaseModel):
+    """Every method there is."""
+
+    policy: str = Field(description="Id of the policy in force.")
+    methods: list[SafetyMethod]
+
+
+class Models(BaseModel):
+    """Every model that workers have announced."""
+
+    default: str | None = Field(description="Model of requests that name none; null: they must name one.")
+    models: list[ModelInfo]
+
+
+@router.get("/safety/methods", operation_id="list_safety_methods", summary="Safety methods", responses=documented(503))
+def list_safety_methods(gateway: Here) -> SafetyMethods:
+    """Every method with its place, its parameters and the models that serve it."""
+    models = gateway.catalogue.models()
+    return SafetyMethods(
+        policy=gateway.policy.id,
+        methods=[
+            SafetyMethod(
+                name=name,
+                place=place,
+                description=(method.__doc__ or "").strip(),
+                presets=_presets(name, method, models),
+                parameters=method.model_json_schema(),
+                models=[model.name for model in models.values() if name in model.methods],
+                forbidden=name in gateway.policy.forbidden,
+            )
+            for place, name, method in _METHODS
+        ],
+    )
+
+
+@router.get("/models", operation_id="list_models", summary="Models", responses=documented(503))
+def list_models(gateway: Here) -> Models:
+    """Every announced model with its bounds and defaults."""
+    models = gateway.catalogue.models()
+    only = next(iter(models)) if len(models) == 1 else None
+    return Models(default=gateway.settings.default_model or only, models=list(models.values()))
+
+
+def _presets(name: str, method: type[Strict], models: dict[str, ModelInfo]) -> list[str]:
+    if name == "erased":
+        return sorted({variant for model in models.values() for variant in model.variants})
+    preset = method.model_json_schema()["properties"].get("preset", {})
+    return list(preset.get("enum", []))

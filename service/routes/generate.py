@@ -1,0 +1,150 @@
+"""`POST /generate`: a request in, a job out."""
+
+import asyncio
+import email.message
+import math
+import re
+from collections.abc import Coroutine
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends, Header, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from contract.request import GenerateRequest
+from contract.result import JobView
+from service.events import EventStreams
+from service.gateway import LOCAL_TENANT, Here
+from service.problems import BadRequest, UnsupportedMediaType, documented
+
+router = APIRouter(tags=["pictures"])
+
+MAX_WAIT_S = 60
+RECHECK_S = 5.0
+_WAIT = re.compile(r"wait\s*=\s*\"?(\d{1,9})\"?", re.IGNORECASE)
+
+_EXAMPLES: dict[str, Any] = {
+    "plain": {"summary": "A prompt and nothing else", "value": {"prompt": "a midnight harbour"}},
+    "safe": {
+        "summary": "Two methods at once",
+        "value": {"prompt": "a crowded market", "safety": ["sld:strong", "filter"], "num_images": 2, "seed": 41},
+    },
+    "written_out": {
+        "summary": "A plan written out",
+        "value": {
+            "prompt": "a quiet street",
+            "safety": {
+                "guidance": {"method": "sld", "preset": "strong"},
+                "output": {
+                    "concepts": [{"name": "weapon", "text": "a weapon", "threshold": 0.2, "action": "block"}],
+                },
+            },
+        },
+    },
+}
+_HEADERS = {
+    "Location": {"description": "The job's address.", "schema": {"type": "string"}},
+    "Retry-After": {"description": "Seconds after which to look.", "schema": {"type": "string", "pattern": "^[0-9]+$"}},
+}
+_APPLIED = {"description": "The wait that was kept.", "schema": {"type": "string", "pattern": "^wait=[0-9]+$"}}
+
+
+def require_json(request: Request) -> None:
+    """Refuse a body of another media type, which a web page could send to loopback without asking."""
+    declared = email.message.Message()
+    declared["content-type"] = request.headers.get("content-type", "")
+    if declared.get_content_type() != "application/json":
+        raise UnsupportedMediaType("Send the request as JSON, with Content-Type: application/json.")
+
+
+def refuse_idempotency_key(idempotency_key: Annotated[str | None, Header(include_in_schema=False)] = None) -> None:
+    """Better refused than ignored: who sends one relies on it."""
+    if idempotency_key is not None:
+        raise BadRequest("Idempotency-Key is not served by this version; leave it out.")
+
+
+def seconds_to_wait(
+    prefer: Annotated[
+        str | None,
+        Header(description=f"`wait=N`, N up to {MAX_WAIT_S} seconds: answer when the job is finished, if in time."),
+    ] = None,
+) -> int:
+    """N of `Prefer: wait=N` (RFC 7240); 0 when no wait is preferred. Other preferences are not known here."""
+    for preference in re.split("[,;]", prefer or ""):
+        if not re.match(r"wait\b", preference.strip(), re.IGNORECASE):
+            continue
+        found = _WAIT.fullmatch(preference.strip())
+        if found is None or int(found[1]) > MAX_WAIT_S:
+            raise BadRequest(f"Prefer: wait=N takes whole seconds from 0 to {MAX_WAIT_S}.")
+        return int(found[1])
+    return 0
+
+
+@router.post(
+    "/generate",
+    operation_id="generate",
+    summary="Make pictures",
+    status_code=202,
+    response_model=JobView,
+    response_description="Accepted; the job waits or runs.",
+    responses={
+        200: {
+            "model": JobView,
+            "description": "Finished within the preferred wait.",
+            "headers": {"Location": _HEADERS["Location"], "Preference-Applied": _APPLIED},
+        },
+        202: {"headers": _HEADERS},
+        **documented(400, 403, 413, 415, 422, 503),
+    },
+    dependencies=[Depends(require_json), Depends(refuse_idempotency_key)],
+)
+async def generate(
+    body: Annotated[GenerateRequest, Body(openapi_examples=_EXAMPLES)],
+    wait_s: Annotated[int, Depends(seconds_to_wait)],
+    request: Request,
+    gateway: Here,
+) -> Response:
+    """Accept a request as a job. The pictures are made later: follow the job's address or its events."""
+    accepted = await run_in_threadpool(gateway.admission.admit, body, LOCAL_TENANT)
+    job = accepted.job
+    gateway.metrics.accepted.labels(job.model).inc()
+    headers = {"Location": f"/jobs/{job.id}"}
+    if wait_s:
+        await unless_gone(request, _finished(gateway.events, job.id, wait_s))
+    view = (await gateway.jobs.read(job.id, LOCAL_TENANT)).view
+    if wait_s and view.status.is_terminal:
+        return _answer(view, 200, {**headers, "Preference-Applied": f"wait={wait_s}"})
+    retry_after_s = min(60, max(1, math.ceil(accepted.load.finish_s)))
+    return _answer(view, 202, {**headers, "Retry-After": str(retry_after_s)})
+
+
+def _answer(view: JobView, status: int, headers: dict[str, str]) -> Response:
+    return Response(view.model_dump_json(), status, headers, media_type="application/json")
+
+
+async def _finished(events: EventStreams, job_id: str, wait_s: float) -> None:
+    """Return once the job is finished, or when the time is over."""
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + wait_s
+    async with events.follow(job_id) as subscription:
+        while (left_s := ends - loop.time()) > 0:
+            event = await subscription.next_event(left_s)
+            if event is not None and event.type == "finished":
+                return
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, None]) -> None:
+    """Await some work, but no longer than the client stays on the line."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = {asyncio.create_task(work), asyncio.create_task(gone())}
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()

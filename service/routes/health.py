@@ -1,0 +1,63 @@
+"""Whether the service lives, whether it can serve, and what it counts."""
+
+import time
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+from redis.exceptions import RedisError
+from starlette.concurrency import run_in_threadpool
+
+from contract import keys
+from service.gateway import Gateway, Here
+from service.problems import NotReady, documented
+from service.queue import Load
+
+router = APIRouter(tags=["operation"])
+
+
+class Health(BaseModel):
+    """A short answer."""
+
+    status: str
+
+
+@router.get("/healthz/live", operation_id="live", summary="This process lives")
+async def live() -> Health:
+    """Asks nobody else: Redis away is no reason to restart the gateway."""
+    return Health(status="live")
+
+
+@router.get(
+    "/healthz/ready", operation_id="ready", summary="Jobs can be accepted and worked on", responses=documented(503)
+)
+async def ready(gateway: Here) -> Health:
+    """Redis answers and evicts nothing, and at least one worker has its model and detectors loaded."""
+    async with gateway.redis.pipeline(transaction=False) as pipe:
+        pipe.info("memory")
+        pipe.zcount(keys.READY_WORKERS, f"({time.time()}", "+inf")
+        memory, workers = await pipe.execute()
+    if memory.get("maxmemory", 0) and memory.get("maxmemory_policy") != "noeviction":
+        raise NotReady("Redis may evict jobs when it is full: set its maxmemory-policy to noeviction.", 30)
+    if not workers:
+        raise NotReady("No worker is ready.", 5)
+    return Health(status="ready")
+
+
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+async def metrics(gateway: Here) -> Response:
+    """Metrics of this process, and of the queue where Redis answers."""
+    try:
+        loads: dict[str, Load] | None = await run_in_threadpool(_loads, gateway)
+    except RedisError:
+        loads = None
+    return Response(gateway.metrics.exposition(loads), media_type=gateway.metrics.content_type)
+
+
+def _loads(gateway: Gateway) -> dict[str, Load]:
+    return {model: gateway.queue.load(model) for model in gateway.catalogue.models()}

@@ -1,0 +1,189 @@
+"""What became of a job: its state, its events, its pictures, its end."""
+
+import re
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Request, Response
+from obstore.exceptions import NotFoundError
+from redis.exceptions import RedisError
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from contract.job import picture_key
+from contract.request import OutputFormat
+from contract.result import JobView
+from contract.verdict import Verdict
+from service.events import START
+from service.gateway import LOCAL_TENANT, Gateway, Here
+from service.jobs import JobRecord, finished_event
+from service.problems import (
+    BadRequest,
+    JobNotFound,
+    PictureNotFound,
+    PictureNotReady,
+    PictureWithheld,
+    documented,
+)
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+PING_S = 15
+_STREAM_ID = re.compile(r"\d{1,15}-\d{1,15}")
+_ASKED_TO_STOP: dict[int | str, dict[str, Any]] = {
+    202: {"model": JobView, "description": "It runs; its worker was asked to stop."}
+}
+_MEDIA_TYPES = {fmt: f"image/{fmt.value}" for fmt in OutputFormat}
+
+JobId = Annotated[
+    str, Path(description="As returned by `POST /generate`.", examples=["7f9c24e5b3f14c0c8a5b0c7d5f0e6a11"])
+]
+
+
+@router.get(
+    "/{job_id}",
+    operation_id="get_job",
+    summary="A job's state and result",
+    response_model=JobView,
+    responses=documented(404, 503),
+)
+async def get_job(job_id: JobId, gateway: Here) -> Response:
+    """The job as it stands. `partial` and `blocked` are finished jobs with pictures withheld, not errors."""
+    record = await gateway.jobs.read(job_id, LOCAL_TENANT)
+    return _told(record)
+
+
+@router.delete(
+    "/{job_id}",
+    operation_id="delete_job",
+    summary="Cancel a job",
+    response_model=JobView,
+    responses={**_ASKED_TO_STOP, **documented(404, 409, 413, 503)},
+)
+@router.post(
+    "/{job_id}/cancel",
+    operation_id="cancel_job",
+    summary="Cancel a job",
+    response_model=JobView,
+    responses={**_ASKED_TO_STOP, **documented(404, 409, 413, 503)},
+)
+async def cancel_job(job_id: JobId, gateway: Here) -> Response:
+    """End a waiting job, or ask the worker of a running one to stop. A finished job gets 409."""
+    record = await gateway.jobs.cancel(job_id, LOCAL_TENANT)
+    return _told(record, 200 if record.status.is_terminal else 202)
+
+
+@router.get(
+    "/{job_id}/events",
+    operation_id="follow_job",
+    summary="A job's events, as they happen",
+    response_class=EventSourceResponse,
+    responses={
+        200: {
+            "description": "Server-sent events: `snapshot` (the job), then `queued` (position, eta_s: seconds until it "
+            "should be finished), `started` (attempt), `progress` (step, steps) and `finished` (status), which is the "
+            "last. Ids of events can be resumed from.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        204: {"description": "The last event was already seen: do not reconnect."},
+        **documented(400, 404, 503),
+    },
+)
+async def follow_job(
+    job_id: JobId,
+    gateway: Here,
+    last_event_id: Annotated[str | None, Header(description="Resume after this event.")] = None,
+) -> Response:
+    """Follow a job until it is finished. Reconnecting with `Last-Event-ID` repeats nothing but the snapshot."""
+    if last_event_id and not _STREAM_ID.fullmatch(last_event_id):
+        raise BadRequest("Last-Event-ID must be the id of an event of this stream.")
+    record = await gateway.jobs.read(job_id, LOCAL_TENANT)
+    if last_event_id and record.status.is_terminal and not await gateway.events.past(job_id, last_event_id):
+        return Response(status_code=204)
+    return EventSourceResponse(_events(gateway, record, last_event_id or START), ping=PING_S)
+
+
+@router.get(
+    "/{job_id}/images/{index}",
+    operation_id="get_picture",
+    summary="A picture's bytes",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The picture; only one that passed has bytes to be read.",
+            "content": {media: {"schema": {"type": "string", "format": "binary"}} for media in _MEDIA_TYPES.values()},
+            "headers": {"ETag": {"description": "The bytes' SHA-256.", "schema": {"type": "string"}}},
+        },
+        304: {"description": "As the caller has it."},
+        **documented(404, 422, 503),
+    },
+)
+async def get_picture(
+    job_id: JobId, index: Annotated[int, Path(ge=0, le=999)], request: Request, gateway: Here
+) -> Response:
+    """The bytes of a passed picture, and of no other."""
+    record = await gateway.jobs.read(job_id, LOCAL_TENANT)
+    picture = next((picture for picture in record.pictures if picture.index == index), None)
+    if picture is None:
+        if not record.status.is_terminal and index < len(record.job.seeds):
+            raise PictureNotReady(f"The job is {record.status.value}; its pictures can be read once it is finished.")
+        raise PictureNotFound("The job has no such picture.")
+    if picture.verdict is not Verdict.PASSED:
+        why = " ".join(picture.reasons) or (picture.error.message if picture.error else "")
+        raise PictureWithheld(f"The picture is withheld; its verdict is {picture.verdict.value}. {why}".strip())
+    headers = {
+        "ETag": f'"{picture.sha256}"',
+        "Cache-Control": "private",
+        "X-Content-Type-Options": "nosniff",
+    }
+    if headers["ETag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    content = await _stored(gateway, record, index)
+    return Response(content, headers=headers, media_type=_MEDIA_TYPES[record.job.output_format])
+
+
+def _told(record: JobRecord, status: int = 200) -> Response:
+    return Response(record.view.model_dump_json(), status, media_type="application/json")
+
+
+async def _stored(gateway: Gateway, record: JobRecord, index: int) -> bytes:
+    job = record.job
+    key = picture_key(job.id, job.tenant, record.attempt, index, job.output_format)
+    try:
+        found = await gateway.store.get_async(key)
+        return bytes(await found.bytes_async())
+    except (NotFoundError, FileNotFoundError):
+        raise PictureNotFound("The picture's bytes are no longer kept.") from None
+
+
+async def _events(gateway: Gateway, record: JobRecord, after: str) -> AsyncIterator[ServerSentEvent]:
+    """Snapshot, then events until the last. Ends early when Redis is lost or the record goes: the client reconnects."""
+    job_id = record.job.id
+    with gateway.metrics.streams.track_inprogress():
+        try:
+            async with gateway.events.follow(job_id, after) as subscription:
+                record = await gateway.jobs.read(job_id, LOCAL_TENANT)
+                yield ServerSentEvent(event="snapshot", data=record.view.model_dump_json())
+                while True:
+                    event = await subscription.next_event(_patience_s(record))
+                    if event is not None:
+                        yield ServerSentEvent(id=event.id, event=event.type, data=event.data)
+                        if event.type == "finished":
+                            return
+                    elif record.status.is_terminal:
+                        yield ServerSentEvent(event="finished", data=finished_event(record))
+                        return
+                    else:
+                        record = await gateway.jobs.read(job_id, LOCAL_TENANT)
+        except (RedisError, JobNotFound):
+            return
+
+
+def _patience_s(record: JobRecord) -> float:
+    """How long to wait for an event before the record itself is read again."""
+    if record.status.is_terminal:
+        return 0.05  # what is there already comes at once
+    deadline = record.job.deadline_at
+    if deadline is None:
+        return PING_S
+    return min(PING_S, max(0.05, (deadline - datetime.now(UTC)).total_seconds()))

@@ -1,0 +1,36 @@
+"""The gateway's settings, read from the environment once."""
+
+from pathlib import Path
+
+from pydantic import AliasChoices, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Every setting is read from `SEEMLY_` and its name in capitals; the Redis address from `REDIS_URL` as well."""
+
+    model_config = SettingsConfigDict(env_prefix="SEEMLY_", frozen=True, extra="forbid", populate_by_name=True)
+
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        validation_alias=AliasChoices("SEEMLY_REDIS_URL", "REDIS_URL"),
+        description="redis://, rediss:// or unix:// address.",
+    )
+    data: Path = Field(Path("data/state"), description="Folder of this deployment's own files.")
+    store_url: str | None = Field(
+        None, description="Where pictures lie: file://, s3://, gs://, az://. Null: in `data`."
+    )
+    policy: str = Field("default", description="Name of a shipped policy, or path of a YAML file.")
+    default_model: str | None = Field(None, description="Model of requests that name none. Null: the only one served.")
+    host: str = Field("127.0.0.1", description="Address to listen on; loopback only while there are no API keys.")
+    port: int = Field(8000, ge=0, le=65_535)
+    log_level: str = "info"
+    queue_limit: int = Field(1000, ge=0, description="Jobs that may wait for one model; further ones get 503.")
+    max_body_bytes: int = Field(64 * 1024, ge=1024)
+    result_ttl_s: int = Field(86_400, ge=1, description="How long the record of a job ended here is kept.")
+    redis_timeout_s: float = Field(1.0, gt=0, description="Longest wait for one reply of Redis.")
+
+    @property
+    def pictures_url(self) -> str:
+        """Where the workers put pictures and the gateway reads them."""
+        return self.store_url or f"file://{(self.data / 'pictures').absolute()}"

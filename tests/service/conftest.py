@@ -1,0 +1,97 @@
+"""A real Redis, a real gateway process, a model announced."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from redis import Redis
+
+from tests.redis_server import RedisServer, running_redis
+from tests.service import parts
+
+
+@dataclass(frozen=True)
+class GatewayProcess:
+    """A gateway in a process of its own, as it is run in earnest."""
+
+    url: str
+    process: "subprocess.Popen[bytes]"
+    log: Path
+    pictures: Path
+
+
+@contextmanager
+def running_gateway(redis_url: str, folder: Path, **settings: str) -> Iterator[GatewayProcess]:
+    """Start `python -m service.main` on a free port of loopback and end it afterwards."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "gateway.log"
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("SEEMLY_")},
+        "REDIS_URL": redis_url,
+        "SEEMLY_DATA": str(folder),
+        "SEEMLY_PORT": str(port),
+        "SEEMLY_LOG_LEVEL": "debug",
+        **{f"SEEMLY_{name.upper()}": value for name, value in settings.items()},
+    }
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service.main"], env=environment, stdout=output, stderr=output
+        )
+    gateway = GatewayProcess(f"http://127.0.0.1:{port}", process, log, folder / "pictures")
+    try:
+        _wait_until_live(gateway)
+        yield gateway
+    finally:
+        process.terminate()
+        process.wait(15)
+
+
+def _wait_until_live(gateway: GatewayProcess) -> None:
+    ends = time.monotonic() + 30
+    while True:
+        try:
+            httpx.get(f"{gateway.url}/healthz/live")
+            return
+        except httpx.TransportError:
+            if gateway.process.poll() is not None or time.monotonic() > ends:
+                raise AssertionError(gateway.log.read_text()) from None
+            time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gateway(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    with running_gateway(redis_server.url, tmp_path_factory.mktemp("gateway")) as running:
+        yield running
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> Iterator["Redis"]:
+    """Empty but for one announced model."""
+    with redis_server.client() as client:
+        client.flushall()
+        parts.announce(client)
+        yield client
+
+
+@pytest.fixture
+def http(gateway: GatewayProcess, redis: "Redis") -> Iterator[httpx.Client]:
+    """Talks to the gateway."""
+    with httpx.Client(base_url=gateway.url, timeout=30) as client:
+        yield client
