@@ -29,4 +29,5 @@ class ModelInfo(Strict):
     methods: tuple[str, ...] = Field(description="Safety methods this worker serves.")
     actions: tuple[Action, ...] = Field(description="Actions its filter can take.")
     concepts: Annotated[tuple[str, ...], Field(min_length=1)]
+    scores_text_concepts: bool = Field(description="Whether the filter takes concepts given as text.")
     variants: tuple[str, ...] = ()

@@ -1,0 +1,152 @@
+"""An engine that keeps the real one's promises and makes noise instead of pictures; the prompt says what goes wrong."""
+
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.model import ModelInfo
+from contract.plan import Action
+from contract.request import Scheduler
+from contract.verdict import ConceptScore
+from workers.engine.picture import Failure, Outcome, PictureSpec, Progress
+
+THRESHOLD = 0.2
+
+INFO = ModelInfo(
+    name="paced",
+    source="none",
+    weights_sha256="0" * 64,
+    default_steps=4,
+    default_guidance_scale=7.5,
+    native_width_px=64,
+    native_height_px=64,
+    min_size_px=32,
+    max_size_px=128,
+    size_multiple_px=8,
+    max_tokens=77,
+    tokenizer_sha256="1" * 64,
+    schedulers=tuple(Scheduler),
+    methods=("filter",),
+    actions=(Action.ANNOTATE, Action.BLOCK, Action.REVIEW),
+    concepts=("weapon",),
+)
+
+
+def score(name: str, value: float) -> ConceptScore:
+    """A score as a detector gives it."""
+    margin = round(value - THRESHOLD, 3)
+    return ConceptScore(
+        name=name,
+        category="violence",
+        detector="test",
+        detector_version="1",
+        score=value,
+        threshold=THRESHOLD,
+        margin=margin,
+        flagged=margin > 0,
+    )
+
+
+@dataclass
+class _Row:
+    spec: PictureSpec
+    began: float
+    step: int = 0
+
+
+class PacedEngine:
+    """Takes `step_s` per step for all pictures together. Any of these words in a prompt has its effect:
+
+    weapon, unscored, misscored, nan, wrong-size, row-fails: on the picture
+    kills, raises: at step 2, on the process (SIGKILL) and on the engine
+    """
+
+    def __init__(self, step_s: float = 0.005) -> None:
+        self.step_s = step_s
+        self._rows: list[_Row] = []
+        self._canceled: set[str] = set()
+        self._inbox = threading.Condition()
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing in flight."""
+        with self._inbox:
+            return not self._rows
+
+    def submit(self, spec: PictureSpec) -> None:
+        """Ask for a picture."""
+        with self._inbox:
+            self._rows.append(_Row(spec, time.monotonic()))
+            self._inbox.notify()
+
+    def cancel(self, job_id: str) -> None:
+        """Drop a job's pictures at the next step."""
+        with self._inbox:
+            if any(row.spec.job_id == job_id for row in self._rows):
+                self._canceled.add(job_id)
+
+    def wait_for_work(self, timeout_s: float) -> bool:
+        """Block until there is something to do."""
+        with self._inbox:
+            return self._inbox.wait_for(lambda: bool(self._rows), timeout_s)
+
+    def step(self) -> list[Progress | Outcome]:
+        """One step of every picture."""
+        with self._inbox:
+            rows, canceled, self._canceled = list(self._rows), self._canceled, set()
+        if not rows:
+            return []
+        time.sleep(self.step_s)
+        events: list[Progress | Outcome] = []
+        for row in rows:
+            if (end := self._advance(row, canceled)) is None:
+                events.append(Progress(row.spec.job_id, row.spec.index, row.step, row.spec.steps))
+            else:
+                events.append(end)
+                with self._inbox:
+                    self._rows.remove(row)
+        return events
+
+    def _advance(self, row: _Row, canceled: set[str]) -> Outcome | None:
+        spec = row.spec
+        if spec.job_id in canceled:
+            return Outcome(spec, failure=Failure("canceled", "the job was canceled"))
+        if spec.deadline_at is not None and spec.deadline_at.timestamp() < time.time():
+            return Outcome(spec, failure=Failure("expired", "the deadline passed"))
+        row.step += 1
+        if row.step == 2 and "kills" in spec.prompt:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if row.step == 2 and "raises" in spec.prompt:
+            raise RuntimeError("the device is lost")
+        if row.step < spec.steps:
+            return None
+        if "row-fails" in spec.prompt:
+            return Outcome(spec, failure=Failure("row_failed", "a method failed"))
+        return Outcome(
+            spec,
+            pixels=_pixels(spec),
+            scores=_scores(spec.prompt),
+            applied={"output": {"method": "filter"}},
+            inference_s=time.monotonic() - row.began,
+            unet_rows=2 * spec.steps,
+            pictures_per_batch_mean=1.0,
+        )
+
+
+def _pixels(spec: PictureSpec) -> NDArray[np.uint8]:
+    size = (spec.height // 2, spec.width, 3) if "wrong-size" in spec.prompt else (spec.height, spec.width, 3)
+    return np.random.default_rng(spec.seed).integers(0, 256, size, dtype=np.uint8)
+
+
+def _scores(prompt: str) -> tuple[ConceptScore, ...]:
+    if "unscored" in prompt:
+        return ()
+    if "misscored" in prompt:
+        return (score("kitten", 0.1),)
+    right = score("weapon", 0.31 if "weapon" in prompt else 0.1)
+    return (right.model_copy(update={"score": float("nan")}),) if "nan" in prompt else (right,)

@@ -1,0 +1,166 @@
+"""What a worker makes of a job."""
+
+import hashlib
+from io import BytesIO
+
+import pytest
+from PIL import Image
+
+from contract import keys
+from contract.job import picture_key
+from contract.plan import Action, Filter, FilterConcept, SafetyPlan
+from contract.request import OutputFormat
+from contract.result import Status
+from contract.verdict import Verdict
+from tests.workers.lifecycle.client import Client, job
+from tests.workers.lifecycle.conftest import RunningWorker
+
+
+def test_a_job_succeeds_with_its_pictures_stored_and_told(client: Client, worker: RunningWorker) -> None:
+    wanted = job(pictures=3)
+    client.accept(wanted)
+    assert client.wait_for([wanted.id]) == {wanted.id: Status.SUCCEEDED}
+    client.assert_ended_once([wanted.id])
+
+    result = client.result(wanted.id)
+    assert [picture.seed for picture in result.images] == [0, 1, 2]
+    for picture in result.images:
+        key = picture_key(wanted.id, wanted.tenant, 1, picture.index, OutputFormat.PNG)
+        file = (worker.pictures / key).read_bytes()
+        assert hashlib.sha256(file).hexdigest() == picture.sha256
+        assert Image.open(BytesIO(file)).size == (picture.width, picture.height) == (64, 48)
+        assert picture.url == f"/jobs/{wanted.id}/images/{picture.index}"
+        assert [score.name for score in picture.concepts] == ["weapon"]
+    assert result.metrics is not None
+    assert result.metrics.unet_rows == 3 * 2 * 4
+    assert result.safety is not None
+    assert result.safety.applied == {"output": {"method": "filter"}}
+    assert client.redis.llen(keys.SERVICE_TIMES) == 1
+
+
+@pytest.mark.parametrize("output_format", OutputFormat)
+def test_pictures_come_in_the_format_asked_for(
+    client: Client, worker: RunningWorker, output_format: OutputFormat
+) -> None:
+    wanted = job(output_format=output_format)
+    client.accept(wanted)
+    client.wait_for([wanted.id])
+    [file] = worker.files()
+    assert file.suffix == f".{output_format.value}"
+    assert Image.open(file).format == output_format.name
+
+
+def test_a_found_concept_blocks_its_picture_and_no_byte_is_stored(client: Client, worker: RunningWorker) -> None:
+    wanted = job("a weapon", pictures=2)
+    client.accept(wanted)
+    assert client.wait_for([wanted.id]) == {wanted.id: Status.BLOCKED}
+    result = client.result(wanted.id)
+    assert [picture.verdict for picture in result.images] == [Verdict.BLOCKED] * 2
+    assert all(picture.url is None and picture.sha256 is None and picture.reasons for picture in result.images)
+    assert worker.files() == []
+
+
+def test_without_the_filter_a_flag_is_shown_and_the_picture_delivered(client: Client, worker: RunningWorker) -> None:
+    wanted = job("a weapon", plan=SafetyPlan())
+    client.accept(wanted)
+    assert client.wait_for([wanted.id]) == {wanted.id: Status.SUCCEEDED}
+    [picture] = client.result(wanted.id).images
+    assert picture.concepts[0].flagged
+    assert len(worker.files()) == 1
+
+
+def test_a_picture_held_for_review_is_not_stored(client: Client, worker: RunningWorker) -> None:
+    wanted = job("a weapon", plan=SafetyPlan(output=Filter(action=Action.REVIEW)))
+    client.accept(wanted)
+    client.wait_for([wanted.id])
+    assert [picture.verdict for picture in client.result(wanted.id).images] == [Verdict.REVIEW]
+    assert worker.files() == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "code"),
+    [
+        ("unscored", "detector_error"),
+        ("misscored", "detector_error"),
+        ("nan", "detector_error"),
+        ("wrong-size", "invalid_output"),
+        ("row-fails", "row_failed"),
+    ],
+)
+def test_a_picture_without_a_whole_verdict_is_withheld(
+    client: Client, worker: RunningWorker, prompt: str, code: str
+) -> None:
+    wanted = job(prompt)
+    client.accept(wanted)
+    assert client.wait_for([wanted.id]) == {wanted.id: Status.FAILED}
+    result = client.result(wanted.id)
+    assert [picture.verdict for picture in result.images] == [Verdict.ERROR]
+    assert result.error is not None
+    assert result.error.code == code
+    assert worker.files() == []
+
+
+def test_a_concept_of_the_plan_that_was_not_scored_withholds_the_picture(client: Client, worker: RunningWorker) -> None:
+    own = FilterConcept(name="umbrella", text="an umbrella", threshold=0.2)
+    wanted = job(plan=SafetyPlan(output=Filter(concepts=(own,))))
+    client.accept(wanted)
+    client.wait_for([wanted.id])
+    error = client.result(wanted.id).error
+    assert error is not None
+    assert error.code == "detector_error"
+    assert worker.files() == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"plan": SafetyPlan.from_short_form("sld")},
+        {"plan": SafetyPlan(output=Filter(action=Action.BLUR))},
+    ],
+    ids=["a method it does not serve", "an action that nobody carries out"],
+)
+def test_a_job_that_the_worker_cannot_honour_fails(
+    client: Client, worker: RunningWorker, changes: dict[str, object]
+) -> None:
+    wanted = job("a weapon", **changes)
+    client.accept(wanted)
+    assert client.wait_for([wanted.id]) == {wanted.id: Status.FAILED}
+    error = client.result(wanted.id).error
+    assert error is not None
+    assert error.code == "invalid_job"
+    assert worker.files() == []
+
+
+def test_a_job_past_its_deadline_expires_without_work(client: Client, worker: RunningWorker) -> None:
+    wanted = job(deadline_s=0)
+    client.accept(wanted)
+    assert client.wait_for([wanted.id]) == {wanted.id: Status.EXPIRED}
+    client.assert_ended_once([wanted.id])
+
+
+def test_a_deadline_that_passes_while_running_expires_the_job(client: Client, worker: RunningWorker) -> None:
+    wanted = job(steps=150, deadline_s=0.3)
+    client.accept(wanted)
+    assert client.wait_for([wanted.id]) == {wanted.id: Status.EXPIRED}
+    assert worker.files() == []
+
+
+def test_progress_is_told_between_started_and_finished(client: Client, worker: RunningWorker) -> None:
+    wanted = job(steps=60, pictures=2)
+    client.accept(wanted)
+    client.wait_for([wanted.id])
+    events = client.events(wanted.id)
+    kinds = [kind for kind, _ in events]
+    assert kinds == ["queued", "started", *["progress"] * (len(kinds) - 3), "finished"]
+    told = [data for kind, data in events if kind == "progress"]
+    assert len(told) >= 3
+    assert all(data["steps"] == 120 for data in told)
+    assert [data["step"] for data in told] == sorted(data["step"] for data in told)
+
+
+def test_many_jobs_share_the_engine(client: Client, worker: RunningWorker) -> None:
+    job_ids = [client.accept(job(pictures=2)) for _ in range(40)]
+    assert set(client.wait_for(job_ids).values()) == {Status.SUCCEEDED}
+    client.assert_ended_once(job_ids)
+    assert worker.metrics.registry.get_sample_value("seemly_worker_jobs_total", {"status": "succeeded"}) == 40
+    assert worker.metrics.registry.get_sample_value("seemly_worker_pictures_total", {"verdict": "passed"}) == 80

@@ -1,0 +1,86 @@
+"""One denoising step of many rows: predict together, guide and correct each on its own, advance together."""
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from workers.engine.batch import gather, split
+from workers.engine.model import EngineModel
+from workers.engine.row import Row, failure_from
+from workers.engine.schedule import advance
+
+log = logging.getLogger(__name__)
+
+
+def denoise(rows: Sequence[Row], model: EngineModel, most_unet_rows: int) -> None:
+    """Move rows of one shape one step on. A row that cannot go on gets a `failure`; the others do not notice."""
+    for group in split(rows, most_unet_rows):
+        for predicted, output in _predict(group, model):
+            _advance(predicted, output)
+
+
+def _predict(rows: list[Row], model: EngineModel) -> Iterator[tuple[list[Row], Tensor]]:
+    """Rows that went through the UNet together, with its output (UNet rows, 4, h, w).
+
+    A group that fails, for want of memory or otherwise, is halved until the row that cannot run stands alone.
+
+    Raises:
+        torch.AcceleratorError: the device is lost; nothing in this process can run on it again.
+    """
+    try:
+        batch = gather(rows)
+        output = model.predict(batch.latents, batch.timesteps, batch.conditioning)[: batch.size]
+    except torch.AcceleratorError:
+        raise
+    except Exception as error:  # noqa: BLE001 - isolated to the row it belongs to
+        model.free_memory()
+        if len(rows) == 1:
+            rows[0].failure = failure_from(error)
+            return
+        log.warning("a UNet call of %d pictures failed (%s); halving it", len(rows), type(error).__name__)
+        half = len(rows) // 2
+        yield from _predict(rows[:half], model)
+        yield from _predict(rows[half:], model)
+    else:
+        yield rows, output
+
+
+def _advance(rows: list[Row], output: Tensor) -> None:
+    """Combine each row's branches with its own guidance, then take the sampler's step for all rows at once."""
+    guided: list[Row] = []
+    combined: list[Tensor] = []
+    for row, branches in zip(rows, output.split([row.branches for row in rows]), strict=True):
+        row.unet_rows += row.branches
+        row.neighbours += len(rows)
+        try:
+            combined.append(row.safety.guidance.combine(branches, row.step))
+            guided.append(row)
+        except Exception as error:  # noqa: BLE001 - a method's failure is its row's own
+            row.failure = failure_from(error)
+    if not guided:
+        return
+    latents, clean = advance(
+        sample=torch.stack([row.latents for row in guided]),
+        output=torch.stack(combined),
+        previous=torch.stack([row.clean for row in guided]),
+        coefficients=torch.stack([row.coefficients for row in guided]),
+        correct=lambda clean: _correct(guided, clean),
+    )
+    for row, row_latents, row_clean in zip(guided, latents, clean, strict=True):
+        row.latents, row.clean, row.step = row_latents, row_clean, row.step + 1
+
+
+def _correct(rows: list[Row], clean: Tensor) -> Tensor:
+    """(rows, 4, h, w) → the same, corrected where a row has a trajectory method."""
+    if all(row.safety.trajectory is None for row in rows):
+        return clean
+    corrected = list(clean)
+    for i, row in enumerate(rows):
+        if row.safety.trajectory is not None:
+            try:
+                corrected[i] = row.safety.trajectory.correct(clean[i], row.step)
+            except Exception as error:  # noqa: BLE001 - a method's failure is its row's own
+                row.failure = failure_from(error)
+    return torch.stack(corrected)

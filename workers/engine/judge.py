@@ -1,0 +1,65 @@
+"""Finished rows into outcomes: decode, check, score. No pixels leave without their scores."""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+
+from workers.engine.model import EngineModel, to_pixels
+from workers.engine.picture import Failure, Outcome
+from workers.engine.row import Row, failure_from
+
+log = logging.getLogger(__name__)
+
+
+class InvalidOutput(Exception):
+    """A decoded picture holds values that are not finite. It would pass a stock checker."""
+
+
+class DetectorFailure(Exception):
+    """A detector raised, or gave too few scores."""
+
+
+def judge(rows: Sequence[Row], model: EngineModel) -> list[Outcome]:
+    """Finished rows of one shape → their outcomes. A batch that fails is taken again row by row, so that one row's
+    fault stays its own.
+
+    Raises:
+        torch.AcceleratorError: the device is lost.
+    """
+    try:
+        return _judge_together(rows, model)
+    except torch.AcceleratorError:
+        raise
+    except Exception as error:  # noqa: BLE001 - fail closed: a picture that cannot be judged is withheld
+        model.free_memory()
+        if len(rows) > 1:
+            return [outcome for row in rows for outcome in judge([row], model)]
+        row = rows[0]
+        match error:
+            case InvalidOutput():
+                row.failure = Failure("invalid_output", str(error))
+            case DetectorFailure():
+                log.warning("a picture could not be judged: %s", error)
+                row.failure = Failure("detector_error", f"the picture could not be judged: {error}")
+            case _:
+                row.failure = failure_from(error)
+        return [row.outcome()]
+
+
+def _judge_together(rows: Sequence[Row], model: EngineModel) -> list[Outcome]:
+    decoded = model.decode(torch.stack([row.latents for row in rows]))
+    if not torch.isfinite(decoded).all():
+        raise InvalidOutput("the picture holds values that are not finite")
+    pixels = to_pixels(decoded)
+    outputs = [row.spec.plan.output for row in rows]
+    try:
+        scores = model.detector.score(pixels, outputs)
+    except Exception as error:
+        raise DetectorFailure(str(error)) from error
+    if len(scores) != len(rows) or not all(scores):
+        raise DetectorFailure("the detector left a picture without scores")
+    return [
+        row.outcome(model.detector.describe(output), pixels=picture, scores=picture_scores)
+        for row, output, picture, picture_scores in zip(rows, outputs, pixels, scores, strict=True)
+    ]

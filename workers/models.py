@@ -1,0 +1,203 @@
+"""Models: a Stable-Diffusion-shaped checkpoint, from a local folder or a hub, into the parts the engine calls.
+
+Safetensors only, no code from a checkpoint. A folder may hold, beside diffusers' own layout,
+
+    seemly.json                    defaults and bounds; a field left out takes the value in `Defaults`
+    safety_checker/concepts.json   names of the checker's concepts (`workers.safety.checker_concepts`)
+    clip_text/                     the checker's own CLIP text tower with projection, for concepts given as text
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import snapshot_download
+from pydantic import Field
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
+
+from contract.model import ModelInfo
+from contract.request import Scheduler
+from contract.strict import Strict
+from workers.engine.model import EngineModel
+from workers.engine.text import PromptEncoder
+from workers.safety.checker_concepts import STABLE_DIFFUSION_1, CheckerConcepts
+from workers.safety.filter import ConceptFilter
+from workers.safety.methods import SERVED_ACTIONS, SERVED_METHODS
+from workers.safety.text_concepts import TextConcepts
+
+HUB_PATTERNS = ["*.json", "*.txt", "*.safetensors"]  # what a download may bring: no pickles, no code
+
+
+class UnusableModel(ValueError):
+    """A checkpoint that cannot be served; the message says what it lacks."""
+
+
+class Defaults(Strict):
+    """A model's own defaults and bounds, from its `seemly.json`."""
+
+    default_steps: int = Field(25, ge=1)
+    default_guidance_scale: float = 7.5
+    native_size_px: int | None = None
+    min_size_px: int | None = None
+    max_size_px: int | None = None
+    size_multiple_px: int | None = None
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to serve, and what a worker announces about it."""
+
+    parts: EngineModel
+    info: ModelInfo
+    tokenizer_json: bytes
+
+
+def load(
+    source: str,
+    *,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    latent_dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+    text_tower: str | None = None,
+) -> LoadedModel:
+    """Load a checkpoint.
+
+    Args:
+        source: a folder in diffusers' layout, or a hub id
+        name: what requests call the model
+        device, dtype: of the UNet, the VAE and the text encoder; the detector always runs in float32
+        latent_dtype: of latents, guidance and coefficients
+        revision: of a hub id; pin it
+        text_tower: folder or hub id of a CLIP text model with projection; None takes the checkpoint's `clip_text/`
+
+    Raises:
+        UnusableModel: no such folder, no safetensors, no safety checker, another kind of model.
+    """
+    folder = _folder(source, revision)
+    pipeline = _pipeline(folder, dtype)
+    unet = pipeline.unet.to(device, memory_format=torch.channels_last).eval()
+    vae_dtype = torch.float32 if dtype == torch.float16 else dtype  # the SD 1.x VAE overflows in float16
+    vae = pipeline.vae.to(device, vae_dtype, memory_format=torch.channels_last).eval()
+    text_encoder = pipeline.text_encoder.to(device).eval()
+    weights_sha256 = hash_weights(folder)
+    detector = _detector(pipeline, folder, device, weights_sha256, text_tower)
+    parts = EngineModel(
+        unet=unet,
+        vae=vae,
+        prompts=PromptEncoder(pipeline.tokenizer, text_encoder),
+        detector=detector,
+        scheduler_config=dict(pipeline.scheduler.config),
+        latent_dtype=latent_dtype,
+    )
+    info = _info(name, source, revision, folder, weights_sha256, parts, detector, pipeline.tokenizer)
+    return LoadedModel(parts, info, _tokenizer_json(pipeline.tokenizer))
+
+
+def hash_weights(folder: Path) -> str:
+    """SHA-256 over the sorted lines `<sha256>  <path>` of every safetensors file, as `sha256sum` prints them."""
+    lines = []
+    for path in sorted(folder.rglob("*.safetensors")):
+        with path.open("rb") as file:
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(folder).as_posix()}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _folder(source: str, revision: str | None) -> Path:
+    """The checkpoint on this machine, downloaded when `source` is a hub id and not a folder."""
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or source.startswith(".") or source.count("/") != 1:
+        raise UnusableModel(f'{source!r} is neither a folder nor a hub id like "owner/name"')
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=HUB_PATTERNS))
+    except Exception as error:
+        raise UnusableModel(f"{source!r} is no folder here and could not be had from the hub: {error}") from error
+
+
+def _pipeline(folder: Path, dtype: torch.dtype) -> Any:
+    """diffusers' own pipeline, for its parts."""
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()
+        library.set_verbosity_error()
+    try:
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+        )
+    except Exception as error:
+        raise UnusableModel(
+            f"{folder} does not load as a Stable Diffusion checkpoint in safetensors: {error}"
+        ) from error
+    if pipeline.safety_checker is None or pipeline.feature_extractor is None:
+        raise UnusableModel(f"{folder} has no safety checker; without a detector no picture could be judged")
+    return pipeline
+
+
+def _detector(
+    pipeline: Any, folder: Path, device: torch.device, weights_sha256: str, text_tower: str | None
+) -> ConceptFilter:
+    tower = _folder(text_tower, None) if text_tower else folder / "clip_text"
+    text_concepts = None
+    if tower.is_dir():
+        model = CLIPTextModelWithProjection.from_pretrained(tower, use_safetensors=True, local_files_only=True)
+        has_tokenizer = (tower / "tokenizer_config.json").is_file()
+        tokenizer = CLIPTokenizer.from_pretrained(tower, local_files_only=True) if has_tokenizer else pipeline.tokenizer
+        text_concepts = TextConcepts(tokenizer, model.to(device))
+    names = folder / "safety_checker" / "concepts.json"
+    return ConceptFilter(
+        checker=pipeline.safety_checker.to(device),
+        image_processor=pipeline.feature_extractor,
+        concepts=CheckerConcepts.from_json(names) if names.is_file() else STABLE_DIFFUSION_1,
+        version=weights_sha256[:12],
+        text_concepts=text_concepts,
+    )
+
+
+def _info(
+    name: str,
+    source: str,
+    revision: str | None,
+    folder: Path,
+    weights_sha256: str,
+    parts: EngineModel,
+    detector: ConceptFilter,
+    tokenizer: CLIPTokenizer,
+) -> ModelInfo:
+    own = folder / "seemly.json"
+    defaults = Defaults.model_validate_json(own.read_bytes()) if own.is_file() else Defaults()
+    native = defaults.native_size_px or parts.unet.config.sample_size * parts.scale_factor
+    # Every level of the UNet but the last halves the latents; a side they do not divide comes out misaligned.
+    multiple = parts.scale_factor * 2 ** (len(parts.unet.config.block_out_channels) - 1)
+    return ModelInfo(
+        name=name,
+        source=source,
+        revision=revision,
+        weights_sha256=weights_sha256,
+        default_steps=defaults.default_steps,
+        default_guidance_scale=defaults.default_guidance_scale,
+        native_width_px=native,
+        native_height_px=native,
+        min_size_px=defaults.min_size_px or native // 2,
+        max_size_px=defaults.max_size_px or native * 2,
+        size_multiple_px=defaults.size_multiple_px or multiple,
+        max_tokens=tokenizer.model_max_length,
+        tokenizer_sha256=hashlib.sha256(_tokenizer_json(tokenizer)).hexdigest(),
+        schedulers=tuple(Scheduler),
+        methods=SERVED_METHODS,
+        actions=SERVED_ACTIONS,
+        concepts=detector.concept_names,
+        scores_text_concepts=detector.scores_text_concepts,
+    )
+
+
+def _tokenizer_json(tokenizer: CLIPTokenizer) -> bytes:
+    """The tokenizer as `tokenizer.json`, with which the gateway counts a prompt's tokens."""
+    serialized: str = tokenizer.backend_tokenizer.to_str()
+    return serialized.encode()

@@ -1,0 +1,78 @@
+"""What the engine knows of safety: a guidance, a trajectory and a detector, each behind a protocol.
+
+Guidance and trajectory are built once per row, so their state is private by construction.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from contract.plan import Filter, SafetyPlan
+from contract.verdict import ConceptScore
+
+
+class Guidance(Protocol):
+    """How the noise predictions of one row's branches become one."""
+
+    texts: tuple[str, ...]  # the conditioning of every branch, in the order `combine` receives them
+
+    def combine(self, output: Tensor, step: int) -> Tensor:
+        """(branches, 4, h, w) → (4, h, w); `step` counts this row's UNet calls from 0."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What runs, with every parameter resolved, for `safety.applied`."""
+        ...
+
+
+class Trajectory(Protocol):
+    """A correction of one row's predicted clean latent."""
+
+    def correct(self, clean: Tensor, step: int) -> Tensor:
+        """(4, h, w) → (4, h, w)."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What runs, with every parameter resolved, for `safety.applied`."""
+        ...
+
+    def record(self) -> dict[str, Any]:
+        """What happened at each step so far, for the picture's `trajectory`."""
+        ...
+
+
+@dataclass(frozen=True)
+class RowSafety:
+    """The methods that act on one row while it is denoised."""
+
+    guidance: Guidance
+    trajectory: Trajectory | None = None
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a guidance is built from."""
+
+    prompt: str
+    negative_prompt: str  # "" is the empty prompt
+    guidance_scale: float
+    steps: int
+
+
+BuildRowSafety = Callable[[SafetyPlan, Conditioning], RowSafety]
+
+
+class Detector(Protocol):
+    """Scores finished pictures. Raises when it cannot score; never leaves a picture out."""
+
+    def score(self, pixels: NDArray[np.uint8], outputs: Sequence[Filter | None]) -> list[tuple[ConceptScore, ...]]:
+        """(pictures, height, width, 3) RGB and each picture's own filter → each picture's scores."""
+        ...
+
+    def describe(self, output: Filter | None) -> dict[str, Any]:
+        """What the output place runs under this filter, for `safety.applied`."""
+        ...
