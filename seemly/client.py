@@ -24,6 +24,7 @@ from seemly.exchange import Exchange, Exchanges, Pause, problem_of
 
 TIMEOUT_S = 30.0
 RETRIES = 5
+NO_MORE_EVENTS = 204  # a stream resumed after its last event
 
 Value = TypeVar("Value")
 OnEvent = Callable[[Event], None]
@@ -122,6 +123,8 @@ class Client:
                     if not response.is_success:
                         response.read()
                         raise problem_of(response)
+                    if response.status_code == NO_MORE_EVENTS:
+                        return
                     for line in response.iter_lines():
                         if event := subscription.feed(line):
                             yield event
@@ -227,6 +230,8 @@ class AsyncClient:
                     if not response.is_success:
                         await response.aread()
                         raise problem_of(response)
+                    if response.status_code == NO_MORE_EVENTS:
+                        return
                     async for line in response.aiter_lines():
                         if event := subscription.feed(line):
                             yield event

@@ -19,6 +19,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from seemly.errors import NoRedis
 
@@ -140,7 +142,7 @@ class RedisPlace:
 
     def _pid_of_server(self) -> int | None:
         try:
-            with redis.Redis(unix_socket_path=str(self.socket), socket_timeout=1) as client:
+            with _asked_once(self.url) as client:
                 return int(client.info("server")["process_id"])
         except (redis.RedisError, OSError):
             pass  # absent, or hanging: the file it wrote still names it
@@ -154,10 +156,15 @@ class RedisPlace:
 def is_answering(url: str) -> bool:
     """Whether a Redis answers PING at the URL."""
     try:
-        with redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1) as client:
+        with _asked_once(url) as client:
             return bool(client.ping())
     except (redis.RedisError, OSError, ValueError):
         return False
+
+
+def _asked_once(url: str) -> redis.Redis:
+    """A client that neither retries nor waits: the caller asks again."""
+    return redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0))
 
 
 def _private_folder(name: str) -> Path:
