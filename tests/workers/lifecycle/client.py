@@ -58,9 +58,6 @@ class Client:
     def accept(self, wanted: Job, function: str = keys.GENERATE) -> str:
         """Accept a job as the contract says: one MULTI."""
         with self.redis.pipeline() as pipeline:
-            pipeline.hset(keys.job_key(wanted.id), mapping=record.accepted_fields(wanted))
-            pipeline.zadd(keys.ACCEPTED, {wanted.id: time.time()})
-            pipeline.xadd(keys.events_key(wanted.id), {"type": "queued", "data": "{}"})
             self.queue(wanted.model).enqueue_call(
                 function,
                 job_id=wanted.id,
@@ -69,7 +66,10 @@ class Client:
                 result_ttl=3600,
                 description="generate",
                 pipeline=pipeline,
-            )
+            )  # first, since RQ opens the transaction itself
+            pipeline.hset(keys.job_key(wanted.id), mapping=record.accepted_fields(wanted))
+            pipeline.zadd(keys.ACCEPTED, {wanted.id: time.time()})
+            pipeline.xadd(keys.events_key(wanted.id), {"type": "queued", "data": "{}"})
             pipeline.execute()
         return wanted.id
 

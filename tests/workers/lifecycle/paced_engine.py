@@ -34,6 +34,7 @@ INFO = ModelInfo(
     methods=("filter",),
     actions=(Action.ANNOTATE, Action.BLOCK, Action.REVIEW),
     concepts=("weapon",),
+    scores_text_concepts=True,
 )
 
 

@@ -47,7 +47,8 @@ def test_pictures_come_in_the_format_asked_for(
     client.wait_for([wanted.id])
     [file] = worker.files()
     assert file.suffix == f".{output_format.value}"
-    assert Image.open(file).format == output_format.name
+    with Image.open(file) as picture:
+        assert picture.format == output_format.name
 
 
 def test_a_found_concept_blocks_its_picture_and_no_byte_is_stored(client: Client, worker: RunningWorker) -> None:

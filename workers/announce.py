@@ -1,0 +1,50 @@
+"""Tells the gateway which model is served, and that this worker is ready, for as long as it renews its lease."""
+
+import time
+from dataclasses import dataclass
+
+from redis import Redis
+
+from contract import keys
+from contract.model import ModelInfo
+
+FORGET_AFTER_S = 3600
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """A model on one worker. The model stays known when its last worker leaves; readiness ends with the lease."""
+
+    connection: Redis
+    info: ModelInfo
+    tokenizer_json: bytes
+    worker: str
+    lease_s: float
+
+    @property
+    def member(self) -> str:
+        """This worker's entry in the set of ready ones."""
+        return f"{self.info.name}|{self.worker}"
+
+    def publish(self) -> None:
+        """Write the model and its tokenizer; again after Redis lost them."""
+        with self.connection.pipeline() as pipeline:
+            pipeline.set(keys.tokenizer_key(self.info.tokenizer_sha256), self.tokenizer_json)
+            pipeline.hset(keys.MODELS, self.info.name, self.info.model_dump_json())
+            pipeline.execute()
+
+    def renew(self) -> None:
+        """Be ready for another lease."""
+        now = time.time()
+        with self.connection.pipeline(transaction=False) as pipeline:
+            pipeline.zadd(keys.READY_WORKERS, {self.member: now + self.lease_s})
+            pipeline.zremrangebyscore(keys.READY_WORKERS, "-inf", now - FORGET_AFTER_S)
+            pipeline.hexists(keys.MODELS, self.info.name)
+            pipeline.exists(keys.tokenizer_key(self.info.tokenizer_sha256))
+            *_, model_is_known, tokenizer_is_known = pipeline.execute()
+        if not (model_is_known and tokenizer_is_known):
+            self.publish()
+
+    def withdraw(self) -> None:
+        """Be ready no longer."""
+        self.connection.zrem(keys.READY_WORKERS, self.member)

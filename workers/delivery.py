@@ -1,0 +1,170 @@
+"""From the engine back to Redis: outcomes collected per job, passed pictures stored, one fenced commit."""
+
+import contextlib
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import obstore
+from obstore.store import ObjectStore, from_url
+from redis.exceptions import RedisError
+
+from contract.job import Job, picture_key
+from contract.model import ModelInfo
+from contract.result import Result, Status
+from workers.encode import encode
+from workers.engine.picture import Outcome, PictureSpec, Progress
+from workers.metrics import WorkerMetrics
+from workers.records import JobRecords
+from workers.results import Judged, Timing, judge, result_of
+
+log = logging.getLogger(__name__)
+
+
+class PictureEngine(Protocol):
+    """What the worker needs of an engine. `step` is called by one thread, the rest by any."""
+
+    @property
+    def is_idle(self) -> bool: ...  # noqa: D102
+
+    def submit(self, spec: PictureSpec) -> None: ...  # noqa: D102
+
+    def cancel(self, job_id: str) -> None: ...  # noqa: D102
+
+    def step(self) -> list[Progress | Outcome]: ...  # noqa: D102
+
+    def wait_for_work(self, timeout_s: float) -> bool: ...  # noqa: D102
+
+
+@dataclass
+class JobInFlight:
+    """A started job on its way through the engine; `ticket` is whatever its queue needs to end it."""
+
+    job: Job
+    attempt: int
+    ticket: Any
+    started_at: float = field(default_factory=time.time)
+    judged_at: float = 0.0
+    judged: dict[int, Judged] = field(default_factory=dict)  # by the picture's index
+
+    @property
+    def is_complete(self) -> bool:
+        """Every picture has its verdict."""
+        return len(self.judged) == len(self.job.seeds)
+
+
+class StoreFailed(Exception):
+    """The store refused a picture; nothing of the job is left in it."""
+
+
+def open_store(url: str) -> ObjectStore:
+    """The store at a URL; a local folder is created."""
+    return from_url(url, mkdir=True) if url.startswith("file:") else from_url(url)
+
+
+class Delivery:
+    """Turns complete jobs into committed results. `collect` is for the engine's thread, `deliver` the finaliser's."""
+
+    def __init__(
+        self,
+        info: ModelInfo,
+        store: ObjectStore,
+        records: JobRecords,
+        metrics: WorkerMetrics,
+        on_complete: Callable[[JobInFlight], None],
+    ) -> None:
+        self._info = info
+        self._store = store
+        self._records = records
+        self._metrics = metrics
+        self._on_complete = on_complete
+
+    def collect(self, in_flight: JobInFlight, outcome: Outcome) -> None:
+        """Judge one picture; with the last one the job is handed on."""
+        index = outcome.spec.index
+        if index in in_flight.judged:
+            log.error("job %s: picture %d came out twice", in_flight.job.id, index)
+            return
+        in_flight.judged[index] = judge(outcome, in_flight.job, self._info)
+        if in_flight.is_complete:
+            in_flight.judged_at = time.time()
+            self._on_complete(in_flight)
+
+    def deliver(self, in_flight: JobInFlight) -> Result | None:
+        """Encode, store, commit. The committed result; None when another attempt or terminal status came first.
+
+        Raises:
+            StoreFailed: nothing was committed and nothing is left in the store.
+        """
+        job, attempt = in_flight.job, in_flight.attempt
+        began = time.monotonic()
+        judged = [in_flight.judged[index] for index in range(len(job.seeds))]
+        draft = result_of(job, judged, self._timing(in_flight), self._info)
+        is_delivering = draft.status in (Status.SUCCEEDED, Status.PARTIAL)
+        if is_delivering:
+            judged = self._store_passed(job, attempt, judged)
+        result = result_of(job, judged, self._timing(in_flight), self._info)
+        is_committed = self._records.commit(job.id, attempt, result)
+        earlier = attempt if is_committed else attempt + 1
+        self._remove([key for a in range(1, earlier) for key in _keys_of(job, a)] if earlier > 1 else [])
+        if not is_committed:
+            self._metrics.fenced.inc()
+            log.warning("job %s: attempt %d came too late and was thrown away", job.id, attempt)
+            return None
+        self._count(in_flight, result, time.monotonic() - began)
+        return result
+
+    def _timing(self, in_flight: JobInFlight) -> Timing:
+        return Timing(
+            in_flight.job.created_at.timestamp(), in_flight.started_at, in_flight.judged_at, finished_at=time.time()
+        )
+
+    def _store_passed(self, job: Job, attempt: int, judged: list[Judged]) -> list[Judged]:
+        """Passed pictures go to the store and get their address; all of them or, after an error, none."""
+        stored: list[str] = []
+        delivered: list[Judged] = []
+        try:
+            for one in judged:
+                if one.pixels is not None:
+                    file = encode(one.pixels, job.output_format)
+                    key = picture_key(job.id, job.tenant, attempt, one.picture.index, job.output_format)
+                    stored.append(key)
+                    obstore.put(self._store, key, file)
+                    address = {
+                        "url": f"/jobs/{job.id}/images/{one.picture.index}",
+                        "sha256": hashlib.sha256(file).hexdigest(),
+                    }
+                    one = Judged(one.picture.model_copy(update=address), one.outcome)
+                delivered.append(one)
+        except Exception as error:
+            self._remove(stored)
+            raise StoreFailed(f"{type(error).__name__} while storing picture {len(delivered)}") from error
+        return delivered
+
+    def _remove(self, stored: list[str]) -> None:
+        for key in stored:
+            try:
+                obstore.delete(self._store, key)
+            except FileNotFoundError:
+                pass
+            except Exception as error:  # noqa: BLE001 - an unreferenced file is a loss of space, not of a job
+                log.warning("could not remove %s from the store: %s", key, type(error).__name__)
+
+    def _count(self, in_flight: JobInFlight, result: Result, store_s: float) -> None:
+        self._metrics.jobs.labels(result.status).inc()
+        for picture in result.images:
+            self._metrics.pictures.labels(picture.verdict).inc()
+        if result.metrics is not None:
+            self._metrics.stage.labels("queue").observe(result.metrics.queue_s)
+            self._metrics.stage.labels("inference").observe(result.metrics.inference_s)
+            self._metrics.stage.labels("store").observe(store_s)
+            self._metrics.unet_rows.inc(result.metrics.unet_rows)
+            with contextlib.suppress(RedisError):  # only an estimate hangs on it
+                self._records.note_service_time(time.time() - in_flight.started_at)
+
+
+def _keys_of(job: Job, attempt: int) -> list[str]:
+    return [picture_key(job.id, job.tenant, attempt, index, job.output_format) for index in range(len(job.seeds))]

@@ -1,0 +1,24 @@
+"""Pixels to the bytes of a file. Nothing but the picture goes in: no metadata, no prompt."""
+
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from contract.request import OutputFormat
+
+# PNG at zlib's fastest level: a third larger than the default and several times faster.
+_OPTIONS: dict[OutputFormat, dict[str, Any]] = {
+    OutputFormat.PNG: {"format": "PNG", "compress_level": 1},
+    OutputFormat.JPEG: {"format": "JPEG", "quality": 95, "subsampling": 0},
+    OutputFormat.WEBP: {"format": "WEBP", "quality": 92, "method": 2},
+}
+
+
+def encode(pixels: NDArray[np.uint8], output_format: OutputFormat) -> bytes:
+    """(height, width, 3) RGB → a file's bytes."""
+    file = BytesIO()
+    Image.fromarray(pixels, "RGB").save(file, **_OPTIONS[output_format])
+    return file.getvalue()

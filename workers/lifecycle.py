@@ -1,0 +1,336 @@
+"""A worker of RQ 3.0 that holds many jobs at once. The one file that touches RQ's private methods.
+
+RQ knows a job as a `Ticket`: its own job, its queue and the execution that leases it. What the job is, and what
+becomes of it, stands in our own record (`contract.record`); RQ carries the id, finds abandoned leases and shows us to
+`rq info`.
+
+    take → (begin → finish | fail | retry) | release
+
+Nothing that is named in Redis is ever imported: functions are keys of a table of ours, callbacks and webhooks are off,
+and JSON is the only serializer.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, NoReturn
+from uuid import uuid4
+
+import rq.serializers
+from redis import Redis
+from redis.client import Pipeline
+from redis.exceptions import RedisError
+from rq import Queue
+from rq.command import parse_payload
+from rq.exceptions import DequeueTimeout, DeserializationError
+from rq.executions import Execution, ExecutionRegistry
+from rq.job import Job as RqJob
+from rq.registry import BaseRegistry
+from rq.serializers import JSONSerializer
+from rq.suspension import WORKERS_SUSPENDED
+from rq.timeouts import BaseDeathPenalty
+from rq.worker.base import BaseWorker, WorkerStatus
+from rq.worker_registration import register
+
+log = logging.getLogger(__name__)
+
+DEQUEUE_TIMEOUT_S = 1
+SECOND_SIGNAL_AFTER_S = 1.0
+
+
+class NoDeathPenalty(BaseDeathPenalty):
+    """Time limits live in the engine; RQ's alarms work in a main thread only."""
+
+    def setup_death_penalty(self) -> None:
+        """Set no alarm."""
+
+    def cancel_death_penalty(self) -> None:
+        """There is no alarm."""
+
+
+class InertJob(RqJob):
+    """A job that runs nothing: no function, no callback, no webhook that its hash in Redis may name."""
+
+    success_callback = failure_callback = stopped_callback = None
+
+    @property
+    def func(self) -> NoReturn:
+        """Refused: what a job does is looked up in the worker's own table."""
+        raise PermissionError("functions named in Redis are not imported")
+
+    def perform(self) -> NoReturn:
+        """Refused, as `func`."""
+        raise PermissionError("jobs are run by the engine, not by RQ")
+
+    def send_webhooks(self, status: Any, *, exc_string: str | None = None) -> None:
+        """Send none: RQ's are unsigned and go wherever the job's hash says."""
+
+
+def disarm_rq() -> None:
+    """Take pickle and alarms out of RQ, for the whole process. To be called before anything is fetched."""
+    rq.serializers.PickleSerializer = rq.serializers.DefaultSerializer = JSONSerializer
+    rq.serializers.SERIALIZER_ALIASES["pickle"] = JSONSerializer
+    BaseRegistry.death_penalty_class = NoDeathPenalty
+    for name in ("rq.worker", "rq.job", "rq.queue", "rq.registry", "rq.scripts"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class Unreadable(Exception):
+    """A job was popped whose hash RQ cannot read."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id)
+        self.job_id = job_id
+
+
+class JobFailed(Exception):
+    """Stands in RQ for a job that was committed as failed; holds a code, never text of the request."""
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A popped job, as RQ knows it."""
+
+    job: InertJob
+    queue: Queue
+    execution: Execution
+
+    @property
+    def job_id(self) -> str:
+        """The id that RQ's job and our record share."""
+        return str(self.job.id)
+
+    @property
+    def function(self) -> str | None:
+        """The name of what is to be done; None when it cannot be read."""
+        try:
+            return str(self.job.func_name)
+        except DeserializationError:
+            return None
+
+
+class RqWorker(BaseWorker):
+    """One queue, many executions, leases of our own length. Names are unique per start."""
+
+    death_penalty_class = NoDeathPenalty
+    job_class = InertJob
+
+    def __init__(self, queue_name: str, connection: Redis, lease_s: int, on_stop_job: Callable[[str], None]) -> None:
+        super().__init__(
+            [queue_name],
+            name=f"{queue_name}-{uuid4().hex[:12]}",
+            connection=connection,
+            serializer=JSONSerializer,
+            worker_ttl=lease_s,
+            log_job_description=False,
+        )
+        self.queue: Queue = self.queues[0]
+        self._lease_s = lease_s
+        self._on_stop_job = on_stop_job
+        self._state_lock = threading.Lock()
+
+    # Times, shorter than RQ's own
+
+    @property
+    def dequeue_timeout(self) -> int:
+        """Seconds one wait for a job may take."""
+        return DEQUEUE_TIMEOUT_S
+
+    @property
+    def connection_timeout(self) -> int:
+        """Seconds any command may take."""
+        return DEQUEUE_TIMEOUT_S + 4
+
+    def get_heartbeat_ttl(self, job: RqJob, working_time: float = 0.0) -> int:
+        """Seconds a job's lease lasts; it does not depend on the job."""
+        return self._lease_s
+
+    # A worker's life
+
+    @property
+    def stop_was_requested(self) -> bool:
+        """A signal or a command asked for the end."""
+        return bool(self._stop_requested)
+
+    @property
+    def is_suspended(self) -> bool:
+        """`rq suspend` is in force; looked up at every heartbeat."""
+        return self._state == WorkerStatus.SUSPENDED
+
+    def enlist(self) -> None:
+        """Appear in `rq info` with the queue, and listen to commands and signals."""
+        self.register_birth()
+        self.connection.sadd(self.queue.redis_queues_keys, self.queue.key)
+        self.set_state(WorkerStatus.IDLE)
+        self.subscribe()
+        if threading.current_thread() is threading.main_thread():
+            self._install_signal_handlers()
+
+    def retire(self) -> None:
+        """Disappear from `rq info`."""
+        self.register_death()
+        self.unsubscribe()
+
+    def stop_soon(self) -> None:
+        """Take no further job."""
+        self._stop_requested = True
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        """First signal: stop taking jobs. Only sets a flag, since it runs between any two bytecodes."""
+        self._stop_requested = True
+        self._stop_requested_at = time.monotonic()
+        signal.signal(signal.SIGINT, self.request_force_stop)
+        signal.signal(signal.SIGTERM, self.request_force_stop)
+
+    def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
+        """Another signal: stop now. One within a second is taken for an echo of the first."""
+        if time.monotonic() - self._stop_requested_at > SECOND_SIGNAL_AFTER_S:
+            raise SystemExit(1)
+
+    # A job's life
+
+    def take(self) -> Ticket | None:
+        """Pop a job and lease it; None when there is none, or when it is only a second listing of one that runs.
+
+        Raises:
+            Unreadable: the job's hash makes no sense; its id stays in the intermediate queue until `discard`.
+        """
+        try:
+            popped = self.queue_class.dequeue_any(
+                [self.queue],
+                DEQUEUE_TIMEOUT_S,
+                connection=self.connection,
+                job_class=self.job_class,
+                serializer=self.serializer,
+                death_penalty_class=self.death_penalty_class,
+            )
+        except DequeueTimeout:
+            return None
+        except RedisError:
+            raise
+        except Exception as error:
+            job_id = getattr(error, "job_id", None)
+            if job_id is None:
+                raise
+            raise Unreadable(job_id) from None
+        job, queue = popped
+        if self._runs_already(job):
+            self.discard(job.id)
+            return None
+        with self._state_lock:
+            return Ticket(job, queue, self.prepare_execution(job))
+
+    def discard(self, job_id: str) -> None:
+        """Drop a popped id that nobody is to run."""
+        self.connection.lrem(self.queue.intermediate_queue_key, 1, job_id)
+
+    def _runs_already(self, job: RqJob) -> bool:
+        """Whether a lease on this job is alive: RQ's own clean-ups can list an abandoned job more than once."""
+        if any(execution.job_id == job.id for execution in list(self.executions.values())):
+            return True
+        executions = self.connection.zrange(ExecutionRegistry(job.id, self.connection).key, 0, -1)
+        if not executions:
+            return False
+        members = [f"{job.id}:{execution.decode()}" for execution in executions]
+        ends = self.connection.zmscore(self.queue.started_job_registry.key, members)
+        return any(end is not None and end > time.time() for end in ends)
+
+    def begin(self, ticket: Ticket) -> None:
+        """Out of the intermediate queue: from here on the lease alone holds the job."""
+        with contextlib.suppress(DeserializationError):  # raised after all is done, by a line that shows the name
+            self.prepare_job_execution(ticket.job, True)
+
+    def finish(self, ticket: Ticket) -> None:
+        """The job is over."""
+        self._finalize_success(ticket.job, ticket.queue, ticket.execution, None)
+        self._settle_state()
+
+    def fail(self, ticket: Ticket, code: str) -> None:
+        """The job is over, as a failure that is not tried again."""
+        ticket.job.retries_left = 0
+        self._finalize_failure(ticket.job, ticket.queue, ticket.execution, (JobFailed, JobFailed(code), None))
+        self._settle_state()
+
+    def retry(self, ticket: Ticket, why: str) -> None:
+        """Back into the queue, while RQ's retries last; without any the reaper decides."""
+        self.handle_job_failure(ticket.job, ticket.queue, exc_string=why, execution=ticket.execution)
+        self._settle_state()
+
+    def release(self, ticket: Ticket) -> None:
+        """Give up the lease and touch nothing else: another attempt owns the job."""
+        with self.connection.pipeline() as pipeline:
+            self.cleanup_execution(ticket.job, pipeline=pipeline, execution=ticket.execution)
+            pipeline.execute()
+        self._settle_state()
+
+    def forget(self, ticket: Ticket) -> None:
+        """Renew the lease no longer, without a word to Redis."""
+        self.executions.pop(ticket.execution.id, None)
+
+    def handle_exception(self, job: RqJob, *exc_info: Any) -> None:
+        """Log a failure without the job's arguments."""
+        log.warning("job %s failed: %s", job.id, exc_info[1])
+
+    def _settle_state(self) -> None:
+        with self._state_lock:
+            if not self.executions and self._state == WorkerStatus.BUSY:
+                self.set_state(WorkerStatus.IDLE)
+
+    # Heartbeats
+
+    def beat(self) -> None:
+        """Renew the worker's entry and every lease in one round trip; enlist again when the entry had gone."""
+        with self._state_lock, self.connection.pipeline() as pipeline:
+            executions = list(self.executions.values())
+            self.heartbeat(self._lease_s, pipeline=pipeline)
+            pipeline.exists(WORKERS_SUSPENDED)
+            for execution in executions:
+                execution.heartbeat(self.queue.started_job_registry, self._lease_s, pipeline=pipeline)
+            answers = pipeline.execute()
+            self._show_state(bool(answers[3]), bool(executions), pipeline)
+            if answers[0] == 1:  # the field was new, so the entry had expired
+                pipeline.hset(self.key, mapping=self.serialize())
+                pipeline.expire(self.key, self._lease_s)
+                register(self, pipeline)
+                pipeline.sadd(self.queue.redis_queues_keys, self.queue.key)
+            pipeline.execute()
+
+    def _show_state(self, is_suspended: bool, is_busy: bool, pipeline: Pipeline) -> None:
+        if is_suspended:
+            self.set_state(WorkerStatus.SUSPENDED, pipeline=pipeline)
+        else:
+            self.set_state(WorkerStatus.BUSY if is_busy else WorkerStatus.IDLE, pipeline=pipeline)
+
+    # Commands over pub/sub
+
+    def handle_payload(self, message: Any) -> None:
+        """Obey `stop-job`, `stop-execution` and `shutdown`. Whatever else arrives must not end the thread."""
+        try:
+            self._obey(parse_payload(message))
+        except Exception as error:  # noqa: BLE001 - anyone can publish anything
+            log.warning("ignored a malformed command: %s", type(error).__name__)
+
+    def _obey(self, payload: Any) -> None:
+        command = payload["command"]
+        if command == "shutdown":
+            os.kill(os.getpid(), signal.SIGINT)
+        elif command in ("stop-job", "stop-execution"):
+            job_id, execution_id = payload.get("job_id"), payload.get("execution_id")
+            for execution in list(self.executions.values()):
+                if execution.id == execution_id or (command == "stop-job" and execution.job_id == job_id):
+                    self._on_stop_job(execution.job_id)
+        else:
+            log.warning("ignored an unknown command")
+
+    def _pubsub_exception_handler(self, exc: Exception, pubsub: Any, pubsub_thread: Any) -> None:
+        """Keep listening: redis-py subscribes again once Redis is back."""
+        log.warning("the command channel failed (%s); listening again", type(exc).__name__)
+        with contextlib.suppress(Exception):
+            pubsub.connection.disconnect()
+        time.sleep(1)

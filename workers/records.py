@@ -1,0 +1,131 @@
+"""Jobs' records in Redis, changed only by the scripts of `contract.record`."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from redis import Redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from contract import keys, record
+from contract.result import Result, Status
+
+log = logging.getLogger(__name__)
+
+SERVICE_TIMES_KEPT = 200
+PAUSE_S = 1.0
+
+# Redis is away, full or a replica: the same command will be accepted later.
+PASSING_ERRORS = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError, ReadOnlyError)
+
+Answer = TypeVar("Answer")
+
+
+def connect(url: str) -> Redis:
+    """A client that sits out an outage of about two minutes, and never waits long for an answer that will not come."""
+    retry = Retry(ExponentialWithJitterBackoff(base=0.05, cap=1), retries=120)
+    return Redis.from_url(url, retry=retry, socket_timeout=5, socket_connect_timeout=2)
+
+
+def persistently(command: Callable[[], Answer]) -> Answer:
+    """Send a command until Redis takes it, however long that is. For what must not be done twice with other values."""
+    while True:
+        try:
+            return command()
+        except PASSING_ERRORS as error:
+            log.warning("Redis does not take a commit (%s); trying again", type(error).__name__)
+            time.sleep(PAUSE_S)
+
+
+@dataclass(frozen=True)
+class Started:
+    """A job that is this worker's to run."""
+
+    attempt: int
+    job_json: str
+    is_canceled: bool
+
+
+@dataclass(frozen=True)
+class NotStarted:
+    """A job that nobody needs to run: `missing`, or the terminal status it has already."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What became of a job while a worker ran it."""
+
+    status: str | None
+    attempt: int
+    is_canceled: bool
+
+    def is_still(self, attempt: int) -> bool:
+        """Whether a commit of that attempt would be accepted."""
+        return self.status == Status.RUNNING and self.attempt == attempt
+
+
+class JobRecords:
+    """The scripts of `contract.record`, with their keys."""
+
+    def __init__(self, connection: Redis, ttl_s: int) -> None:
+        self.connection = connection
+        self._ttl_s = ttl_s
+        self._start = connection.register_script(record.START)
+        self._commit = connection.register_script(record.COMMIT)
+        self._end_queued = connection.register_script(record.END_QUEUED)
+
+    def start(self, job_id: str) -> Started | NotStarted:
+        """Begin an attempt; every start invalidates the attempts before it."""
+        answer: list[Any] = self._start(keys=_keys(job_id), args=[repr(time.time())])
+        if answer[0] == 0:
+            return NotStarted(answer[1].decode())
+        return Started(int(answer[0]), answer[1].decode(errors="replace"), answer[2] == b"1")
+
+    def commit(self, job_id: str, attempt: int, result: Result) -> bool:
+        """Make the result the job's. False when another attempt or a terminal status came first.
+
+        A commit whose reply was lost is sent again by the client and refused as the second; so a refusal is checked
+        against what the record holds.
+        """
+        text = result.model_dump_json()
+        args = [attempt, result.status.value, text, repr(time.time()), self._ttl_s]
+        if persistently(lambda: self._commit(keys=_keys(job_id), args=args)):
+            return True
+        held = persistently(lambda: self.connection.hmget(keys.job_key(job_id), ["attempt", "result"]))
+        return held == [str(attempt).encode(), text.encode()]
+
+    def end_queued(self, job_id: str, result: Result) -> str:
+        """End a job that no worker has started. Returns the status found before, or `missing`."""
+        args = [result.status.value, result.model_dump_json(), repr(time.time()), self._ttl_s]
+        status: bytes = self._end_queued(keys=_keys(job_id), args=args)
+        return status.decode()
+
+    def standings(self, job_ids: Sequence[str]) -> list[Standing]:
+        """Where jobs stand, in one round trip."""
+        with self.connection.pipeline(transaction=False) as pipeline:
+            for job_id in job_ids:
+                pipeline.hmget(keys.job_key(job_id), ["status", "attempt", "cancel"])
+            rows: list[list[bytes | None]] = pipeline.execute()
+        return [
+            Standing(status.decode() if status else None, int(attempt or 0), cancel == b"1")
+            for status, attempt, cancel in rows
+        ]
+
+    def note_service_time(self, seconds: float) -> None:
+        """Remember how long a job took, for the gateway's estimates."""
+        with self.connection.pipeline(transaction=False) as pipeline:
+            pipeline.lpush(keys.SERVICE_TIMES, f"{seconds:.3f}")
+            pipeline.ltrim(keys.SERVICE_TIMES, 0, SERVICE_TIMES_KEPT - 1)
+            pipeline.execute()
+
+
+def _keys(job_id: str) -> list[str]:
+    return [keys.job_key(job_id), keys.ACCEPTED, keys.events_key(job_id)]

@@ -1,0 +1,59 @@
+"""What the worker reads from the environment, once."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Every setting of a worker. Times in seconds."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SEEMLY_", extra="ignore", populate_by_name=True, env_ignore_empty=True
+    )
+
+    redis_url: str = Field("redis://127.0.0.1:6379/0", validation_alias="REDIS_URL", description="redis:// or unix://.")
+    model: str = Field("models/demo", description="Folder or hub id of the model, in diffusers layout.")
+    model_name: str = Field("demo", description="Name the model is served under; names the queue as well.")
+    device: str = Field("auto", description="cuda, cpu or auto: the GPU when there is one.")
+    dtype: str = Field("auto", description="float32, bfloat16, float16 or auto: what suits the device.")
+    torch_threads: int | None = Field(None, ge=1, description="Threads torch computes with; null: torch's own choice.")
+    slots: int = Field(32, ge=1, description="Jobs held at once; more wait in Redis.")
+
+    data: Path = Field(Path("data/state"), description="Folder of everything kept on this machine.")
+    store_url: str | None = Field(None, description="Where pictures go: file://, s3://, gs://, az://; null: in data.")
+    record_ttl_s: int = Field(86_400, ge=1, description="How long a finished job's record is kept.")
+
+    heartbeat_s: float = Field(10, gt=0, description="Between two renewals of the leases.")
+    lease_s: int = Field(60, ge=1, description="A job whose lease was not renewed for so long is given to another.")
+    maintenance_s: float = Field(15, gt=0, description="Between two searches for abandoned jobs.")
+    watch_s: float = Field(1, gt=0, description="Between two looks for cancellations.")
+    progress_s: float = Field(0.1, gt=0, description="Between two rounds of progress events.")
+    drain_limit_s: float | None = Field(
+        None, gt=0, description="Longest wait for jobs in flight at SIGTERM; null: none."
+    )
+
+    metrics_port: int = Field(0, ge=0, le=65535, description="Port of the worker's own /metrics; 0: none.")
+    metrics_host: str = Field("127.0.0.1", description="Address that /metrics listens on.")
+    log_level: str = Field("INFO", description="Level of the worker's own log; RQ's is kept at WARNING.")
+
+    @model_validator(mode="after")
+    def _lease_outlives_heartbeats(self) -> Self:
+        if self.lease_s < 2 * self.heartbeat_s:
+            raise ValueError(
+                f"a lease of {self.lease_s} s ends before two heartbeats of {self.heartbeat_s} s;"
+                " raise SEEMLY_LEASE_S or lower SEEMLY_HEARTBEAT_S"
+            )
+        return self
+
+    @property
+    def picture_store_url(self) -> str:
+        """Where pictures go."""
+        return self.store_url or f"file://{(self.data / 'pictures').resolve()}"
+
+    @property
+    def homeless_grace_s(self) -> float:
+        """How long a job may be seen nowhere in the queue before it counts as lost."""
+        return self.lease_s / 2
