@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from redis import Redis
 from redis.exceptions import RedisError
+
+from seemly.redis_process import find_binary
 
 READY_WITHIN_S = 10.0
 
@@ -38,9 +39,7 @@ class RedisServer:
 
     def start(self) -> None:
         """Start on the files that are there; returns when it answers."""
-        binary = shutil.which("redis-server")
-        if binary is None:
-            pytest.skip("no redis-server on PATH")
+        binary = str(find_binary().path)
         self._process = subprocess.Popen(
             [
                 *(binary, "--port", "0", "--unixsocket", str(self._socket), "--unixsocketperm", "700"),

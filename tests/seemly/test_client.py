@@ -1,0 +1,221 @@
+"""The client against a real gateway; the test itself does a worker's writes."""
+
+import asyncio
+import http.server
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+from redis import Redis
+
+from contract.request import GenerateRequest
+from contract.result import Status
+from contract.verdict import Verdict
+from seemly.client import AsyncClient, Client
+from seemly.errors import Invalid, NotFound, Refused, TimedOut, Unintelligible, Unreachable
+from seemly.events import Event, EventReader
+from tests.service import parts
+from tests.service.conftest import GatewayProcess
+
+REQUEST = GenerateRequest(prompt="a midnight harbour", num_images=2, seed=41)
+
+
+@pytest.fixture
+def client(gateway: GatewayProcess, redis: Redis) -> Iterator[Client]:
+    with Client(gateway.url) as talking:
+        yield talking
+
+
+def work(gateway: GatewayProcess, redis: Redis, job_id: str) -> None:
+    """What a worker does: takes the job, moves on, passes the first picture and blocks the second."""
+    attempt, job = parts.take(redis, job_id)
+    parts.report_progress(redis, job_id, 10, 50)
+    time.sleep(0.1)
+    parts.report_progress(redis, job_id, 50, 50)
+    parts.store_picture(gateway.pictures, job, attempt, 0)
+    blocked = parts.picture(job, 1, Verdict.BLOCKED, concepts=(parts.score(0.4),), reasons=("a weapon",))
+    parts.commit(redis, job_id, attempt, parts.result(job, Status.PARTIAL, parts.picture(job, 0), blocked))
+
+
+def test_a_job_from_request_to_pictures(client: Client, gateway: GatewayProcess, redis: Redis) -> None:
+    submitted = client.generate(REQUEST)
+    assert submitted.status is Status.QUEUED
+    seen: list[Event] = []
+    with ThreadPoolExecutor() as pool:
+        worker = pool.submit(work, gateway, redis, submitted.id)
+        finished = client.wait(submitted.id, timeout_s=20, on_event=seen.append)
+        worker.result()
+    assert finished.status is Status.PARTIAL
+    assert [picture.seed for picture in finished.images] == [41, 42]
+    assert client.image(finished.id, 0) == parts.PNG
+    assert seen[0].type == "snapshot"
+    assert seen[-1].type == "finished"
+    assert [event.data["step"] for event in seen if event.type == "progress"] == [10, 50]
+    with pytest.raises(NotFound) as refused:
+        client.image(finished.id, 1)
+    assert refused.value.code == "picture_withheld"
+
+
+def test_the_same_from_asyncio(gateway: GatewayProcess, redis: Redis) -> None:
+    async def converse() -> None:
+        async with AsyncClient(gateway.url) as client:
+            submitted = await client.generate(REQUEST)
+            worker = asyncio.create_task(asyncio.to_thread(work, gateway, redis, submitted.id))
+            seen: list[Event] = []
+            finished = await client.wait(submitted.id, timeout_s=20, on_event=seen.append)
+            await worker
+            assert finished == await client.job(submitted.id)
+            assert finished.status is Status.PARTIAL
+            assert seen[-1].is_last
+            assert await client.image(finished.id, 0) == parts.PNG
+            assert (await client.models())["models"][0]["name"] == parts.MODEL
+            assert (await client.methods())["methods"]
+            with pytest.raises(NotFound):
+                await client.cancel("0" * 32)
+
+    asyncio.run(converse())
+
+
+def test_a_prompt_alone_is_a_request(client: Client) -> None:
+    assert client.generate("a cat").status is Status.QUEUED
+
+
+def test_waiting_for_a_finished_job_returns_at_once(client: Client) -> None:
+    job = client.generate(REQUEST)
+    assert client.cancel(job.id).status is Status.CANCELED
+    assert client.wait(job.id, timeout_s=5).status is Status.CANCELED
+    with pytest.raises(Refused) as refused:
+        client.cancel(job.id)
+    assert refused.value.status == 409
+
+
+def test_a_job_that_takes_longer_than_its_caller_waits(client: Client) -> None:
+    job = client.generate(REQUEST)
+    began = time.monotonic()
+    with pytest.raises(TimedOut, match=job.id):
+        client.wait(job.id, timeout_s=0.5)
+    assert time.monotonic() - began < 3
+    assert client.job(job.id).status is Status.QUEUED
+
+
+def test_a_refused_request_names_its_fields(client: Client) -> None:
+    with pytest.raises(Invalid) as refused:
+        client.generate(GenerateRequest(prompt="a cat", width=33))
+    assert refused.value.code == "invalid_request"
+    assert refused.value.request_id
+    assert refused.value.errors[0].field == "width"
+
+
+def test_what_can_be_asked_for(client: Client) -> None:
+    assert client.models()["default"] == parts.MODEL
+    assert "sld" in [method["name"] for method in client.methods()["methods"]]
+
+
+def test_no_service_is_told_as_such() -> None:
+    with Client("http://127.0.0.1:1", retries=1) as client, pytest.raises(Unreachable, match="no answer from"):
+        client.models()
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """Gives the answers of its server's script, one a request, and notes when each was asked for."""
+
+    def do_GET(self) -> None:
+        self.server.asked_at.append(time.monotonic())  # type: ignore[attr-defined]
+        status, headers, body = self.server.script.pop(0)  # type: ignore[attr-defined]
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Stay silent."""
+
+
+@contextmanager
+def server_saying(*script: tuple[int, dict[str, str], bytes]) -> Iterator[http.server.HTTPServer]:
+    with http.server.HTTPServer(("127.0.0.1", 0), Answers) as server:
+        server.script, server.asked_at = list(script), []  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def url_of(server: http.server.HTTPServer) -> str:
+    return f"http://127.0.0.1:{server.server_address[1]}"
+
+
+BUSY = b'{"type": "about:blank", "title": "Busy", "status": 503, "code": "queue_full", "detail": "Full."}'
+
+
+def test_retry_after_is_respected() -> None:
+    busy = (503, {"retry-after": "1"}, BUSY)
+    with server_saying(busy, busy, (200, {}, b'{"models": []}')) as server, Client(url_of(server)) as client:
+        assert client.models() == {"models": []}
+        first, second, third = server.asked_at  # type: ignore[attr-defined]
+        assert second - first >= 1
+        assert third - second >= 1
+
+
+def test_a_service_that_stays_busy_is_told_with_its_own_words() -> None:
+    busy = (503, {"retry-after": "0"}, BUSY)
+    with (
+        server_saying(busy, busy) as server,
+        Client(url_of(server), retries=1) as client,
+        pytest.raises(Refused) as refused,
+    ):
+        client.models()
+    assert (refused.value.status, refused.value.code, refused.value.detail) == (503, "queue_full", "Full.")
+
+
+def test_a_longer_wait_than_anyone_has_is_left_to_the_caller() -> None:
+    busy = (429, {"retry-after": "3600"}, BUSY)
+    with server_saying(busy) as server, Client(url_of(server)) as client, pytest.raises(Refused) as refused:
+        client.models()
+    assert refused.value.retry_after_s == 3600  # type: ignore[attr-defined]
+
+
+def test_another_servers_answer_is_not_taken_for_the_services() -> None:
+    page = (404, {"content-type": "text/html"}, b"<h1>nginx</h1>")
+    job = (200, {"content-type": "application/json"}, b'{"id": "x"}')
+    with server_saying(page, job) as server, Client(url_of(server)) as client:
+        with pytest.raises(Unintelligible, match="text/html"):
+            client.models()
+        with pytest.raises(Unintelligible, match="is the URL right"):
+            client.job("x")
+
+
+def test_a_broken_stream_is_taken_up_after_the_last_event() -> None:
+    first = b'id: 1-0\nevent: progress\ndata: {"step": 1, "steps": 2}\n\n'
+    rest = b': ping\n\nid: 2-0\nevent: finished\ndata: {"status":\ndata: "succeeded"}\n\n'
+    stream = {"content-type": "text/event-stream"}
+    with server_saying((200, stream, first), (200, stream, rest)) as server, Client(url_of(server)) as client:
+        seen = list(client.events("x", timeout_s=10))
+    assert [(event.id, event.type) for event in seen] == [("1-0", "progress"), ("2-0", "finished")]
+    assert seen[1].data == {"status": "succeeded"}
+
+
+def test_a_stream_that_never_says_anything_is_given_up() -> None:
+    silent = (200, {"content-type": "text/event-stream"}, b"")
+    with (
+        server_saying(*[silent] * 6) as server,
+        Client(url_of(server)) as client,
+        pytest.raises(Unreachable, match="6 times in a row"),
+    ):
+        list(client.events("x", timeout_s=60))
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_lines_of_the_stream_make_events(ending: str) -> None:
+    reader = EventReader()
+    lines = ["event: started", "id: 5-1", 'data: {"attempt": 1}', "", ": a ping", "", "data:{}", ""]
+    events = [event for line in lines if (event := reader.feed(line + ending))]
+    assert events == [Event("started", {"attempt": 1}, "5-1"), Event("message", {}, "5-1")]
