@@ -8,6 +8,8 @@ import torch
 from tests import engines, tiny
 from workers.models import LoadedModel
 
+torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
+
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

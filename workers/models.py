@@ -170,8 +170,7 @@ def _info(
     detector: ConceptFilter,
     tokenizer: CLIPTokenizer,
 ) -> ModelInfo:
-    own = folder / "seemly.json"
-    defaults = Defaults.model_validate_json(own.read_bytes()) if own.is_file() else Defaults()
+    defaults = _defaults(folder / "seemly.json")
     native = defaults.native_size_px or parts.unet.config.sample_size * parts.scale_factor
     # Every level of the UNet but the last halves the latents; a side they do not divide comes out misaligned.
     multiple = parts.scale_factor * 2 ** (len(parts.unet.config.block_out_channels) - 1)
@@ -195,6 +194,15 @@ def _info(
         concepts=detector.concept_names,
         scores_text_concepts=detector.scores_text_concepts,
     )
+
+
+def _defaults(file: Path) -> Defaults:
+    if not file.is_file():
+        return Defaults()
+    try:
+        return Defaults.model_validate_json(file.read_bytes())
+    except ValueError as error:
+        raise UnusableModel(f"{file} is not as Seemly reads it: {error}") from error
 
 
 def _tokenizer_json(tokenizer: CLIPTokenizer) -> bytes:

@@ -69,7 +69,7 @@ class Engine:
         with self._changed:
             return self._changed.wait_for(lambda: not self.is_idle, timeout_s)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def step(self) -> list[Progress | Outcome]:
         """One tick: drop and admit, predict and advance every row, decode and judge the finished, hand out the rest."""
         outcomes = [*self._drop(), *self._admit()]

@@ -34,7 +34,7 @@ class PromptEncoder:
         ids = self._tokenizer(text, padding="max_length", max_length=limit, return_tensors="pt").input_ids
         if ids.shape[1] > limit:
             raise PromptTooLong(f"the prompt has {ids.shape[1]} tokens; this model reads {limit}")
-        with torch.inference_mode():
+        with torch.no_grad():
             conditioning: Tensor = self._text_encoder(ids.to(self._text_encoder.device))[0][0]
         self._conditionings[text] = conditioning
         if len(self._conditionings) > CACHED_TEXTS:

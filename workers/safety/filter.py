@@ -96,6 +96,7 @@ class ConceptFilter:
             detectors.append({"name": TEXT, "version": self._version, "concepts": len(texts)})
         return {"method": "filter", "action": output.action.value, "concepts": texts, "detectors": detectors}
 
+    @torch.no_grad()
     def score(self, pixels: NDArray[np.uint8], outputs: Sequence[Filter | None]) -> list[tuple[ConceptScore, ...]]:
         """(pictures, height, width, 3) RGB and each picture's own filter → each picture's scores.
 
@@ -114,9 +115,8 @@ class ConceptFilter:
         """(pictures, height, width, 3) RGB → (pictures, projection_dim), of unit length, float32."""
         pictures = [Image.fromarray(picture) for picture in pixels]
         clip_input = self._image_processor(pictures, return_tensors="pt").pixel_values
-        with torch.inference_mode():
-            pooled = self._checker.vision_model(clip_input.to(self._checker.device, torch.float32))[1]
-            return normalize(self._checker.visual_projection(pooled))
+        pooled = self._checker.vision_model(clip_input.to(self._checker.device, torch.float32))[1]
+        return normalize(self._checker.visual_projection(pooled))
 
     @staticmethod
     def _cosines(embeddings: Tensor, concepts: Tensor) -> Cosines:

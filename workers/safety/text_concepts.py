@@ -36,7 +36,7 @@ class TextConcepts:
         limit = self._tokenizer.model_max_length
         if tokens.input_ids.shape[1] > limit:
             raise ValueError(f"the concept text has {tokens.input_ids.shape[1]} tokens; CLIP reads {limit}: shorten it")
-        with torch.inference_mode():
+        with torch.no_grad():
             embedding: Tensor = normalize(self._text_model(**tokens.to(self._text_model.device)).text_embeds[0], dim=0)
         self._embeddings[text] = embedding
         if len(self._embeddings) > CACHED_TEXTS:

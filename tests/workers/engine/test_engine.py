@@ -1,0 +1,240 @@
+"""The engine's promises: neighbours never matter, a failure stays its own, everything submitted comes out."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from contract.plan import Filter, SafetyPlan
+from contract.request import Scheduler
+from contract.verdict import ConceptScore
+from tests import engines
+from workers.engine.engine import Engine, EngineLimits
+from workers.engine.model import EngineModel
+from workers.engine.picture import Outcome, Progress
+from workers.models import LoadedModel
+from workers.safety.classifier_free import ClassifierFreeGuidance
+from workers.safety.methods import build_row_safety
+from workers.safety.protocol import Conditioning, Detector, RowSafety
+
+MIXED = [
+    engines.spec(0),
+    engines.spec(1, steps=9, scheduler=Scheduler.EULER, guidance_scale=3.0),
+    engines.spec(2, steps=6, scheduler=Scheduler.DPMPP_2M, prompt="two dogs on a beach"),
+    engines.spec(3, guidance_scale=1.0, steps=5),
+    engines.spec(4, negative_prompt="a tree", steps=7),
+    engines.spec(5, width=48, height=16, steps=3),
+    engines.spec(6, plan=SafetyPlan(), seed=0),
+]
+
+
+def parts_with(model: LoadedModel, detector: Detector) -> EngineModel:
+    return replace(model.parts, detector=detector)
+
+
+def test_a_mixed_batch_equals_solo_runs_in_float64(tiny_model: LoadedModel) -> None:
+    together = engines.final_latents(tiny_model.parts, MIXED)
+    for spec, latents in zip(MIXED, together, strict=True):
+        [alone] = engines.final_latents(tiny_model.parts, [spec])
+        assert (latents - alone).abs().max() <= 1e-10 * alone.abs().max().clamp(min=1)
+
+
+def test_a_mixed_batch_gives_the_same_pixels_in_float32(tiny_folder: object) -> None:
+    model = engines.load(tiny_folder, torch.float32)  # type: ignore[arg-type]
+    together = engines.run(engines.engine(model.parts), MIXED)
+    for spec, outcome in zip(MIXED, together, strict=True):
+        [alone] = engines.run(engines.engine(model.parts), [spec])
+        assert np.abs(outcome.pixels.astype(int) - alone.pixels.astype(int)).max() <= 1
+
+
+def test_joining_a_running_batch_changes_nothing(tiny_model: LoadedModel) -> None:
+    """Rows admitted at different ticks, in a bucket that keeps changing."""
+    [alone] = engines.run(engines.engine(tiny_model.parts), [engines.spec(0, steps=12)])
+    running = engines.engine(tiny_model.parts, EngineLimits(unet_rows=4, pictures_in_flight=3, pictures_judged=1))
+    outcomes = []
+    running.submit(engines.spec(0, steps=12))
+    for index in range(1, 6):
+        outcomes += running.step()
+        running.submit(engines.spec(index, steps=2 + index))
+    while not running.is_idle:
+        outcomes += running.step()
+    [joined] = [o for o in outcomes if isinstance(o, Outcome) and o.spec.index == 0]
+    assert np.array_equal(joined.pixels, alone.pixels)
+    assert joined.pictures_per_batch_mean > 1
+
+
+def test_progress_counts_every_step_once(tiny_model: LoadedModel) -> None:
+    running = engines.engine(tiny_model.parts)
+    running.submit(engines.spec(0, steps=5))
+    events = []
+    while not running.is_idle:
+        events += running.step()
+    assert [event.step for event in events if isinstance(event, Progress)] == [1, 2, 3, 4, 5]
+    assert isinstance(events[-1], Outcome)
+
+
+def test_unet_rows_count_branches(tiny_model: LoadedModel) -> None:
+    guided, plain = engines.run(
+        engines.engine(tiny_model.parts), [engines.spec(0, steps=5), engines.spec(1, steps=5, guidance_scale=1.0)]
+    )
+    assert (guided.unet_rows, plain.unet_rows) == (10, 5)
+    assert plain.applied["guidance"]["is_guided"] is False
+
+
+class Raising(ClassifierFreeGuidance):
+    """A guidance whose `combine` raises, or gives NaN, at its third step."""
+
+    def __init__(self, conditioning: Conditioning, *, gives_nan: bool) -> None:
+        super().__init__(conditioning)
+        self.gives_nan = gives_nan
+
+    def combine(self, output: Tensor, step: int) -> Tensor:
+        if step == 2 and not self.gives_nan:
+            raise RuntimeError("third step")
+        noise = super().combine(output, step)
+        return noise * float("nan") if step == 2 else noise
+
+
+class RaisingTrajectory:
+    """A trajectory that raises at its second step."""
+
+    def correct(self, clean: Tensor, step: int) -> Tensor:
+        if step == 1:
+            raise RuntimeError("second step")
+        return clean + 1
+
+    def describe(self) -> dict[str, object]:
+        return {"method": "raising"}
+
+    def record(self) -> dict[str, object]:
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [("guidance", "row_failed"), ("trajectory", "row_failed"), ("nan", "invalid_output"), ("start", "row_failed")],
+)
+def test_a_row_that_fails_takes_down_only_itself(tiny_model: LoadedModel, fault: str, code: str) -> None:
+    def build(plan: SafetyPlan, conditioning: Conditioning) -> RowSafety:
+        if conditioning.prompt != "the faulty one":
+            return build_row_safety(plan, conditioning)
+        if fault == "start":
+            raise ValueError("cannot start")
+        if fault == "trajectory":
+            return RowSafety(ClassifierFreeGuidance(conditioning), RaisingTrajectory())
+        return RowSafety(Raising(conditioning, gives_nan=fault == "nan"))
+
+    specs = [engines.spec(i, prompt="the faulty one" if i == 1 else "a cat") for i in range(4)]
+    outcomes = engines.run(Engine(tiny_model.parts, build), specs)
+    assert len(outcomes) == 4
+    assert outcomes[1].failure is not None
+    assert outcomes[1].failure.code == code
+    assert outcomes[1].pixels is None
+    for index in (0, 2, 3):
+        [alone] = engines.run(engines.engine(tiny_model.parts), [specs[index]])
+        assert np.array_equal(outcomes[index].pixels, alone.pixels)
+
+
+class Cramped(EngineModel):
+    """A model on a device that holds two UNet rows, and none of the prompt with seed 13's size."""
+
+    def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Tensor) -> Tensor:
+        if len(latents) > 4 or latents.shape[-1] > 16:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().predict(latents, timesteps, conditioning)
+
+
+def test_out_of_memory_halves_the_batch_and_fails_only_what_cannot_fit(tiny_model: LoadedModel) -> None:
+    cramped = Cramped(**{name: getattr(tiny_model.parts, name) for name in EngineModel.__dataclass_fields__})
+    specs = [*(engines.spec(i) for i in range(5)), engines.spec(5, width=48, height=48)]
+    outcomes = engines.run(engines.engine(cramped), specs)
+    assert [outcome.failure.code if outcome.failure else None for outcome in outcomes] == [None] * 5 + ["out_of_memory"]
+    for spec, outcome in zip(specs[:5], outcomes, strict=False):
+        [alone] = engines.run(engines.engine(tiny_model.parts), [spec])
+        assert np.array_equal(outcome.pixels, alone.pixels)
+
+
+def test_a_prompt_longer_than_the_encoder_reads_is_not_cut(tiny_model: LoadedModel) -> None:
+    long, short = engines.run(engines.engine(tiny_model.parts), [engines.spec(0, prompt="a" * 90), engines.spec(1)])
+    assert long.failure is not None
+    assert "77" in long.failure.message
+    assert short.failure is None
+
+
+def test_a_canceled_job_leaves_and_the_others_stay(tiny_model: LoadedModel) -> None:
+    running = engines.engine(tiny_model.parts, EngineLimits(pictures_in_flight=2))
+    for index in range(4):
+        running.submit(engines.spec(index, job_id=f"job-{index % 2}", steps=6))
+    running.step()
+    running.cancel("job-1")
+    running.cancel("unknown")
+    outcomes = engines.run(running)
+    assert [outcome.failure.code if outcome.failure else None for outcome in outcomes] == [None, "canceled"] * 2
+
+
+def test_a_picture_past_its_deadline_expires_waiting_or_running(tiny_model: LoadedModel) -> None:
+    past = datetime.now(UTC) - timedelta(seconds=1)
+    soon = datetime.now(UTC) + timedelta(seconds=0.2)
+    running = engines.engine(tiny_model.parts)
+    outcomes = engines.run(
+        running, [engines.spec(0, deadline_at=past), engines.spec(1, deadline_at=soon, steps=150), engines.spec(2)]
+    )
+    assert [outcome.failure.code if outcome.failure else None for outcome in outcomes] == ["expired", "expired", None]
+
+
+class FaultyDetector:
+    """The model's detector, but one picture of the batch trips it."""
+
+    def __init__(self, detector: Detector, fault: str, poison: NDArray[np.uint8]) -> None:
+        self.detector, self.fault, self.poison = detector, fault, poison
+
+    def score(self, pixels: NDArray[np.uint8], outputs: Sequence[Filter | None]) -> list[tuple[ConceptScore, ...]]:
+        scores = self.detector.score(pixels, outputs)
+        trips = [np.array_equal(picture, self.poison) for picture in pixels]
+        if not any(trips):
+            return scores
+        match self.fault:
+            case "raises":
+                raise OSError("the weights are gone")
+            case "too few pictures":
+                return scores[:-1]
+            case "no scores":
+                return [() if trip else own for trip, own in zip(trips, scores, strict=True)]
+            case _:
+                raise AssertionError(self.fault)
+
+    def describe(self, output: Filter | None) -> dict[str, object]:
+        return self.detector.describe(output)
+
+
+@pytest.mark.parametrize("fault", ["raises", "too few pictures", "no scores"])
+def test_a_picture_that_cannot_be_judged_is_withheld_alone(tiny_model: LoadedModel, fault: str) -> None:
+    specs = [engines.spec(i) for i in range(4)]
+    healthy = engines.run(engines.engine(tiny_model.parts), specs)
+    detector = FaultyDetector(tiny_model.parts.detector, fault, healthy[2].pixels)
+    outcomes = engines.run(engines.engine(parts_with(tiny_model, detector)), specs)
+    assert [outcome.failure.code if outcome.failure else None for outcome in outcomes] == [
+        None,
+        None,
+        "detector_error",
+        None,
+    ]
+    assert outcomes[2].pixels is None
+    assert not outcomes[2].scores
+
+
+def test_a_nan_picture_never_reaches_the_detector_as_a_clean_one(tiny_model: LoadedModel) -> None:
+    class Broken(EngineModel):
+        def decode(self, latents: Tensor) -> Tensor:
+            return super().decode(latents) * float("nan")
+
+    broken = Broken(**{name: getattr(tiny_model.parts, name) for name in EngineModel.__dataclass_fields__})
+    [outcome] = engines.run(engines.engine(broken), [engines.spec(0)])
+    assert outcome.failure is not None
+    assert outcome.failure.code == "invalid_output"
+    assert outcome.pixels is None
