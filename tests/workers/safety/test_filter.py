@@ -174,9 +174,9 @@ def test_a_text_concept_longer_than_clip_reads_is_refused(tiny_model: LoadedMode
 
 
 def test_the_filter_reports_and_the_plan_decides(tiny_model: LoadedModel, pictures: np.ndarray) -> None:
-    def judged(action: Action, **concept: object) -> Verdict:
+    def judged(default: Action, **concept: object) -> Verdict:
         text = FilterConcept.model_validate({"name": "x", "text": "y", "threshold": -1.0} | concept)
-        output = Filter(action=action, concepts=(text,))
+        output = Filter(action=default, concepts=(text,))
         [scores] = tiny_model.parts.detector.score(pictures[:1], [output])
         return decide(scores, output).verdict
 

@@ -1,0 +1,77 @@
+"""`seemly bench`: how fast the engine and the service are here, always against something else in the same run."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lab.bench.engine import compare
+from lab.bench.interleaved import Timing
+from lab.bench.service import compare_service
+
+app = typer.Typer(help="Benchmarks: ratios in one run, arms interleaved.", no_args_is_help=True)
+
+Model = Annotated[str, typer.Option(help="Folder or hub id of the model.")]
+Steps = Annotated[int, typer.Option(min=1, max=150)]
+Repeats = Annotated[int, typer.Option(min=4, help="Rounds of every arm, after one to warm up.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the measurements as JSON.")]
+
+
+@app.command()
+def engine(
+    model: Model = "models/demo",
+    batch: Annotated[list[int] | None, typer.Option(help="Pictures at once; repeatable. Default: 1, 4, 16.")] = None,
+    steps: Steps = 20,
+    repeats: Repeats = 10,
+    as_json: Json = False,
+) -> None:
+    """The engine against diffusers' StableDiffusionPipeline, both with the safety checker."""
+    comparisons = compare(model, tuple(batch or (1, 4, 16)), steps=steps, repeats=repeats)
+    if as_json:
+        print(json.dumps([asdict(row) | {"ratio": row.ratio} for row in comparisons]))  # noqa: T201
+        return
+    table = Table(title=f"{model}, {steps} steps, {repeats} rounds, {torch.get_num_threads()} threads")
+    for heading in ("pictures at once", "engine pictures/s", "pipeline pictures/s", "engine / pipeline"):
+        table.add_column(heading, justify="right")
+    for row in comparisons:
+        rates = (_rate(row.pictures, timing) for timing in (row.engine, row.pipeline))
+        table.add_row(str(row.pictures), *rates, f"{row.ratio:.3f}")
+    Console().print(table)
+
+
+@app.command()
+def service(
+    model: Model = "models/demo",
+    pictures: Annotated[int, typer.Option(min=1, help="Pictures a round, one a request.")] = 64,
+    concurrency: Annotated[int, typer.Option(min=1, max=64)] = 16,
+    steps: Steps = 20,
+    repeats: Repeats = 6,
+    as_json: Json = False,
+) -> None:
+    """Requests over HTTP, Redis and a worker against the bare engine."""
+    with TemporaryDirectory(prefix="seemly-bench-") as data:
+        row = compare_service(
+            model, Path(data), pictures=pictures, concurrency=concurrency, steps=steps, repeats=repeats
+        )
+    if as_json:
+        print(json.dumps(asdict(row) | {"share": row.share}))  # noqa: T201
+        return
+    Console().print(
+        f"{concurrency} requests at a time, {steps} steps: engine {_rate(pictures, row.engine)} pictures/s, "
+        f"service {_rate(pictures, row.service)} pictures/s, service / engine {row.share:.3f}"
+    )
+
+
+def _rate(pictures: int, timing: Timing) -> str:
+    slow, fast = sorted(pictures / seconds for seconds in timing.quartiles)
+    return f"{pictures / timing.median:.2f} ({slow:.2f}–{fast:.2f})"
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,60 @@
+"""The whole way (HTTP, Redis, worker) against the bare engine in this process, the same pictures through both."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from contract.request import GenerateRequest
+from contract.result import Status
+from lab.bench.engine import PROMPT, run_engine, specs_for
+from lab.bench.interleaved import Timing, time_interleaved
+from seemly.client import Client
+from seemly.embedded import EmbeddedStack
+from seemly.settings import Settings
+from workers import models
+from workers.engine.engine import Engine, EngineLimits
+from workers.safety.methods import build_row_safety
+
+
+@dataclass(frozen=True)
+class ServiceComparison:
+    """The same pictures, one a request, `concurrency` requests at a time."""
+
+    pictures: int
+    concurrency: int
+    engine: Timing
+    service: Timing
+
+    @property
+    def share(self) -> float:
+        """What part of the bare engine's throughput is left over HTTP."""
+        return self.engine.median / self.service.median
+
+
+def compare_service(
+    source: str, data: Path, *, pictures: int, concurrency: int, steps: int, repeats: int
+) -> ServiceComparison:
+    """Start the embedded stack on `data`, then time both, interleaved.
+
+    Raises:
+        RuntimeError: when a job does not succeed.
+    """
+    model = models.load(source, name="bench", device=torch.device("cpu"))
+    engine = Engine(model.parts, build_row_safety, EngineLimits(pictures_in_flight=concurrency))
+    specs = specs_for(model.info, range(pictures), steps)
+    with EmbeddedStack(Settings(data=data, port=0, model=source)) as stack, Client(stack.url) as client:
+
+        def one(seed: int) -> None:
+            request = GenerateRequest(prompt=PROMPT, seed=seed, steps=steps)
+            job = client.wait(client.generate(request).id)
+            if job.status is not Status.SUCCEEDED:
+                raise RuntimeError(f"job {job.id} ended as {job.status.value}: {job.error}")
+
+        def all_requests() -> None:
+            with ThreadPoolExecutor(concurrency) as threads:
+                list(threads.map(one, range(pictures)))
+
+        timings = time_interleaved({"engine": lambda: run_engine(engine, specs), "service": all_requests}, repeats)
+    return ServiceComparison(pictures, concurrency, timings["engine"], timings["service"])
