@@ -21,13 +21,14 @@ log = logging.getLogger(__name__)
 _WORDING = {
     "missing": "is required; add it",
     "extra_forbidden": "is not a field of this request; remove it",
-    "string_too_short": "must not be empty",
     "finite_number": "must be a finite number; NaN and infinity cannot be used",
     "model_attributes_type": "a JSON object is expected",
     "model_type": "a JSON object is expected",
     "int_from_float": "must be a whole number",
     "int_parsing_size": "is too large a number",
 }
+# what FastAPI answers 400 to: bytes that are not UTF-8, nesting or numbers past what the reader takes
+_UNREADABLE = FieldError(field="body", message="must be JSON in UTF-8, of ordinary depth and with ordinary numbers")
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 400: "bad_request"}
 _FORMS_OF_A_PLAN = {"name", "names", "plan"}
 _GUIDANCE = {"negative", "sld", "sega"}
@@ -51,10 +52,11 @@ def add_error_handlers(app: FastAPI) -> None:
         detail = {
             404: "There is nothing at this address; GET /openapi.json lists what there is.",
             405: "This address does not serve that method; the Allow header names those it does.",
-            400: "The body cannot be read as JSON.",
+            400: "The body cannot be read.",
         }.get(error.status_code, str(error.detail))
+        errors = (_UNREADABLE,) if error.status_code == 400 else ()
         request_id = request_id_of(request.scope)
-        return problem_response(error.status_code, code, detail, request_id, headers=error.headers)
+        return problem_response(error.status_code, code, detail, request_id, errors=errors, headers=error.headers)
 
     @app.exception_handler(RedisConnectionError)
     @app.exception_handler(RedisTimeoutError)
@@ -76,8 +78,19 @@ def _field_error(error: dict[str, Any]) -> FieldError:
     kind, location = error["type"], error["loc"]
     if kind == "json_invalid":
         return FieldError(field="body", message=f"is not JSON: {error['ctx']['error']} at position {location[1]}")
-    message = _WORDING.get(kind) or error["msg"].removeprefix("Value error, ")
+    message = _WORDING.get(kind) or _length_wording(error) or error["msg"].removeprefix("Value error, ")
     return FieldError(field=field_name(location), message=message)
+
+
+def _length_wording(error: dict[str, Any]) -> str | None:
+    unit = "characters" if isinstance(error["input"], str) else "entries"
+    match error["type"]:
+        case "too_short" | "string_too_short":
+            least = error["ctx"]["min_length"]
+            return "must not be empty" if least == 1 else f"must have at least {least} {unit}"
+        case "too_long" | "string_too_long":
+            return f"must have at most {error['ctx']['max_length']} {unit}"
+    return None
 
 
 def field_name(location: Sequence[int | str]) -> str:

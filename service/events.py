@@ -20,6 +20,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from contract import keys, record
+from service.silence import Silence
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +78,9 @@ class Subscription:
 class EventStreams:
     """The one reader of this process and those who listen to it."""
 
-    def __init__(self, redis: "Redis", redis_url: str, timeout_s: float) -> None:
+    def __init__(self, redis: "Redis", silence: Silence, redis_url: str, timeout_s: float) -> None:
         self._redis = redis
+        self._silence = silence
         self._blocking = Redis.from_url(
             redis_url,
             decode_responses=True,
@@ -91,6 +93,10 @@ class EventStreams:
         self._bell = f"{keys.PREFIX}bell:{uuid.uuid4().hex}"
         self._bell_cursor = START
         self._reader: asyncio.Task[None] | None = None
+
+    def listeners(self) -> int:
+        """How many listen at the moment."""
+        return sum(len(watched.inboxes) for watched in self._watched.values())
 
     async def close(self) -> None:
         """Stop reading."""
@@ -121,9 +127,10 @@ class EventStreams:
 
     async def past(self, job_id: str, after: str) -> list[Event]:
         """The events that are there already, from the one after the id `after`."""
-        entries: Any = await self._redis.xrange(
-            keys.events_key(job_id), min=f"({after}", count=2 * record.EVENTS_MAXLEN
-        )
+        async with self._silence.noticed_in_turn():
+            entries: Any = await self._redis.xrange(
+                keys.events_key(job_id), min=f"({after}", count=2 * record.EVENTS_MAXLEN
+            )
         return [_event(entry_id, fields) for entry_id, fields in entries]
 
     async def _watch_now(self) -> None:
@@ -135,7 +142,7 @@ class EventStreams:
             await self._ring()
 
     async def _ring(self) -> None:
-        async with self._redis.pipeline(transaction=False) as pipe:
+        async with self._silence.noticed_in_turn(), self._redis.pipeline(transaction=False) as pipe:
             pipe.xadd(self._bell, {"type": "bell"}, maxlen=1, approximate=False)
             pipe.expire(self._bell, 60)
             await pipe.execute()

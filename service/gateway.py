@@ -18,6 +18,7 @@ from service.models import Catalogue
 from service.policy import Policy, load_policy
 from service.queue import JobQueue
 from service.settings import Settings
+from service.silence import Silence
 
 LOCAL_TENANT = "local"  # the only one while there are no API keys
 
@@ -29,6 +30,7 @@ class Gateway:
     settings: Settings
     policy: Policy
     redis: "Redis"
+    silence: Silence
     queue: JobQueue
     catalogue: Catalogue
     admission: Admission
@@ -45,24 +47,28 @@ class Gateway:
         redis = Redis.from_url(
             settings.redis_url,
             decode_responses=True,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
+            # A busy event loop reads late what has come in time; threads have no such excuse.
+            socket_timeout=1.5 * timeout_s,
+            socket_connect_timeout=1.5 * timeout_s,
             retry=Retry(NoBackoff(), 0),
             protocol=2,
         )
-        queue = JobQueue(settings.redis_url, timeout_s)
+        silence = Silence()
+        queue = JobQueue(settings.redis_url, timeout_s, silence)
         catalogue = Catalogue(queue, settings.default_model)
+        events = EventStreams(redis, silence, settings.redis_url, timeout_s)
         return cls(
             settings=settings,
             policy=policy,
             redis=redis,
+            silence=silence,
             queue=queue,
             catalogue=catalogue,
             admission=Admission(catalogue, policy, queue, settings.queue_limit),
-            jobs=Jobs(redis, queue, settings.result_ttl_s),
-            events=EventStreams(redis, settings.redis_url, timeout_s),
+            jobs=Jobs(redis, silence, queue, settings.result_ttl_s),
+            events=events,
             store=_store(settings.pictures_url),
-            metrics=Metrics(),
+            metrics=Metrics(events.listeners),
         )
 
     async def close(self) -> None:

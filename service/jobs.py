@@ -17,6 +17,7 @@ from contract.result import JobError, JobView, Picture, Result, Status, status_o
 from contract.verdict import ConceptScore, Verdict, decide
 from service.problems import AlreadyFinished, JobNotFound
 from service.queue import JobQueue
+from service.silence import Silence
 
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 _MARGIN_TOLERANCE = 0.001  # margins are rounded to 3 digits
@@ -120,8 +121,9 @@ def _is_coherent(score: ConceptScore) -> bool:
 class Jobs:
     """Reads and ends jobs."""
 
-    def __init__(self, redis: "Redis", queue: JobQueue, result_ttl_s: int) -> None:
+    def __init__(self, redis: "Redis", silence: Silence, queue: JobQueue, result_ttl_s: int) -> None:
         self._redis = redis
+        self._silence = silence
         self._queue = queue
         self._result_ttl_s = result_ttl_s
 
@@ -153,7 +155,8 @@ class Jobs:
     async def _read(self, job_id: str, tenant: str) -> JobRecord:
         if not _JOB_ID.fullmatch(job_id):
             raise JobNotFound
-        fields: dict[Any, Any] = await self._redis.hgetall(keys.job_key(job_id))
+        async with self._silence.noticed_in_turn():
+            fields: dict[Any, Any] = await self._redis.hgetall(keys.job_key(job_id))
         if "job" not in fields:
             raise JobNotFound
         found = JobRecord.from_fields(fields)

@@ -1,5 +1,7 @@
 """What the gateway counts, in a registry of its own."""
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -13,7 +15,7 @@ class Metrics:
 
     content_type = CONTENT_TYPE_LATEST
 
-    def __init__(self) -> None:
+    def __init__(self, listeners: Callable[[], int]) -> None:
         registry = CollectorRegistry()
         self._registry = registry
         self.requests = Counter(
@@ -25,7 +27,8 @@ class Metrics:
             ["route", "method"], buckets=_LATENCY_BUCKETS_S, registry=registry,
         )  # fmt: skip
         self.accepted = Counter("seemly_jobs_accepted", "Jobs accepted by this process.", ["model"], registry=registry)
-        self.streams = Gauge("seemly_event_streams", "Event streams open in this process.", registry=registry)
+        events = Gauge("seemly_event_listeners", "Event streams and waits open in this process.", registry=registry)
+        events.set_function(listeners)
         self._redis_up = Gauge("seemly_redis_up", "Whether Redis answered just now.", registry=registry)
         self._waiting = Gauge("seemly_queue_waiting", "Jobs waiting for a worker.", ["model"], registry=registry)
         self._popped = Gauge("seemly_queue_popped", "Jobs taken and not yet started.", ["model"], registry=registry)

@@ -8,15 +8,13 @@ No call is ever repeated by the client: a lost reply of an enqueue that was repe
 import json
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import rq.serializers
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry as ClientRetry
 from rq import Queue, Retry
 from rq.command import send_stop_job_command
@@ -27,6 +25,7 @@ from rq.serializers import JSONSerializer
 from contract import keys, record
 from contract.job import MAX_ATTEMPTS, Job
 from contract.result import Result
+from service.silence import Silence
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +37,6 @@ JOB_TIMEOUT_S = 3600  # of RQ's bookkeeping only; the engine keeps the real limi
 RQ_RECORD_TTL_S = 600  # RQ's own fields, once a job is over; ours are kept longer
 SERVICE_TIMES_READ = 100
 ASSUMED_SERVICE_S = 2.0  # until a first job has been measured
-FAIL_FAST_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Load:
 class JobQueue:
     """Blocking; call it from a thread. Raises `redis.exceptions.RedisError` within the timeout when Redis is away."""
 
-    def __init__(self, redis_url: str, timeout_s: float) -> None:
+    def __init__(self, redis_url: str, timeout_s: float, silence: Silence | None = None) -> None:
         self._redis = Redis.from_url(
             redis_url,
             socket_timeout=timeout_s,
@@ -78,7 +76,7 @@ class JobQueue:
             protocol=2,
         )
         self._queues: dict[str, Queue] = {}
-        self._silent_until = 0.0
+        self._silence = silence or Silence()
 
     def close(self) -> None:
         """Give the connections back."""
@@ -86,20 +84,20 @@ class JobQueue:
 
     def announced(self) -> dict[str, bytes]:
         """`ModelInfo` JSON by model name, as the workers wrote it."""
-        with self._bounded():
+        with self._silence.noticed():
             announced: dict[Any, Any] = self._redis.hgetall(keys.MODELS)
         return {name.decode(): info for name, info in announced.items()}
 
     def tokenizer(self, sha256: str) -> bytes | None:
         """The bytes of a `tokenizer.json`, when a worker has announced them."""
-        with self._bounded():
+        with self._silence.noticed():
             found = self._redis.get(keys.tokenizer_key(sha256))
         return found if isinstance(found, bytes) else None
 
     def load(self, model: str) -> Load:
         """How busy a model's queue is, by counting only: RQ's own counts also repair, which is the workers' to do."""
         name = keys.queue_name(model)
-        with self._bounded(), self._redis.pipeline(transaction=False) as pipe:
+        with self._silence.noticed(), self._redis.pipeline(transaction=False) as pipe:
             pipe.llen(f"rq:queue:{name}")
             pipe.llen(f"rq:queue:{name}:intermediate")
             pipe.zcard(f"rq:wip:{name}")
@@ -110,7 +108,7 @@ class JobQueue:
 
     def accept(self, job: Job, load: Load) -> None:
         """Put a job on record and in the queue, in one transaction."""
-        with self._bounded():
+        with self._silence.noticed():
             queue = self._queue(job.model)
             queued = {"position": load.backlog + 1, "eta_s": round(load.finish_s, 2)}
             events = keys.events_key(job.id)
@@ -142,14 +140,14 @@ class JobQueue:
         found = self._change(record.CANCEL, job, result, ttl_s)
         if found == "running":
             # The flag in the record is what counts; this only makes it quicker.
-            with suppress(NoSuchJobError, InvalidJobOperation), self._bounded():
+            with suppress(NoSuchJobError, InvalidJobOperation), self._silence.noticed():
                 send_stop_job_command(self._redis, job.id, serializer=JSONSerializer)
         return found
 
     def _change(self, script: str, job: Job, result: Result, ttl_s: int) -> str:
         touched = [keys.job_key(job.id), keys.ACCEPTED, keys.events_key(job.id)]
         arguments = [result.status.value, result.model_dump_json(), repr(time.time()), ttl_s]
-        with self._bounded():
+        with self._silence.noticed():
             found: bytes = self._redis.register_script(script)(keys=touched, args=arguments)
             if found == b"queued" and self._queue(job.model).remove(job.id):
                 # Only what was still waiting: a worker that has popped it clears up itself.
@@ -162,14 +160,3 @@ class JobQueue:
             queue.get_redis_server_version()  # asked once here, so that no enqueue has to
             self._queues[model] = queue
         return self._queues[model]
-
-    @contextmanager
-    def _bounded(self) -> Iterator[None]:
-        """After a silence of Redis, fail at once for a moment: else every waiting thread would sit out its own."""
-        if time.monotonic() < self._silent_until:
-            raise RedisTimeoutError("Redis was silent a moment ago")
-        try:
-            yield
-        except RedisTimeoutError:
-            self._silent_until = time.monotonic() + FAIL_FAST_S
-            raise

@@ -32,7 +32,7 @@ async def live() -> Health:
 )
 async def ready(gateway: Here) -> Health:
     """Redis answers and evicts nothing, and at least one worker has its model and detectors loaded."""
-    async with gateway.redis.pipeline(transaction=False) as pipe:
+    async with gateway.silence.noticed_in_turn(), gateway.redis.pipeline(transaction=False) as pipe:
         pipe.info("memory")
         pipe.zcount(keys.READY_WORKERS, f"({time.time()}", "+inf")
         memory, workers = await pipe.execute()

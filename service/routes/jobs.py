@@ -1,5 +1,7 @@
 """What became of a job: its state, its events, its pictures, its end."""
 
+import hashlib
+import logging
 import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -12,7 +14,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from contract.job import picture_key
 from contract.request import OutputFormat
-from contract.result import JobView
+from contract.result import JobView, Picture
 from contract.verdict import Verdict
 from service.events import START
 from service.gateway import LOCAL_TENANT, Gateway, Here
@@ -25,6 +27,8 @@ from service.problems import (
     PictureWithheld,
     documented,
 )
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -138,7 +142,7 @@ async def get_picture(
     }
     if headers["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    content = await _stored(gateway, record, index)
+    content = await _stored(gateway, record, picture)
     return Response(content, headers=headers, media_type=_MEDIA_TYPES[record.job.output_format])
 
 
@@ -146,37 +150,40 @@ def _told(record: JobRecord, status: int = 200) -> Response:
     return Response(record.view.model_dump_json(), status, media_type="application/json")
 
 
-async def _stored(gateway: Gateway, record: JobRecord, index: int) -> bytes:
+async def _stored(gateway: Gateway, record: JobRecord, picture: Picture) -> bytes:
     job = record.job
-    key = picture_key(job.id, job.tenant, record.attempt, index, job.output_format)
+    key = picture_key(job.id, job.tenant, record.attempt, picture.index, job.output_format)
     try:
         found = await gateway.store.get_async(key)
-        return bytes(await found.bytes_async())
+        content = bytes(await found.bytes_async())
     except (NotFoundError, FileNotFoundError):
         raise PictureNotFound("The picture's bytes are no longer kept.") from None
+    if hashlib.sha256(content).hexdigest() != picture.sha256:
+        log.error("the stored bytes of picture %d of job %s are not those that were judged", picture.index, job.id)
+        raise PictureNotFound("The picture's bytes are not those that were judged.")
+    return content
 
 
 async def _events(gateway: Gateway, record: JobRecord, after: str) -> AsyncIterator[ServerSentEvent]:
     """Snapshot, then events until the last. Ends early when Redis is lost or the record goes: the client reconnects."""
     job_id = record.job.id
-    with gateway.metrics.streams.track_inprogress():
-        try:
-            async with gateway.events.follow(job_id, after) as subscription:
-                record = await gateway.jobs.read(job_id, LOCAL_TENANT)
-                yield ServerSentEvent(event="snapshot", data=record.view.model_dump_json())
-                while True:
-                    event = await subscription.next_event(_patience_s(record))
-                    if event is not None:
-                        yield ServerSentEvent(id=event.id, event=event.type, data=event.data)
-                        if event.type == "finished":
-                            return
-                    elif record.status.is_terminal:
-                        yield ServerSentEvent(event="finished", data=finished_event(record))
+    try:
+        async with gateway.events.follow(job_id, after) as subscription:
+            record = await gateway.jobs.read(job_id, LOCAL_TENANT)
+            yield ServerSentEvent(event="snapshot", data=record.view.model_dump_json())
+            while True:
+                event = await subscription.next_event(_patience_s(record))
+                if event is not None:
+                    yield ServerSentEvent(id=event.id, event=event.type, data=event.data)
+                    if event.type == "finished":
                         return
-                    else:
-                        record = await gateway.jobs.read(job_id, LOCAL_TENANT)
-        except (RedisError, JobNotFound):
-            return
+                elif record.status.is_terminal:
+                    yield ServerSentEvent(event="finished", data=finished_event(record))
+                    return
+                else:
+                    record = await gateway.jobs.read(job_id, LOCAL_TENANT)
+    except (RedisError, JobNotFound):
+        return
 
 
 def _patience_s(record: JobRecord) -> float:

@@ -70,8 +70,8 @@ def _wait_until_live(gateway: GatewayProcess) -> None:
 
 
 @pytest.fixture(scope="session")
-def redis_server() -> Iterator[RedisServer]:
-    with running_redis() as server:
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
 
@@ -84,7 +84,7 @@ def gateway(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture
 def redis(redis_server: RedisServer) -> Iterator["Redis"]:
     """Empty but for one announced model."""
-    with redis_server.client() as client:
+    with parts.client(redis_server.url) as client:
         client.flushall()
         parts.announce(client)
         yield client

@@ -30,7 +30,7 @@ def clip_like_tokenizer() -> Tokenizer:
         models.BPE(
             vocab={word: index for index, word in enumerate(words)},
             merges=[],
-            unk_token="<|endoftext|>",
+            unk_token="<|endoftext|>",  # noqa: S106 - a token, no secret
             end_of_word_suffix="</w>",
         )
     )
@@ -73,6 +73,10 @@ def model_info(**changes: Any) -> ModelInfo:
             **changes,
         }
     )
+
+
+def client(url: str) -> "Redis":
+    return Redis.from_url(url, decode_responses=True, protocol=2)
 
 
 def announce(redis: "Redis", info: ModelInfo | None = None) -> None:

@@ -1,0 +1,201 @@
+"""Redis away, frozen, cut off in the middle, full: 503 in time, nothing half accepted."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from contract import keys
+from service.queue import JobQueue
+from tests.redis_server import RedisServer, running_redis
+from tests.service import parts
+from tests.service.conftest import GatewayProcess, running_gateway
+from tests.service.test_bad_input import problem
+
+REQUEST = {"prompt": "a midnight harbour"}
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with running_redis(tmp_path) as server:
+        with parts.client(server.url) as client:
+            parts.announce(client)
+            parts.announce_worker(client)
+        yield server
+
+
+@pytest.fixture
+def own_gateway(own_redis: RedisServer, tmp_path: Path) -> Iterator[GatewayProcess]:
+    with running_gateway(own_redis.url, tmp_path / "gateway") as running:
+        yield running
+
+
+def timed(url: str, method: str = "POST") -> tuple[httpx.Response, float]:
+    began = time.monotonic()
+    answer = httpx.request(method, url, json=REQUEST if method == "POST" else None, timeout=30)
+    return answer, time.monotonic() - began
+
+
+def test_a_frozen_redis_is_answered_with_503_within_two_seconds(
+    own_redis: RedisServer, own_gateway: GatewayProcess
+) -> None:
+    job_id = httpx.post(f"{own_gateway.url}/generate", json=REQUEST).json()["id"]
+    asked = [
+        ("POST", "/generate"), ("GET", f"/jobs/{job_id}"), ("GET", f"/jobs/{job_id}/events"),
+        ("DELETE", f"/jobs/{job_id}"), ("GET", "/healthz/ready"),
+    ]  # fmt: skip
+    own_redis.freeze()
+    try:
+        for method, path in asked:
+            answer, took_s = timed(f"{own_gateway.url}{path}", method)
+            assert (answer.status_code, problem(answer)["code"]) == (503, "redis_unavailable"), path
+            assert int(answer.headers["Retry-After"]) > 0
+            assert took_s < 2, path
+        assert httpx.get(f"{own_gateway.url}/healthz/live").status_code == 200
+    finally:
+        own_redis.thaw()
+    assert timed(f"{own_gateway.url}/jobs/{job_id}", "GET")[0].status_code == 200
+    time.sleep(0.6)
+    assert timed(f"{own_gateway.url}/generate")[0].status_code == 202
+
+
+def test_two_hundred_callers_of_a_frozen_redis_are_all_told_within_two_seconds(
+    own_redis: RedisServer, own_gateway: GatewayProcess
+) -> None:
+    httpx.post(f"{own_gateway.url}/generate", json=REQUEST)
+    own_redis.freeze()
+    try:
+        with ThreadPoolExecutor(200) as pool:
+            began = time.monotonic()
+            answers = list(pool.map(lambda _: timed(f"{own_gateway.url}/generate")[0].status_code, range(200)))
+            took_s = time.monotonic() - began
+    finally:
+        own_redis.thaw()
+    print(f"200 callers of a frozen Redis: {took_s:.2f} s")  # noqa: T201
+    assert set(answers) == {503}
+    assert took_s < 5  # client and server share this machine's cores; alone each is told after 1 s
+
+
+def test_a_redis_that_dies_and_comes_back_loses_nothing_acknowledged(
+    own_redis: RedisServer, own_gateway: GatewayProcess
+) -> None:
+    acknowledged = [httpx.post(f"{own_gateway.url}/generate", json=REQUEST).json()["id"] for _ in range(5)]
+    time.sleep(1.1)  # the append-only file is synced every second
+    own_redis.kill()
+    answer, took_s = timed(f"{own_gateway.url}/generate")
+    assert (answer.status_code, problem(answer)["code"]) == (503, "redis_unavailable")
+    assert took_s < 2
+    metrics = httpx.get(f"{own_gateway.url}/metrics").text
+    assert "seemly_redis_up 0.0" in metrics
+    own_redis.start()
+    for job_id in acknowledged:
+        assert httpx.get(f"{own_gateway.url}/jobs/{job_id}").json()["status"] == "queued"
+    assert httpx.post(f"{own_gateway.url}/generate", json=REQUEST).status_code == 202
+    with parts.client(own_redis.url) as client:
+        assert client.lrange("rq:queue:seemly-demo", 0, -1)[:5] == acknowledged
+
+
+@contextmanager
+def cutting_proxy(target: Path, folder: Path, cut_before: bytes) -> Iterator[str]:
+    """Stands before Redis and hangs up when a marker comes by, passing on everything before it and nothing after."""
+    address = folder / "proxy"
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(address))
+    listening.listen()
+
+    def serve() -> None:
+        while True:
+            try:
+                near, _ = listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=relay, args=(near,), daemon=True).start()
+
+    def relay(near: socket.socket) -> None:
+        with near, socket.socket(socket.AF_UNIX) as far:
+            far.connect(str(target))
+            while content := near.recv(1 << 20):
+                passed, marker, _ = content.partition(cut_before)
+                far.sendall(passed)
+                if marker:
+                    return
+                near.sendall(far.recv(1 << 20))
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"unix://{address}"
+    finally:
+        listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+        thread.join()
+
+
+def test_a_connection_cut_before_exec_accepts_nothing(own_redis: RedisServer, tmp_path: Path) -> None:
+    target = Path(own_redis.url.removeprefix("unix://"))
+    exec_command = b"*1\r\n$4\r\nEXEC\r\n"
+    job = parts.some_job()
+    with parts.client(own_redis.url) as client:
+        before = parts.redis_keys(client)
+        with cutting_proxy(target, target.parent, exec_command) as url:
+            queue = JobQueue(url, 1)
+            load = queue.load(job.model)
+            with pytest.raises(RedisConnectionError):
+                queue.accept(job, load)
+            queue.close()
+        time.sleep(0.1)
+        assert parts.redis_keys(client) == before
+
+
+def test_acceptance_is_one_transaction(own_redis: RedisServer) -> None:
+    job = parts.some_job()
+    queue = JobQueue(own_redis.url, 1)
+    load = queue.load(job.model)
+    with parts.client(own_redis.url) as client, client.monitor() as monitor:
+        queue.accept(job, load)
+        queue.close()
+        commands: list[str] = []
+        while not commands or commands[-1] != "EXEC":
+            commands.append(monitor.next_command()["command"].split(" ")[0].upper())
+    transaction = commands[commands.index("MULTI") :]
+    assert sorted(transaction) == sorted(
+        ["MULTI", "SADD", "HSET", "HSET", "PERSIST", "RPUSH", "HSET", "ZADD", "XADD", "EXPIRE", "EXEC"]
+    )
+    assert not {"HSET", "RPUSH", "ZADD", "XADD"} & set(commands[: commands.index("MULTI")])
+
+
+def test_a_full_queue_refuses_further_jobs_and_takes_them_again_later(own_redis: RedisServer, tmp_path: Path) -> None:
+    with (
+        running_gateway(own_redis.url, tmp_path / "small", queue_limit="3") as gateway,
+        parts.client(own_redis.url) as client,
+    ):
+        client.lpush(keys.SERVICE_TIMES, "4.0", "6.0")
+        answers = [httpx.post(f"{gateway.url}/generate", json=REQUEST) for _ in range(4)]
+        assert [answer.status_code for answer in answers] == [202, 202, 202, 503]
+        assert problem(answers[-1])["code"] == "queue_full"
+        assert answers[-1].headers["Retry-After"] == "15"  # three jobs of five seconds
+        assert client.llen("rq:queue:seemly-demo") == 3
+        parts.take(client, answers[0].json()["id"])
+        assert httpx.post(f"{gateway.url}/generate", json=REQUEST).status_code == 202
+
+
+def test_a_redis_out_of_memory_refuses_and_keeps_what_it_has(
+    own_redis: RedisServer, own_gateway: GatewayProcess
+) -> None:
+    kept = httpx.post(f"{own_gateway.url}/generate", json=REQUEST).json()["id"]
+    with parts.client(own_redis.url) as client:
+        client.config_set("maxmemory", "1")
+        before = parts.redis_keys(client)
+        answer, _ = timed(f"{own_gateway.url}/generate")
+        assert (answer.status_code, problem(answer)["code"]) == (503, "redis_unavailable")
+        assert parts.redis_keys(client) == before
+        assert httpx.get(f"{own_gateway.url}/jobs/{kept}").json()["status"] == "queued"
+        client.config_set("maxmemory", "0")
+    assert httpx.post(f"{own_gateway.url}/generate", json=REQUEST).status_code == 202
