@@ -69,7 +69,7 @@ def demo(
         if as_json:
             _write_json(json.loads((out / "result.json").read_text()) | {"files": [str(path) for path in written]})
             return
-        console.print(verdict_table([(show.TITLES[job.safety], job.view) for job in jobs]))
+        console.print(verdict_table([(job.safety, job.view) for job in jobs]))
         console.print(f"Pictures, result.json and contact-sheet.png are in {out}")
 
 

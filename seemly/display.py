@@ -18,15 +18,15 @@ SCORES_SHOWN = 3
 
 
 def verdict_table(jobs: Sequence[tuple[str, JobView]], scores_shown: int = SCORES_SHOWN) -> Table:
-    """One line per concept that matters, under its picture, under its job."""
-    table = Table(header_style="bold", pad_edge=False)
+    """A line for each of the concepts nearest to their thresholds, by picture, by job."""
+    table = Table(header_style="bold")
     for name in ("safety", "picture", "seed", "verdict", "concept"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=True)
     for name in ("score", "threshold", "margin"):
         table.add_column(name, justify="right")
     for title, job in jobs:
-        for picture in job.images:
-            _add_picture(table, title, picture, scores_shown)
+        for position, picture in enumerate(job.images):
+            _add_picture(table, title if position == 0 else "", picture, scores_shown)
         table.add_section()
     return table
 

@@ -89,12 +89,14 @@ class EmbeddedStack:
 
     def stop(self) -> None:
         """End the children, Redis last, and give the folder free."""
-        if self._supervisor is not None:
-            self._supervisor.stop()
-            self._supervisor = None
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        try:
+            if self._supervisor is not None:
+                self._supervisor.stop()
+                self._supervisor = None
+        finally:
+            if self._lock is not None:
+                self._lock.close()
+                self._lock = None
 
     def check(self) -> None:
         """Raise what ended the stack, if something did.

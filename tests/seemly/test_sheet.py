@@ -1,0 +1,70 @@
+import io
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from contract.request import GenerateRequest
+from contract.result import JobView, Status
+from contract.verdict import Verdict
+from seemly import sheet
+from seemly.sheet import SheetRow, contact_sheet
+from tests.service import parts
+
+JOB = parts.some_job(seeds=(41, 42))
+
+
+def png(colour: str, size: tuple[int, int] = (64, 64)) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def view(*pictures: Any) -> JobView:
+    return JobView(id=JOB.id, status=Status.PARTIAL, created_at=JOB.created_at, images=pictures)
+
+
+def centre(drawn: Image.Image, column: int, row: int = 0) -> tuple[int, ...]:
+    row_px = sheet.HEADING_PX + sheet.TILE_PX + sheet.LABEL_PX + sheet.GAP_PX
+    x = sheet.GAP_PX + column * (sheet.TILE_PX + sheet.GAP_PX) + sheet.TILE_PX // 2
+    return drawn.getpixel((x, sheet.TITLE_PX + row * row_px + sheet.HEADING_PX + sheet.TILE_PX * 7 // 8))
+
+
+def test_a_picture_stands_in_its_tile_and_a_withheld_one_is_a_plain_tile() -> None:
+    withheld = parts.picture(JOB, 1, Verdict.BLOCKED, reasons=("death: 'skull' scored 0.4 by clip-concepts",))
+    row = SheetRow("under the filter", view(parts.picture(JOB, 0), withheld), {0: png("#102030")})
+    drawn = contact_sheet("a pirate scene", [row])
+    assert centre(drawn, 0) == (0x10, 0x20, 0x30)
+    assert centre(drawn, 1) == (0xDC, 0xDA, 0xD4)
+
+
+def test_the_reason_is_written_on_a_withheld_tile() -> None:
+    def drawn(reason: str) -> Image.Image:
+        picture = parts.picture(JOB, 0, Verdict.BLOCKED, reasons=(reason,))
+        return contact_sheet("a pirate scene", [SheetRow("filter", view(picture), {})])
+
+    assert drawn("death: skull").tobytes() != drawn("weapon: sword").tobytes()
+
+
+def test_each_job_has_its_row_and_the_widest_sets_the_width() -> None:
+    one = SheetRow("one", view(parts.picture(JOB, 0)), {0: png("red")})
+    two = SheetRow("two", view(parts.picture(JOB, 0), parts.picture(JOB, 1)), {0: png("lime"), 1: png("blue")})
+    drawn = contact_sheet("a pirate scene", [one, two])
+    assert drawn.width == sheet.GAP_PX + 2 * (sheet.TILE_PX + sheet.GAP_PX)
+    assert [centre(drawn, 0, 0), centre(drawn, 0, 1), centre(drawn, 1, 1)] == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+
+
+def test_long_titles_and_odd_shapes_fit() -> None:
+    row = SheetRow("title " * 60, view(parts.picture(JOB, 0)), {0: png("red", (128, 16))})
+    drawn = contact_sheet("prompt " * 300, [row])
+    assert drawn.width == sheet.GAP_PX + sheet.TILE_PX + sheet.GAP_PX
+
+
+def test_a_prompt_in_any_script_can_be_drawn() -> None:
+    prompt = GenerateRequest(prompt="кошка 猫 🐈").prompt
+    contact_sheet(prompt, [SheetRow(prompt, view(parts.picture(JOB, 0)), {0: png("red")})])
+
+
+def test_nothing_to_draw_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no pictures"):
+        contact_sheet("a pirate scene", [SheetRow("filter", view(), {})])
