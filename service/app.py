@@ -52,10 +52,17 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's description, and the problems in it."""
+    """FastAPI's description, with our problems in the place of its own errors."""
     if app.openapi_schema is None:
         described = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        for operations in described["paths"].values():
+            for operation in operations.values():
+                # FastAPI adds a 422 of its own form to whatever has parameters, also where none can be invalid.
+                if "application/json" in operation["responses"].get("422", {}).get("content", {}):
+                    del operation["responses"]["422"]
         schemas = described.setdefault("components", {}).setdefault("schemas", {})
+        for replaced in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(replaced, None)
         problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}", mode="serialization")
         schemas.update(problem.pop("$defs", {}))
         schemas["Problem"] = problem

@@ -1,0 +1,81 @@
+"""The OpenAPI description is true: what it allows is understood, what comes back is described."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from redis import Redis
+from schemathesis.config import SchemathesisConfig
+
+from service.app import create_app
+from service.settings import Settings
+from tests.redis_server import RedisServer
+from tests.service import parts
+from tests.service.conftest import GatewayProcess
+
+# an eleventh of the operations each: some 200 in all; set SEEMLY_FUZZ_CASES for more
+CASES = int(os.environ.get("SEEMLY_FUZZ_CASES", "18"))
+
+# A request may fit the schema and still not the model, its tokenizer, the policy or the queue.
+CONFIG = SchemathesisConfig.from_dict(
+    {
+        "checks": {
+            "positive_data_acceptance": {"expected-statuses": ["2xx", "3xx", "400", "403", "404", "409", "422", "503"]},
+            "not_a_server_error": {"expected-statuses": ["2xx", "3xx", "4xx", "503"]},
+        }
+    }
+)
+
+schema = schemathesis.openapi.from_dict(create_app(Settings(redis_url="redis://nowhere")).openapi(), config=CONFIG)
+
+
+@pytest.fixture
+def base_url(gateway: GatewayProcess, redis: "Redis") -> Iterator[str]:
+    parts.announce_worker(redis)
+    yield gateway.url
+
+
+@schema.parametrize()
+@settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
+def test_every_answer_is_as_described(case: Any, base_url: str) -> None:
+    if case.headers is not None:
+        case.headers.pop("prefer", None)  # a wait of a minute, in which no worker comes, proves nothing
+    case.call_and_validate(base_url=base_url, timeout=20)
+
+
+def test_problems_are_described_as_problems(http: httpx.Client) -> None:
+    described = http.get("/openapi.json").json()
+    for path, operations in described["paths"].items():
+        for method, operation in operations.items():
+            assert operation["operationId"]
+            assert operation["tags"]
+            for status, answer in operation["responses"].items():
+                if status.startswith(("4", "5")):
+                    assert list(answer["content"]) == ["application/problem+json"], (path, method, status)
+
+
+def test_every_promised_route_is_there(http: httpx.Client) -> None:
+    described = http.get("/openapi.json").json()
+    assert {(method, path) for path, operations in described["paths"].items() for method in operations} == {
+        ("post", "/generate"),
+        ("get", "/jobs/{job_id}"),
+        ("delete", "/jobs/{job_id}"),
+        ("post", "/jobs/{job_id}/cancel"),
+        ("get", "/jobs/{job_id}/events"),
+        ("get", "/jobs/{job_id}/images/{index}"),
+        ("get", "/safety/methods"),
+        ("get", "/models"),
+        ("get", "/healthz/live"),
+        ("get", "/healthz/ready"),
+        ("get", "/metrics"),
+    }
+
+
+def test_the_examples_in_the_description_are_served(http: httpx.Client) -> None:
+    body = http.get("/openapi.json").json()["paths"]["/generate"]["post"]["requestBody"]["content"]["application/json"]
+    for example in body["examples"].values():
+        assert http.post("/generate", json=example["value"]).status_code == 202

@@ -1,0 +1,75 @@
+"""What operators ask: is it ready, what is served, what was counted."""
+
+import time
+
+import httpx
+from redis import Redis
+
+from contract import keys
+from contract.plan import METHODS
+from tests.service import parts
+from tests.service.test_bad_input import problem
+from tests.service.test_jobs import posted
+
+
+def test_ready_takes_a_worker_whose_lease_has_not_ended(http: httpx.Client, redis: "Redis") -> None:
+    assert problem(http.get("/healthz/ready"))["code"] == "not_ready"
+    parts.announce_worker(redis, lease_s=-1)
+    assert http.get("/healthz/ready").status_code == 503
+    parts.announce_worker(redis)
+    assert http.get("/healthz/ready").json() == {"status": "ready"}
+
+
+def test_a_redis_that_evicts_is_not_ready(http: httpx.Client, redis: "Redis") -> None:
+    parts.announce_worker(redis)
+    redis.config_set("maxmemory", "1gb")
+    redis.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        assert "noeviction" in problem(http.get("/healthz/ready"))["detail"]
+    finally:
+        redis.config_set("maxmemory-policy", "noeviction")
+        redis.config_set("maxmemory", "0")
+    assert http.get("/healthz/ready").status_code == 200
+
+
+def test_every_safety_method_is_told_with_its_place_presets_and_models(http: httpx.Client) -> None:
+    told = http.get("/safety/methods").json()
+    methods = {method["name"]: method for method in told["methods"]}
+    assert set(methods) == set(METHODS) - {"none"}
+    assert methods["sld"]["place"] == "guidance"
+    assert methods["sld"]["presets"] == ["weak", "medium", "strong", "max"]
+    assert methods["sld"]["parameters"]["properties"]["scale"]["description"]
+    assert methods["sld"]["models"] == ["demo"]
+    assert methods["sega"]["models"] == []
+    assert methods["erased"]["presets"] == ["sdd-weapons"]
+
+
+def test_models_are_told_as_announced(http: httpx.Client) -> None:
+    told = http.get("/models").json()
+    assert told["default"] == "demo"
+    assert told["models"] == [parts.model_info().model_dump(mode="json")]
+
+
+def test_metrics_count_answers_by_route_and_the_queue_without_touching_it(http: httpx.Client, redis: "Redis") -> None:
+    job_ids = [posted(http) for _ in range(3)]
+    redis.lmove("rq:queue:seemly-demo", "rq:queue:seemly-demo:intermediate", "LEFT", "LEFT")
+    redis.zadd("rq:wip:seemly-demo", {"a:1": 1, "b:2": time.time() + 60})  # the first has long run out
+    http.get(f"/jobs/{job_ids[0]}")
+    before = parts.redis_keys(redis)
+    text = http.get("/metrics").text
+    assert 'seemly_queue_waiting{model="demo"} 2.0' in text
+    assert 'seemly_queue_popped{model="demo"} 1.0' in text
+    assert 'seemly_queue_in_flight{model="demo"} 2.0' in text
+    assert 'seemly_http_requests_total{method="GET",route="/jobs/{job_id}",status="200"}' in text
+    assert 'seemly_jobs_accepted_total{model="demo"}' in text
+    assert "seemly_redis_up 1.0" in text
+    assert not any(job_id in text for job_id in job_ids)
+    assert parts.redis_keys(redis) == before
+    assert redis.zcard("rq:wip:seemly-demo") == 2
+
+
+def test_the_expected_wait_follows_measured_times(http: httpx.Client, redis: "Redis") -> None:
+    redis.lpush(keys.SERVICE_TIMES, "4.0", "6.0")
+    first = http.post("/generate", json={"prompt": "a harbour"})
+    second = http.post("/generate", json={"prompt": "a harbour"})
+    assert [first.headers["Retry-After"], second.headers["Retry-After"]] == ["5", "10"]

@@ -1,0 +1,126 @@
+"""Policies: the effective plan is the stricter of what was asked for and what is demanded."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+from redis import Redis
+
+from contract import keys
+from contract.job import Job
+from contract.plan import Action, Erased, Filter, FilterConcept, Negative, Safree, SafetyPlan, Sld, Unguidance
+from service.policy import SHIPPED, Policy, effective_plan, load_policy
+from tests.redis_server import RedisServer
+from tests.service import parts
+from tests.service.conftest import running_gateway
+from tests.service.test_bad_input import problem
+
+
+def policy(**floor: object) -> Policy:
+    return Policy(id="test", version=1, floor=SafetyPlan.model_validate(floor))
+
+
+def test_without_a_floor_the_plan_stays_as_requested() -> None:
+    plan = SafetyPlan.from_short_form(["sld:max", "erased:v1", "safree"])
+    assert effective_plan(plan, load_policy("default")) == plan
+    assert effective_plan(SafetyPlan(), load_policy("default")) == SafetyPlan()
+
+
+def test_an_empty_place_takes_the_floors_method() -> None:
+    floor = policy(prompt=Safree(), weights=Erased(variant="v1"), trajectory=Unguidance(), output=Filter())
+    plan = effective_plan(SafetyPlan.from_short_form("sld"), floor)
+    assert plan.methods == ("safree", "erased", "sld", "unguidance", "filter")
+
+
+def test_the_floors_method_takes_the_place_of_another() -> None:
+    floor = policy(guidance=Sld(method="sld", preset="strong"))
+    assert effective_plan(SafetyPlan(guidance=Negative()), floor).guidance == floor.floor.guidance
+
+
+@pytest.mark.parametrize(
+    ("requested", "stays"),
+    [
+        (Sld(method="sld", preset="max"), True),
+        (Sld(method="sld", preset="strong"), True),
+        (Sld(method="sld", preset="medium"), False),
+        (Sld(method="sld", preset="max", scale=0), False),
+        (Sld(method="sld", preset="max", concepts=("kittens",)), False),
+    ],
+)
+def test_sld_stays_only_as_a_preset_that_is_not_weaker(requested: Sld, stays: bool) -> None:
+    floor = policy(guidance=Sld(method="sld", preset="strong"))
+    assert (effective_plan(SafetyPlan(guidance=requested), floor).guidance == requested) is stays
+
+
+@pytest.mark.parametrize("asked", list(Action))
+@pytest.mark.parametrize("demanded", list(Action))
+def test_the_stricter_action_holds(asked: Action, demanded: Action) -> None:
+    order = list(Action)
+    plan = effective_plan(SafetyPlan(output=Filter(action=asked)), policy(output=Filter(action=demanded)))
+    assert plan.output is not None
+    assert order.index(plan.output.action) == max(order.index(asked), order.index(demanded))
+
+
+def test_a_requested_concept_cannot_weaken_the_floor() -> None:
+    demanded = Filter(action=Action.BLOCK, concepts=(FilterConcept(name="knife", text="a knife", threshold=0.2),))
+    asked = Filter(
+        action=Action.ANNOTATE,
+        concepts=(
+            FilterConcept(name="knife", text="a kitten", threshold=0.9, action=Action.ANNOTATE),
+            FilterConcept(name="weapon", text="a kitten", threshold=0.9, action=Action.ANNOTATE),
+        ),
+    )
+    output = effective_plan(SafetyPlan(output=asked), policy(output=demanded)).output
+    assert output is not None
+    assert output.action is Action.BLOCK
+    knife, weapon = output.concepts
+    assert (knife.text, knife.threshold, knife.action) == ("a knife", 0.2, Action.BLOCK)
+    assert weapon.action is Action.BLOCK
+
+
+def test_a_requested_concept_can_be_stricter_than_the_floor() -> None:
+    demanded = Filter(action=Action.ANNOTATE, concepts=(FilterConcept(name="knife", text="a knife", threshold=0.2),))
+    asked = Filter(concepts=(FilterConcept(name="knife", text="a knife", threshold=0.1, action=Action.BLOCK),))
+    output = effective_plan(SafetyPlan(output=asked), policy(output=demanded)).output
+    assert output is not None
+    assert (output.concepts[0].threshold, output.concepts[0].action) == (0.1, Action.BLOCK)
+
+
+def test_every_shipped_policy_can_be_loaded_by_its_id() -> None:
+    names = sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+    assert names == ["default", "production"]
+    assert [load_policy(name).id for name in names] == names
+
+
+def test_an_unknown_policy_is_an_error_that_names_the_shipped_ones() -> None:
+    with pytest.raises(FileNotFoundError, match="shipped: default, production"):
+        load_policy("lax")
+
+
+def test_production_forbids_plain_generation_and_always_filters(
+    redis_server: RedisServer, redis: "Redis", tmp_path: Path
+) -> None:
+    with (
+        running_gateway(redis_server.url, tmp_path, policy="production") as gateway,
+        httpx.Client(base_url=gateway.url, timeout=30) as http,
+    ):
+        before = parts.redis_keys(redis)
+        for plain in ("none", {}):
+            refused = http.post("/generate", json={"prompt": "a harbour", "safety": plain})
+            assert (refused.status_code, problem(refused)["code"]) == (403, "forbidden_by_policy")
+        renamed = http.post(
+            "/generate",
+            json={
+                "prompt": "a harbour",
+                "safety": {"output": {"concepts": [{"name": "weapon", "text": "a kitten", "threshold": 1}]}},
+            },
+        )
+        assert renamed.status_code == 422
+        assert problem(renamed)["errors"][0]["field"] == "safety.output.concepts.0.name"
+        assert parts.redis_keys(redis) == before
+        answer = http.post("/generate", json={"prompt": "a harbour", "safety": "sld:max"})
+        job = Job.model_validate_json(redis.hget(keys.job_key(answer.json()["id"]), "job"))
+        assert job.requested == "sld:max"
+        assert job.plan.methods == ("sld", "filter")
+        assert job.policy.id == "production"
+        assert http.get("/safety/methods").json()["policy"] == "production"

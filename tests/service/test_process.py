@@ -1,0 +1,101 @@
+"""The gateway's process: light, without torch, on loopback only, and gone when told."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from redis import Redis
+
+from service.main import is_loopback
+from tests.redis_server import RedisServer
+from tests.service.conftest import running_gateway
+
+IDLE_LIMIT_MB = 150
+FORBIDDEN = ("torch", "workers", "lab", "transformers", "diffusers", "numpy")
+
+
+def resident_mb(process_id: int) -> float:
+    (line,) = (line for line in Path(f"/proc/{process_id}/status").read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
+
+
+def test_the_process_maps_no_torch_and_idles_under_150_mb(
+    redis_server: RedisServer, redis: "Redis", tmp_path: Path
+) -> None:
+    with running_gateway(redis_server.url, tmp_path, log_level="info") as gateway:
+        idle_mb = resident_mb(gateway.process.pid)
+        for _ in range(20):
+            assert httpx.post(f"{gateway.url}/generate", json={"prompt": "a harbour"}).status_code == 202
+        httpx.get(f"{gateway.url}/openapi.json")
+        used_mb = resident_mb(gateway.process.pid)
+        mapped = Path(f"/proc/{gateway.process.pid}/maps").read_text()
+    print(f"idle {idle_mb:.0f} MB, after use {used_mb:.0f} MB")  # noqa: T201
+    assert idle_mb < IDLE_LIMIT_MB
+    assert used_mb < IDLE_LIMIT_MB
+    assert "libtorch" not in mapped
+    assert "/torch/" not in mapped
+
+
+def test_the_gateway_imports_none_of_the_gpu_side() -> None:
+    """Every module that `python -m service.main` loads, the lazily loaded routes of the app included."""
+    listing = (
+        "import sys, service.main, service.app, service.settings\n"
+        "service.app.create_app(service.settings.Settings(data='/tmp/seemly-import-test')).openapi()\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True)
+    assert not set(FORBIDDEN) & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.4", "::", "example.org", ""])  # noqa: S104
+def test_an_address_that_others_can_reach_is_not_loopback(host: str) -> None:
+    assert not is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_loopback_is_loopback(host: str) -> None:
+    assert is_loopback(host)
+
+
+def test_the_gateway_refuses_to_listen_beyond_loopback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "service.main"], env={"SEEMLY_HOST": "0.0.0.0"}, capture_output=True, text=True  # noqa: S104
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "no API keys yet: listen on 127.0.0.1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_setting_that_cannot_be_used_is_named() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "service.main"], env={"SEEMLY_PORT": "many"}, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_process_lives_without_redis_and_ends_when_told(tmp_path: Path) -> None:
+    with running_gateway(f"unix://{tmp_path}/nothing", tmp_path) as gateway:
+        assert httpx.get(f"{gateway.url}/healthz/live").json() == {"status": "live"}
+        for path in ("/healthz/ready", "/models"):
+            answer = httpx.get(f"{gateway.url}{path}")
+            assert (answer.status_code, answer.json()["code"]) == (503, "redis_unavailable")
+            assert int(answer.headers["Retry-After"]) > 0
+        gateway.process.terminate()
+        assert gateway.process.wait(15) in (0, -15)
+
+
+def test_an_open_stream_does_not_keep_the_process_from_ending(
+    redis_server: RedisServer, redis: "Redis", tmp_path: Path
+) -> None:
+    with running_gateway(redis_server.url, tmp_path) as gateway:
+        job_id = httpx.post(f"{gateway.url}/generate", json={"prompt": "a harbour"}).json()["id"]
+        with httpx.stream("GET", f"{gateway.url}/jobs/{job_id}/events", timeout=20) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            gateway.process.terminate()
+            gateway.process.wait(9)
+            list(lines)  # told its end, not cut off
