@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,20 @@ def redis_keys(redis: "Redis") -> set[str]:
     """Every key but the gateway's own passing ones."""
     found = {key if isinstance(key, str) else key.decode() for key in redis.keys("*")}
     return {key for key in found if not key.startswith(f"{keys.PREFIX}bell:")}
+
+
+def redis_contents(url: str) -> dict[bytes, bytes]:
+    """Everything that lies in Redis, by key, as text to search in."""
+    with Redis.from_url(url, protocol=2) as raw:
+        read: dict[bytes, Callable[[bytes], Any]] = {
+            b"hash": raw.hgetall,
+            b"list": lambda key: raw.lrange(key, 0, -1),
+            b"set": raw.smembers,
+            b"zset": lambda key: raw.zrange(key, 0, -1),
+            b"stream": raw.xrange,
+            b"string": raw.get,
+        }
+        return {key: repr(read[raw.type(key)](key)).encode() for key in raw.keys("*")}
 
 
 def _touched(job_id: str) -> list[str]:

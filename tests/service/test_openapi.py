@@ -1,7 +1,6 @@
 """The OpenAPI description is true: what it allows is understood, what comes back is described."""
 
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -13,7 +12,6 @@ from schemathesis.config import SchemathesisConfig
 
 from service.app import create_app
 from service.settings import Settings
-from tests.redis_server import RedisServer
 from tests.service import parts
 from tests.service.conftest import GatewayProcess
 
@@ -34,9 +32,9 @@ schema = schemathesis.openapi.from_dict(create_app(Settings(redis_url="redis://n
 
 
 @pytest.fixture
-def base_url(gateway: GatewayProcess, redis: "Redis") -> Iterator[str]:
+def base_url(gateway: GatewayProcess, redis: "Redis") -> str:
     parts.announce_worker(redis)
-    yield gateway.url
+    return gateway.url
 
 
 @schema.parametrize()

@@ -8,7 +8,7 @@ from redis import Redis
 
 from contract import keys
 from contract.job import Job
-from contract.plan import Action, Erased, Filter, FilterConcept, Negative, Safree, SafetyPlan, Sld, Unguidance
+from contract.plan import Action, Erased, Filter, FilterConcept, Negative, SafetyPlan, Safree, Sld, Unguidance
 from service.policy import SHIPPED, Policy, effective_plan, load_policy
 from tests.redis_server import RedisServer
 from tests.service import parts
