@@ -25,7 +25,7 @@ from seemly.redis_process import RedisPlace, find_binary, is_answering
 from seemly.settings import Settings
 from seemly.supervisor import ChildSpec, Supervisor
 
-START_TIMEOUT_S = 180.0  # a worker imports torch and loads its model first
+START_TIMEOUT_S = 300.0  # a worker imports torch and loads its model first
 GATEWAY_GRACE_S = 15.0
 WORKER_GRACE_S = 60.0
 REDIS_GRACE_S = 15.0

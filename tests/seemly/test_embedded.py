@@ -23,6 +23,8 @@ from seemly.settings import Settings
 from tests.redis_server import running_redis
 from tests.seemly.processes import eventually, is_running
 
+pytestmark = pytest.mark.timeout(300)  # a machine that does other work as well
+
 REQUEST = GenerateRequest(prompt="a cat", steps=2, seed=7)
 
 
@@ -51,7 +53,7 @@ def stack(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory, environme
 def make_picture(url: str) -> str:
     """The id of a job that came to a passed picture."""
     with Client(url) as client:
-        job = client.wait(client.generate(REQUEST).id, timeout_s=60)
+        job = client.wait(client.generate(REQUEST).id, timeout_s=120)
         assert job.status is Status.SUCCEEDED
         assert client.image(job.id, 0).startswith(b"\x89PNG")
         return job.id

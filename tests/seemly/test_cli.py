@@ -1,0 +1,177 @@
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from typer.testing import CliRunner
+
+from contract import keys
+from contract.result import JobError, Result, Status
+from contract.verdict import Verdict
+from seemly.cli import DONE, FAILED, MISUSED, WITHHELD, app
+from tests.seemly.processes import eventually
+from tests.service import parts
+from tests.service.conftest import GatewayProcess
+
+PROGRAM = [sys.executable, "-c", "from seemly.cli import app; app()"]
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the developer's own; a terminal wide enough for messages on one line."""
+    for name in [name for name in os.environ if name.startswith("SEEMLY_") or name in ("PORT", "REDIS_URL")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+@contextmanager
+def worker(gateway: GatewayProcess, redis: Redis, *verdicts: Verdict) -> Iterator[None]:
+    """Brings the next job to these verdicts; without any, fails it."""
+
+    def work() -> None:
+        assert eventually(lambda: redis.zcard(keys.ACCEPTED) > 0)
+        job_id = redis.zrange(keys.ACCEPTED, 0, 0)[0]
+        attempt, job = parts.take(redis, job_id)
+        pictures = []
+        for index, verdict in enumerate(verdicts):
+            pictures.append(
+                parts.picture(job, index)
+                if verdict is Verdict.PASSED
+                else parts.picture(job, index, verdict, concepts=(parts.score(0.4),), reasons=("weapon",))
+            )
+            if verdict is Verdict.PASSED:
+                parts.store_picture(gateway.pictures, job, attempt, index)
+        if not pictures:
+            failed = Result(status=Status.FAILED, error=JobError(code="row_failed", message="The engine gave up."))
+            parts.commit(redis, job_id, attempt, failed)
+            return
+        passed = sum(verdict is Verdict.PASSED for verdict in verdicts)
+        status = Status.SUCCEEDED if passed == len(verdicts) else Status.PARTIAL if passed else Status.BLOCKED
+        parts.commit(redis, job_id, attempt, parts.result(job, status, *pictures))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield
+    thread.join()
+
+
+def generate(gateway: GatewayProcess, folder: Path, *more: str) -> list[str]:
+    return ["generate", "a midnight harbour", "--url", gateway.url, "--out", str(folder), *more]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = """
+import sys
+from seemly.cli import app
+try:
+    app(["--help"])
+finally:
+    print("HEAVY", sorted({"torch", "numpy", "PIL", "diffusers", "fastapi", "rq"} & set(sys.modules)))
+"""
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "HEAVY []" in answer.stdout
+    for command in ("demo", "serve", "generate", "gateway", "worker", "bench", "world"):
+        assert f" {command} " in answer.stdout
+
+
+def test_all_pictures_written_is_success(gateway: GatewayProcess, redis: Redis, tmp_path: Path) -> None:
+    with worker(gateway, redis, Verdict.PASSED, Verdict.PASSED):
+        answer = CliRunner().invoke(app, generate(gateway, tmp_path, "--num-images", "2"))
+    assert answer.exit_code == DONE, answer.output
+    assert len(list(tmp_path.glob("*-[01].png"))) == 2
+    assert "passed" in answer.output
+
+
+def test_a_withheld_picture_is_told_by_the_exit_code_and_not_written(
+    gateway: GatewayProcess, redis: Redis, tmp_path: Path
+) -> None:
+    with worker(gateway, redis, Verdict.PASSED, Verdict.BLOCKED):
+        answer = CliRunner().invoke(app, generate(gateway, tmp_path, "--num-images", "2", "--json"))
+    assert answer.exit_code == WITHHELD, answer.output
+    told = json.loads(answer.stdout)
+    assert told["status"] == "partial"
+    assert [picture["verdict"] for picture in told["images"]] == ["passed", "blocked"]
+    assert [Path(file).read_bytes() for file in told["files"]] == [parts.PNG]
+
+
+def test_a_failed_job_is_an_error_with_the_services_words(
+    gateway: GatewayProcess, redis: Redis, tmp_path: Path
+) -> None:
+    with worker(gateway, redis):
+        answer = CliRunner().invoke(app, generate(gateway, tmp_path))
+    assert answer.exit_code == FAILED
+    assert "The engine gave up." in answer.output
+
+
+def test_a_plan_reaches_the_service(gateway: GatewayProcess, redis: Redis, tmp_path: Path) -> None:
+    with worker(gateway, redis, Verdict.PASSED):
+        more = ("--safety", "sld:max", "--safety", "filter", "--seed", "5", "--json")
+        answer = CliRunner().invoke(app, generate(gateway, tmp_path, *more))
+    told = json.loads(answer.stdout)
+    assert told["safety"]["requested"] == ["sld:max", "filter"]
+    assert told["images"][0]["seed"] == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("generate", "a cat", "--num-images", "99"), "num_images"),
+        (("generate", "a cat", "--safety", "prayer"), "unknown safety method 'prayer'; choose from: none, safree"),
+        (("generate", ""), "prompt"),
+        (("generate", "a cat", "--url", "http://127.0.0.1:1", "--steps", "999"), "steps"),
+    ],
+)
+def test_a_request_that_cannot_be_is_refused_before_anything_starts(arguments: tuple[str, ...], words: str) -> None:
+    answer = CliRunner().invoke(app, list(arguments))
+    assert answer.exit_code == FAILED
+    assert words in answer.stderr
+    assert "Traceback" not in answer.output
+
+
+def test_what_the_service_refuses_names_the_field(gateway: GatewayProcess, redis: Redis, tmp_path: Path) -> None:
+    answer = CliRunner().invoke(app, generate(gateway, tmp_path, "--safety", "sega"))
+    assert answer.exit_code == FAILED
+    assert "  safety" in answer.stderr
+
+
+def test_errors_are_json_for_programs(tmp_path: Path) -> None:
+    command = [*PROGRAM, "generate", "a cat", "--safety", "prayer", "--json"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert answer.returncode == FAILED
+    assert answer.stdout == ""
+    assert "unknown safety method" in json.loads(answer.stderr)["error"]["detail"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_setting_that_cannot_be_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "seventy")
+    answer = CliRunner().invoke(app, ["serve"])
+    assert answer.exit_code == FAILED
+    assert "PORT" in answer.stderr
+
+
+def test_misuse_has_its_own_code() -> None:
+    assert CliRunner().invoke(app, ["generate"]).exit_code == MISUSED
+    assert CliRunner().invoke(app, ["generate", "a cat", "--num-images", "many"]).exit_code == MISUSED
+
+
+def test_the_gateway_alone_reads_its_own_settings() -> None:
+    environment = os.environ | {"SEEMLY_HOST": "0.0.0.0"}  # noqa: S104 - it is refused
+    answer = subprocess.run([*PROGRAM, "gateway"], env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode == 1
+    assert "no API keys" in answer.stderr
+
+
+@pytest.mark.parametrize(("command", "word"), [("bench", "engine"), ("world", "draw")])
+def test_commands_of_the_lab_are_passed_on(command: str, word: str) -> None:
+    answer = subprocess.run([*PROGRAM, command, "--help"], capture_output=True, text=True, check=False)
+    assert answer.returncode == DONE
+    assert f"seemly {command}" in answer.stdout
+    assert word in answer.stdout
