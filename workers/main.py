@@ -7,7 +7,7 @@ import sys
 import torch
 
 from workers.delivery import open_store
-from workers.engine.engine import Engine
+from workers.engine.engine import Engine, EngineLimits
 from workers.lifecycle import disarm_rq
 from workers.metrics import MetricsServer, WorkerMetrics
 from workers.models import load
@@ -44,7 +44,8 @@ def main() -> None:
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
     loaded = load(settings.model, name=settings.model_name, device=device, dtype=dtype)
-    engine = Engine(loaded.parts, build_row_safety)
+    limits = EngineLimits(settings.unet_rows, settings.pictures_in_flight, settings.pictures_judged)
+    engine = Engine(loaded.parts, build_row_safety, limits)
     metrics = WorkerMetrics()
     store = open_store(settings.picture_store_url)
     with MetricsServer(metrics, settings.metrics_port, settings.metrics_host):

@@ -1,15 +1,34 @@
 """Progress of running jobs, told to their event streams at most once per tick for all of them together.
 
-`step` and `steps` are sums over a job's pictures: four pictures of 25 steps count from 0 to 100.
+`step` and `steps` are sums over a job's pictures: four pictures of 25 steps count from 0 to 100. An event is fenced as
+a commit is: a worker that was frozen tells nothing about a job that has gone on without it.
 """
 
 import json
 import threading
+from dataclasses import dataclass
 
 from redis import Redis
 
 from contract import keys, record
+from contract.job import Job
+from contract.result import Status
 from workers.engine.picture import Progress
+
+# KEYS = record, events stream; ARGV = attempt, data
+_TELL = f"""
+local record = redis.call('HMGET', KEYS[1], 'status', 'attempt')
+if record[1] ~= '{Status.RUNNING}' or record[2] ~= ARGV[1] then return end
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', '{record.EVENTS_MAXLEN}', '*', 'type', 'progress', 'data', ARGV[2])
+redis.call('EXPIRE', KEYS[2], '{record.EVENTS_TTL_S}')
+"""
+
+
+@dataclass
+class _Followed:
+    attempt: int
+    steps: int  # of the whole job
+    done: list[int]  # per picture
 
 
 class ProgressBoard:
@@ -18,41 +37,37 @@ class ProgressBoard:
     def __init__(self, connection: Redis) -> None:
         self._connection = connection
         self._lock = threading.Lock()
-        self._steps: dict[str, list[int]] = {}  # job id → steps done, per picture
-        self._totals: dict[str, int] = {}
+        self._followed: dict[str, _Followed] = {}
         self._changed: set[str] = set()
 
-    def open(self, job_id: str, pictures: int, steps: int) -> None:
-        """Begin to follow a job of so many pictures of so many steps each."""
+    def open(self, job: Job, attempt: int) -> None:
+        """Begin to follow a job."""
+        pictures = len(job.seeds)
         with self._lock:
-            self._steps[job_id] = [0] * pictures
-            self._totals[job_id] = pictures * steps
+            self._followed[job.id] = _Followed(attempt, pictures * job.steps, [0] * pictures)
 
     def note(self, progress: Progress) -> None:
         """A picture has moved on. Touches no network: called between two steps of the engine."""
         with self._lock:
-            if progress.job_id in self._steps:
-                self._steps[progress.job_id][progress.index] = progress.step
+            if (followed := self._followed.get(progress.job_id)) is not None:
+                followed.done[progress.index] = progress.step
                 self._changed.add(progress.job_id)
 
     def close(self, job_id: str) -> None:
         """Forget a job, so that nothing follows its `finished` event."""
         with self._lock:
-            self._steps.pop(job_id, None)
-            self._totals.pop(job_id, None)
+            self._followed.pop(job_id, None)
             self._changed.discard(job_id)
 
     def flush(self) -> None:
         """Write one `progress` event for each job that moved since the last time."""
         with self._lock:
-            due = {job_id: (sum(self._steps[job_id]), self._totals[job_id]) for job_id in self._changed}
+            due = [(job_id, self._followed[job_id]) for job_id in self._changed]
             self._changed.clear()
         if not due:
             return
         with self._connection.pipeline(transaction=False) as pipeline:
-            for job_id, (step, steps) in due.items():
-                stream = keys.events_key(job_id)
-                event = {"type": "progress", "data": json.dumps({"step": step, "steps": steps})}
-                pipeline.xadd(stream, event, maxlen=record.EVENTS_MAXLEN, approximate=True)  # type: ignore[arg-type]
-                pipeline.expire(stream, record.EVENTS_TTL_S)
+            for job_id, followed in due:
+                data = json.dumps({"step": sum(followed.done), "steps": followed.steps})
+                pipeline.eval(_TELL, 2, keys.job_key(job_id), keys.events_key(job_id), followed.attempt, data)
             pipeline.execute()

@@ -32,7 +32,10 @@ class Judged:
 
 @dataclass(frozen=True)
 class Timing:
-    """A job's times, epoch seconds on this worker's clock."""
+    """A job's times, epoch seconds. Created on the gateway's clock, the rest on this worker's.
+
+    Inference lasts from the start to the last picture's verdict, waiting for room in the engine included.
+    """
 
     created_at: float
     started_at: float

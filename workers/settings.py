@@ -21,6 +21,9 @@ class Settings(BaseSettings):
     dtype: str = Field("auto", description="float32, bfloat16, float16 or auto: what suits the device.")
     torch_threads: int | None = Field(None, ge=1, description="Threads torch computes with; null: torch's own choice.")
     slots: int = Field(32, ge=1, description="Jobs held at once; more wait in Redis.")
+    pictures_in_flight: int = Field(16, ge=1, description="Pictures denoised at once; more wait in the engine.")
+    unet_rows: int = Field(32, ge=1, description="Rows of one UNet call; a picture takes one per conditioning.")
+    pictures_judged: int = Field(4, ge=1, description="Pictures decoded and judged together.")
 
     data: Path = Field(Path("data/state"), description="Folder of everything kept on this machine.")
     store_url: str | None = Field(None, description="Where pictures go: file://, s3://, gs://, az://; null: in data.")

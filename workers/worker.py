@@ -147,9 +147,10 @@ class Worker:
     def _begin(self, ticket: Ticket) -> bool:
         [standing] = self._records.standings([ticket.job_id])
         is_last_attempt = standing.attempt >= MAX_ATTEMPTS - 1
-        if is_last_attempt:
-            self._wait_until_alone()
         self._rq.begin(ticket)
+        if is_last_attempt and not self._wait_until_alone():
+            self._rq.retry(ticket, "the worker stops")
+            return False
         started = self._records.start(ticket.job_id)
         if isinstance(started, NotStarted):
             self._rq.finish(ticket)
@@ -177,7 +178,7 @@ class Worker:
             return False
         self._in_flight[job.id] = JobInFlight(job, started.attempt, ticket)
         self._metrics.in_flight.set(len(self._in_flight))
-        self._progress.open(job.id, len(job.seeds), job.steps)
+        self._progress.open(job, started.attempt)
         for spec in PictureSpec.all_of(job):
             self._engine.submit(spec)
         return True
@@ -195,9 +196,13 @@ class Worker:
             return Result(status=Status.FAILED, error=error)
         return None
 
-    def _wait_until_alone(self) -> None:
-        while self._in_flight and not self._engine_failed.is_set():
+    def _wait_until_alone(self) -> bool:
+        """Wait until nothing is in flight; False when the worker is to end first."""
+        while self._in_flight:
+            if self._engine_failed.is_set() or self._rq.stop_was_requested:
+                return False
             time.sleep(0.02)
+        return True
 
     def _end(self, ticket: Ticket, attempt: int, result: Result) -> None:
         """Commit a result that needed no engine."""

@@ -45,6 +45,9 @@ def job(prompt: str = "a harbour", *, pictures: int = 1, deadline_s: float | Non
     return Job(**(fields | changes))
 
 
+PATIENCE_S = 60.0  # an upper bound, for machines with other work; what is promised is measured by itself
+
+
 @dataclass(frozen=True)
 class Client:
     """Accepts jobs and follows them. Every job it has accepted is one that must end."""
@@ -98,7 +101,7 @@ class Client:
         entries = self.redis.xrange(keys.events_key(job_id))
         return [(fields[b"type"].decode(), json.loads(fields[b"data"])) for _, fields in entries]
 
-    def wait_for(self, job_ids: Iterable[str], within_s: float = 15) -> dict[str, Status]:
+    def wait_for(self, job_ids: Iterable[str], within_s: float = PATIENCE_S) -> dict[str, Status]:
         """Wait until all of these jobs are terminal, through outages of Redis. Their statuses."""
         wanted, give_up_at = list(job_ids), time.monotonic() + within_s
         while True:
@@ -111,7 +114,7 @@ class Client:
             assert time.monotonic() < give_up_at, f"not terminal after {within_s} s: {statuses}"
             time.sleep(0.02)
 
-    def wait_until_started(self, job_id: str, attempt: int = 1, within_s: float = 15) -> None:
+    def wait_until_started(self, job_id: str, attempt: int = 1, within_s: float = PATIENCE_S) -> None:
         """Wait until a worker runs the job."""
         give_up_at = time.monotonic() + within_s
         while self.attempt(job_id) < attempt:

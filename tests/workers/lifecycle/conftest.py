@@ -13,6 +13,7 @@ from tests.workers.lifecycle.paced_engine import INFO, PacedEngine
 from workers.delivery import PictureEngine, open_store
 from workers.lifecycle import disarm_rq
 from workers.metrics import WorkerMetrics
+from workers.models import LoadedModel
 from workers.records import connect
 from workers.settings import Settings
 from workers.worker import Worker
@@ -32,7 +33,7 @@ class RunningWorker:
     def stop(self) -> int:
         """Drain; the exit code."""
         self.worker.stop()
-        return self.exit_code.result(timeout=20)
+        return self.exit_code.result(timeout=60)
 
     def files(self) -> list[Path]:
         """What lies in the store."""
@@ -40,7 +41,9 @@ class RunningWorker:
 
 
 @contextmanager
-def working(server: RedisServer, folder: Path, engine: PictureEngine, **changes: object) -> Iterator[RunningWorker]:
+def working(
+    server: RedisServer, folder: Path, engine: PictureEngine, model: LoadedModel | None = None, **changes: object
+) -> Iterator[RunningWorker]:
     """A worker in a thread, drained at the end."""
     disarm_rq()
     fast = {"heartbeat_s": 0.5, "lease_s": 2, "maintenance_s": 0.5, "watch_s": 0.05, "progress_s": 0.02}
@@ -48,7 +51,8 @@ def working(server: RedisServer, folder: Path, engine: PictureEngine, **changes:
     metrics = WorkerMetrics()
     connection = connect(settings.redis_url)
     store = open_store(settings.picture_store_url)
-    worker = Worker(settings, connection, engine, INFO, b"{}", store, metrics)
+    info, tokenizer_json = (model.info, model.tokenizer_json) if model else (INFO, b"{}")
+    worker = Worker(settings, connection, engine, info, tokenizer_json, store, metrics)
     with ThreadPoolExecutor(1) as pool:
         running = RunningWorker(worker, metrics, folder / "pictures", pool.submit(worker.run))
         try:

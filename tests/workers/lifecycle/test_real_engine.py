@@ -1,0 +1,67 @@
+"""The worker around the real engine, over a tiny checkpoint of random weights."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from contract.plan import Filter, SafetyPlan
+from contract.request import OutputFormat
+from contract.result import Status
+from contract.verdict import Verdict
+from tests import engines
+from tests.redis_server import RedisServer
+from tests.workers.lifecycle.client import Client, job
+from tests.workers.lifecycle.conftest import working
+from workers.engine.picture import PictureSpec
+from workers.models import LoadedModel
+
+SIZE = {"model": "tiny", "width": 32, "height": 32}
+
+
+def test_what_is_stored_is_what_the_engine_makes(
+    server: RedisServer, client: Client, tmp_path: Path, tiny_model: LoadedModel
+) -> None:
+    jobs = [job(f"a cat {number}", pictures=2, plan=SafetyPlan(), **SIZE) for number in range(3)]
+    with working(server, tmp_path, engines.engine(tiny_model.parts), tiny_model) as worker:
+        for wanted in jobs:
+            client.accept(wanted)
+        assert set(client.wait_for([wanted.id for wanted in jobs]).values()) == {Status.SUCCEEDED}
+        client.assert_ended_once([wanted.id for wanted in jobs])
+    for wanted in jobs:
+        alone = engines.run(engines.engine(tiny_model.parts), PictureSpec.all_of(wanted))
+        for outcome, picture in zip(alone, client.result(wanted.id).images, strict=True):
+            file = worker.pictures / wanted.tenant / wanted.id / f"1-{picture.index}.{OutputFormat.PNG.value}"
+            with Image.open(file) as stored:
+                difference = np.abs(np.asarray(stored).astype(int) - outcome.pixels)
+            assert difference.max() <= 1  # of 255: other neighbours in the batch may round differently
+            assert {score.name for score in picture.concepts} >= {*tiny_model.info.concepts}
+
+
+def test_a_result_tells_what_ran(server: RedisServer, client: Client, tmp_path: Path, tiny_model: LoadedModel) -> None:
+    wanted = job(plan=SafetyPlan(output=Filter()), **SIZE)
+    with working(server, tmp_path, engines.engine(tiny_model.parts), tiny_model) as worker:
+        client.accept(wanted)
+        client.wait_for([wanted.id])
+        result = client.result(wanted.id)
+    [picture] = result.images
+    assert picture.verdict in (Verdict.PASSED, Verdict.BLOCKED)
+    assert (len(worker.files()) == 1) is (picture.verdict is Verdict.PASSED)
+    assert result.safety is not None
+    assert result.safety.weights_sha256 == tiny_model.info.weights_sha256
+    assert "output" in result.safety.applied
+    assert result.metrics is not None
+    assert result.metrics.unet_rows >= wanted.steps
+    assert result.metrics.images_per_batch_mean == 1
+
+
+def test_a_canceled_job_leaves_the_engine(
+    server: RedisServer, client: Client, tmp_path: Path, tiny_model: LoadedModel
+) -> None:
+    wanted = job(steps=150, pictures=4, **SIZE)
+    with working(server, tmp_path, engines.engine(tiny_model.parts), tiny_model) as worker:
+        client.accept(wanted)
+        client.wait_until_started(wanted.id)
+        assert client.cancel(wanted.id) == "running"
+        assert client.wait_for([wanted.id]) == {wanted.id: Status.CANCELED}
+        assert worker.files() == []
