@@ -203,7 +203,12 @@ class EmbeddedStack:
                 except httpx.TransportError:
                     pass  # not listening yet
                 time.sleep(0.05)
-        raise StackError(f"the service was not ready within {START_TIMEOUT_S:.0f} s; see the logs in {self.logs}")
+        shown = "\n".join(
+            f"the end of {child.spec.log}:\n{child.last_log_lines()}"
+            for child in supervisor.children
+            if child.spec.is_up is None
+        )
+        raise StackError(f"the service was not ready within {START_TIMEOUT_S:.0f} s\n{shown}")
 
 
 def _url_host(host: str) -> str:

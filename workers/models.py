@@ -46,6 +46,10 @@ class Defaults(Strict):
     min_size_px: int | None = None
     max_size_px: int | None = None
     size_multiple_px: int | None = None
+    safety_concepts: str | None = Field(
+        None, description="What guidance methods steer away from when a plan names none."
+    )
+    text_concept_threshold: float | None = Field(None, description="Cosine from which a concept given as text is seen.")
 
 
 @dataclass(frozen=True)
