@@ -77,7 +77,8 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture(scope="session")
 def gateway(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    with running_gateway(redis_server.url, tmp_path_factory.mktemp("gateway")) as running:
+    # Patient, as a starved machine is no outage; test_outages.py has gateways with the limits that are shipped.
+    with running_gateway(redis_server.url, tmp_path_factory.mktemp("gateway"), redis_timeout_s="20") as running:
         yield running
 
 

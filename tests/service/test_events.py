@@ -108,7 +108,7 @@ def test_a_stream_whose_events_were_trimmed_away_still_ends(
 
 
 def test_a_waiting_jobs_stream_ends_when_its_deadline_passes(http: httpx.Client, redis: "Redis") -> None:
-    job_id = posted(http, deadline_s=0.4)
+    job_id = posted(http, deadline_s=3)
     events = follow(http, job_id)
     assert [event.event for event in events] == ["snapshot", "queued", "finished"]
     assert events[-1].data == {"status": "expired"}
