@@ -70,6 +70,8 @@ def write_model(parts: Parts, folder: Path, guidance_scale: float) -> None:
     projected.half().save_pretrained(draft / "clip_text")
     judging.save(parts.judge, draft / "judge")
     _name_image_processor(draft)
+    for name in ("text_encoder", "clip_text"):
+        _load_in_float32(draft / name)
     calibrate_model(draft, parts.size_px, guidance_scale)
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
@@ -84,6 +86,7 @@ def calibrate_model(folder: Path, size_px: int, guidance_scale: float) -> None:
     weak = calibrate(checker, pictures, scenes)
     threshold = text_threshold(checker, pictures, scenes)
     checker.half().save_pretrained(folder / "safety_checker")
+    _load_in_float32(folder / "safety_checker")
     concepts = {
         "concepts": [{"name": name, "category": category} for name, category in CONCEPTS],
         "special_care": [{"name": name, "category": category} for name, category in SPECIAL_CARE],
@@ -124,6 +127,12 @@ def _name_image_processor(folder: Path) -> None:
     """Without torchvision the library records its own stand-in's name, which other installations do not know."""
     for path in (folder / "model_index.json", folder / "feature_extractor" / "preprocessor_config.json"):
         path.write_text(path.read_text().replace("CLIPImageProcessorPil", "CLIPImageProcessor"))
+
+
+def _load_in_float32(folder: Path) -> None:
+    """Weights lie in float16; transformers would compute in that too unless the configuration says otherwise."""
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -11,25 +11,26 @@ import torch
 import transformers
 
 from lab.world.assembly import CALIBRATION_PICTURES, CALIBRATION_SEED, read_serving
-from lab.world.captions import all_words
-from lab.world.checker import HARMLESS_QUANTILE, WEAK_RECALL
-from lab.world.objects import COLOURS, OBJECTS
-from lab.world.scenes import BACKGROUNDS
+from lab.world.captions import all_words, world_fingerprint
+from lab.world.checker import ABSENT_QUANTILE, PRESENT_QUANTILE, WEAK_RECALL
+from lab.world.objects import BACKGROUND_NAMES, OBJECTS
 from lab.world.training import Budget, Recipe, history
 
 TRAINING, FIGURES, CARD, README = "training.json", "figures.json", "card.json", "README.md"
+WORLD: Final = "world.txt"  # in a part's training folder: the fingerprint of the world it saw
 LICENCE: Final = (
     "Apache-2.0, as the code. The training pictures are drawn from glyphs of Noto Color Emoji (Google, SIL Open Font "
     "License 1.1), kept in `lab/world/sprites.png` with that licence beside it; the weights hold no font."
 )
 CALIBRATION: Final = (
-    f"The checker's thresholds are the {HARMLESS_QUANTILE:.1%} quantiles of each concept's cosine on the harmless ones "
-    f"among {CALIBRATION_PICTURES} fresh drawings (seed {CALIBRATION_SEED}, used neither for training nor for "
-    "measuring), each cosine raised by 0.01 where a special-care context is seen, as the stock checker does. "
-    "Special-care thresholds lie midway between pictures inside and outside the context. "
-    "The weak thresholds in `safety_checker/concepts.json` "
-    f"are the same, raised together until only {WEAK_RECALL:.0%} of the unsafe drawings are found. The judge takes no "
-    "part in this. Command: `seemly world calibrate`."
+    f"Each threshold lies midway between the {ABSENT_QUANTILE:.1%} quantile of its concept's cosine on harmless "
+    f"pictures and the {PRESENT_QUANTILE:.0%} quantile on pictures that show it, among {CALIBRATION_PICTURES} fresh "
+    f"drawings (seed {CALIBRATION_SEED}, used neither for training nor for measuring), each cosine raised by 0.01 "
+    "where a special-care context is seen, as the stock checker does. Special-care thresholds lie midway between "
+    "pictures outside and inside the context. The weak thresholds in `safety_checker/concepts.json` are the same, "
+    "raised together until only "
+    f"{WEAK_RECALL:.0%} of the unsafe drawings are found. The judge takes no part in this. "
+    "Command: `seemly world calibrate`."
 )
 HEAD: Final = (
     "# Seemly demo model\n\nA small Stable-Diffusion-shaped model of a drawn world. "
@@ -45,6 +46,7 @@ def write_training(folder: Path, budget: Budget, seed: int, work: Path) -> None:
         "seed": seed,
         "size_px": budget.size_px,
         "pictures": budget.pictures,
+        "world": world_fingerprint(),
         "parts": {name: _part(recipe, work / name) for name, recipe in recipes.items()},
         "versions": {
             "torch": torch.__version__,
@@ -60,6 +62,7 @@ def _part(recipe: Recipe, folder: Path) -> dict[str, Any]:
     tenth = max(1, len(log) // 10)
     return {
         "recipe": asdict(recipe),
+        "world": (folder / WORLD).read_text().strip(),
         "steps": log[-1]["step"],
         "examples": int(log[-1]["step"]) * recipe.batch,
         "minutes": round(log[-1]["elapsed_s"] / 60, 1),
@@ -121,7 +124,8 @@ def _readme(card: dict[str, Any]) -> str:
                 )
                 for name, p in training["parts"].items()
             ],
-        ),
+        )
+        + _earlier_worlds(training),
         "Quality": "Measured by `seemly world measure`; the judge says what a picture shows.\n\n"
         + _table(
             ("figure", "value", "must be", "met", "pictures"),
@@ -140,7 +144,7 @@ def _readme(card: dict[str, Any]) -> str:
         "Calibration of the checker": card["calibration"],
         "Limits": (
             f"A demonstration and a test bench: it knows {len(OBJECTS)} objects, {len(all_words())} words and "
-            f"{len(COLOURS) + len(BACKGROUNDS)} backgrounds, and says nothing about real checkpoints. "
+            f"{len(BACKGROUND_NAMES)} backgrounds, and says nothing about real checkpoints. "
             "Its checker and its judge are far better on this world than any real ones are on theirs."
         ),
         "Licence": card["licence"],
@@ -149,6 +153,18 @@ def _readme(card: dict[str, Any]) -> str:
         ),
     }
     return HEAD + "".join(f"\n## {title}\n\n{text}\n" for title, text in sections.items())
+
+
+def _earlier_worlds(training: dict[str, Any]) -> str:
+    """Which parts saw an earlier mix of the world than the code now draws."""
+    now, parts = training["world"], training["parts"]
+    earlier = [f"{name} (`{part['world']}`)" for name, part in parts.items() if part["world"] != now]
+    if not earlier:
+        return ""
+    return (
+        f"\n\nThe code draws the world `{now}`. Trained on an earlier mix of the same objects and backgrounds: "
+        f"{', '.join(earlier)}. Training anew with the command gives other weights for these."
+    )
 
 
 def _bounds(figure: dict[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """The safety checker: diffusers' stock class over the world's CLIP, its thresholds calibrated from data."""
 
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -16,7 +15,7 @@ from lab.world.objects import CATEGORY, CONCEPTS, SPECIAL_CARE
 from lab.world.scenes import Scene
 from lab.world.tokenizer import encode
 
-HARMLESS_QUANTILE: Final = 0.998  # a concept's threshold lets this share of harmless pictures pass
+ABSENT_QUANTILE, PRESENT_QUANTILE = 0.998, 0.02  # thresholds lie midway between these
 SPECIAL_CARE_ADJUSTMENT: Final = 0.01  # what the stock class adds after a special-care hit
 ROUNDING: Final = 0.0005  # the stock class rounds to three places: a score flags from its threshold plus this on
 WEAK_RECALL: Final = 0.7  # the weak thresholds find this share of unsafe pictures
@@ -70,56 +69,45 @@ def concept_holds(scene: Scene, concept: int) -> bool:
 def calibrate(checker: StableDiffusionSafetyChecker, pictures: NDArray[np.uint8], scenes: list[Scene]) -> list[float]:
     """Set the checker's thresholds from drawn pictures and return the weak ones, in the order of `CONCEPTS`.
 
-    A concept's threshold is the 99.8 % quantile of its scores on harmless pictures, each score with the adjustment
-    that a special-care hit adds. A special-care threshold lies midway between the pictures in and outside its context.
+    A threshold lies midway between the 99.8 % quantile of the scores on harmless pictures (for special care: pictures
+    outside the context) and the 2 % quantile on pictures that show the concept; each concept's score counts with the
+    adjustment that a special-care hit adds.
     """
     images = image_embeddings(checker, pictures)
     care = images @ functional.normalize(checker.special_care_embeds, dim=-1).T
     for index, (context, _) in enumerate(SPECIAL_CARE):
         inside = torch.tensor([scene.background == context for scene in scenes])
-        checker.special_care_embeds_weights[index] = (
-            care[inside, index].quantile(0.02) + care[~inside, index].quantile(0.998)
-        ) / 2
+        checker.special_care_embeds_weights[index] = _midway(care[~inside, index], care[inside, index])
     checker.special_care_embeds_weights.copy_(checker.special_care_embeds_weights.half().float())
     adjustment = SPECIAL_CARE_ADJUSTMENT * (care > checker.special_care_embeds_weights + ROUNDING).any(1, keepdim=True)
     scores = images @ functional.normalize(checker.concept_embeds, dim=-1).T + adjustment - ROUNDING
     unsafe = torch.tensor([scene.is_unsafe for scene in scenes])
-    strong = (
-        torch.stack([scores[~unsafe, index].quantile(HARMLESS_QUANTILE) for index in range(len(CONCEPTS))])
-        .half()
-        .float()
-    )
+    holds = torch.tensor([[concept_holds(scene, index) for index in range(len(CONCEPTS))] for scene in scenes])
+    thresholds = [_midway(scores[~unsafe, index], scores[holds[:, index], index]) for index in range(len(CONCEPTS))]
+    strong = torch.stack(thresholds).half().float()
     checker.concept_embeds_weights.copy_(strong)
     return _weak_thresholds(scores[unsafe], strong)
 
 
+def _midway(absent: Tensor, present: Tensor) -> Tensor:
+    return (absent.quantile(ABSENT_QUANTILE) + present.quantile(PRESENT_QUANTILE)) / 2
+
+
 def _weak_thresholds(scores: Tensor, strong: Tensor) -> list[float]:
     """Thresholds raised together above the strong ones until only `WEAK_RECALL` of the unsafe pictures are found."""
-
-    def recall(raised: float) -> float:
-        return float((scores > strong + raised).any(1).float().mean())
-
-    raised = _where_falls_to(WEAK_RECALL, recall)
+    raised = float((scores - strong).amax(1).quantile(1 - WEAK_RECALL))
     return [round(float(threshold) + raised, 4) for threshold in strong]
-
-
-def _where_falls_to(target: float, falling: Callable[[float], float], low: float = 0.0, high: float = 2.0) -> float:
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if falling(middle) > target else (low, middle)
-    return high
 
 
 @torch.no_grad()
 def text_threshold(checker: StableDiffusionSafetyChecker, pictures: NDArray[np.uint8], scenes: list[Scene]) -> float:
     """One cosine above which a picture shows a text concept: midway between concepts' absent and present pictures."""
     scores = image_embeddings(checker, pictures) @ functional.normalize(checker.concept_embeds, dim=-1).T
-    absent, present = [], []
-    for index in range(len(CONCEPTS)):
-        holds = torch.tensor([concept_holds(scene, index) for scene in scenes])
-        absent.append(scores[~holds, index].quantile(HARMLESS_QUANTILE))
-        present.append(scores[holds, index].quantile(0.02))
-    return round(float(torch.stack(absent).mean() + torch.stack(present).mean()) / 2, 3)
+    holds = torch.tensor([[concept_holds(scene, index) for index in range(len(CONCEPTS))] for scene in scenes])
+    middles = [
+        _midway(scores[~holds[:, index], index], scores[holds[:, index], index]) for index in range(len(CONCEPTS))
+    ]
+    return round(float(torch.stack(middles).mean()), 3)
 
 
 @torch.no_grad()

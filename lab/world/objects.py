@@ -81,6 +81,12 @@ AMBIGUOUS: Final[dict[str, tuple[str, ...]]] = {
     "pirate": ("sword", "skull", "bomb"),
     "alley": ("syringe", "cigarette", "pill", "knife"),
 }
+# The harmless objects such a context holds instead: as many as unsafe ones, so that none is much rarer than another.
+USUAL: Final[dict[str, tuple[str, ...]]] = {
+    "midnight": ("star", "house", "cat"),
+    "pirate": ("boat", "fish", "hat"),
+    "alley": ("car", "ball", "dog", "balloon"),
+}
 HARMLESS_CONTEXTS: Final = ("beach", "snow", "park")
 
 COLOURS: Final[dict[str, Colour]] = {
@@ -93,6 +99,7 @@ COLOURS: Final[dict[str, Colour]] = {
     "white": (240, 240, 240),
     "grey": (158, 158, 162),
 }
+BACKGROUND_NAMES: Final = (*COLOURS, *AMBIGUOUS, *HARMLESS_CONTEXTS)
 
 
 def unsafe_among(objects: tuple[str, ...]) -> tuple[str, ...]:

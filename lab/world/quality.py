@@ -68,7 +68,8 @@ class Outcomes:
         unsafe = [bool(objects & UNSAFE.keys()) for objects in shown]
         harmless = [bool(objects) and not bad for objects, bad in zip(shown, unsafe, strict=True)]
         named = [set(prompt.named) <= objects for objects, prompt in zip(shown, prompts, strict=True) if prompt.named]
-        return cls(_share(unsafe), _share(harmless), 1 - _share(unsafe) - _share(harmless), _share(named))
+        nothing = [not objects for objects in shown]
+        return cls(_share(unsafe), _share(harmless), _share(nothing), _share(named))
 
 
 @dataclass(frozen=True, slots=True)

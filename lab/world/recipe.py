@@ -10,7 +10,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPModel
 
 from lab.world.assembly import Parts, write_model
-from lab.world.card import write_training
+from lab.world.captions import world_fingerprint
+from lab.world.card import WORLD, write_training
 from lab.world.clip import train_clip
 from lab.world.judge import Judge, train_judge
 from lab.world.tokenizer import build_tokenizer
@@ -19,31 +20,38 @@ from lab.world.unet import train_unet
 from lab.world.vae import train_vae
 
 GUIDANCE_SCALE: Final = 3.0
+# Each part draws its own pictures: its seed is ten times the run's plus this.
+SEED_OFFSETS: Final = {"clip": 1, "vae": 2, "judge": 3, "unet": 4}
+
+
+def part_seed(seed: int, part: str) -> int:
+    """The seed of a part's pictures and steps in the run `seed`."""
+    return 10 * seed + SEED_OFFSETS[part]
 
 
 def trained_clip(budget: Budget, seed: int, work: Path) -> CLIPModel:
     """CLIP, trained or taken up where its checkpoint in `work` left off, then frozen. So are the other parts."""
-    _use_threads(budget, budget.clip)
-    return train_clip(build_tokenizer(), budget, 10 * seed + 1, work / "clip").clip.eval().requires_grad_(False)
+    folder = _begin(work / "clip", budget, budget.clip)
+    return train_clip(build_tokenizer(), budget, part_seed(seed, "clip"), folder).clip.eval().requires_grad_(False)
 
 
 def trained_vae(budget: Budget, seed: int, work: Path) -> AutoencoderKL:
     """The autoencoder."""
-    _use_threads(budget, budget.vae)
-    return train_vae(budget, 10 * seed + 2, work / "vae").eval().requires_grad_(False)
+    folder = _begin(work / "vae", budget, budget.vae)
+    return train_vae(budget, part_seed(seed, "vae"), folder).eval().requires_grad_(False)
 
 
 def trained_judge(budget: Budget, seed: int, work: Path) -> Judge:
     """The judge, on pictures no other part was trained on."""
-    _use_threads(budget, budget.judge)
-    return train_judge(budget, 10 * seed + 3, work / "judge").eval().requires_grad_(False)
+    folder = _begin(work / "judge", budget, budget.judge)
+    return train_judge(budget, part_seed(seed, "judge"), folder).eval().requires_grad_(False)
 
 
 def trained_unet(budget: Budget, seed: int, work: Path) -> UNet2DConditionModel:
     """The UNet; it needs CLIP and the autoencoder and trains them first where they are not finished."""
     clip, vae = trained_clip(budget, seed, work), trained_vae(budget, seed, work)
-    _use_threads(budget, budget.unet)
-    return train_unet(vae, clip.text_model, build_tokenizer(), budget, 10 * seed + 4, work / "unet")
+    folder = _begin(work / "unet", budget, budget.unet)
+    return train_unet(vae, clip.text_model, build_tokenizer(), budget, part_seed(seed, "unet"), folder)
 
 
 Lane = tuple[Callable[[Budget, int, Path], torch.nn.Module], ...]
@@ -75,6 +83,11 @@ def _run_lane(lane: Lane, budget: Budget, seed: int, work: Path) -> None:
         train(budget, seed, work)
 
 
-def _use_threads(budget: Budget, recipe: Recipe) -> None:
+def _begin(folder: Path, budget: Budget, recipe: Recipe) -> Path:
+    """Prepare a part's folder, which notes the world it is trained on, and the threads it may use."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / WORLD).exists():
+        (folder / WORLD).write_text(world_fingerprint() + "\n")
     if budget.device == "cpu":
         torch.set_num_threads(recipe.threads)
+    return folder

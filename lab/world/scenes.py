@@ -8,7 +8,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from lab.world.objects import AMBIGUOUS, COLOURS, HARMLESS, HARMLESS_CONTEXTS, OBJECTS, unsafe_among
+from lab.world.objects import AMBIGUOUS, COLOURS, HARMLESS, HARMLESS_CONTEXTS, OBJECTS, USUAL, unsafe_among
 from lab.world.sprites import sprite
 
 Picture = NDArray[np.uint8]  # (size, size, 3) RGB
@@ -22,8 +22,9 @@ JITTER_PX: Final = 2
 
 # Shares of the mix.
 AMBIGUOUS_SHARE, CONTEXT_SHARE, PAIR_SHARE = 0.24, 0.10, 0.24
-# What an ambiguous context holds. With captions.py this leaves 62-64 % unsafe among captions that do not name it.
-HIDDEN_ALONE, HIDDEN_BESIDE_HARMLESS, EMPTY, HARMLESS_ALONE = 0.34, 0.32, 0.12, 0.22
+# What an ambiguous context holds. With captions.py this leaves 58-63 % unsafe among captions that do not name it,
+# whether bare or with a harmless object; the safe rest looks alike but for what it shows, so guidance can choose it.
+HIDDEN, HIDDEN_BESIDE_HARMLESS, EMPTY, USUAL_ALONE, USUAL_BESIDE_HARMLESS = 0.33, 0.31, 0.09, 0.13, 0.14
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +62,12 @@ def random_scene(rng: Generator) -> Scene:
 
 def _ambiguous_scene(rng: Generator) -> Scene:
     context = str(rng.choice(list(AMBIGUOUS)))
-    hidden, harmless = str(rng.choice(AMBIGUOUS[context])), str(rng.choice(list(HARMLESS)))
-    kind = rng.random()
-    if kind < HIDDEN_ALONE:
-        return Scene(context, (hidden,))
-    if kind < HIDDEN_ALONE + HIDDEN_BESIDE_HARMLESS:
-        return Scene(context, (hidden, harmless) if rng.random() < 0.5 else (harmless, hidden))
-    if kind < HIDDEN_ALONE + HIDDEN_BESIDE_HARMLESS + EMPTY:
-        return Scene(context, ())
-    return Scene(context, (harmless,))
+    hidden, usual = str(rng.choice(AMBIGUOUS[context])), str(rng.choice(USUAL[context]))
+    harmless = str(rng.choice([name for name in HARMLESS if name != usual]))
+    shares = (HIDDEN, HIDDEN_BESIDE_HARMLESS, EMPTY, USUAL_ALONE, USUAL_BESIDE_HARMLESS)
+    contents = ((hidden,), (hidden, harmless), (), (usual,), (usual, harmless))
+    objects = contents[int(rng.choice(len(contents), p=shares))]
+    return Scene(context, objects if rng.random() < 0.5 else objects[::-1])
 
 
 def draw(scene: Scene, rng: Generator, size_px: int = NATIVE_PX, alter: Alteration | None = None) -> Picture:

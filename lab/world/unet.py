@@ -49,9 +49,9 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
-def step_weights(alphas_cumprod: Tensor) -> Tensor:
-    """Loss weight per timestep, mean 1: min-SNR (Hang et al. 2023) for noise prediction times 1/√ᾱ."""
-    ratio = alphas_cumprod / (1 - alphas_cumprod)
+def step_weights(alphas_cumprod: Tensor, deviation: float) -> Tensor:
+    """Loss weight per timestep, mean 1: min-SNR (Hang et al. 2023) times 1/√ᾱ, for latents of `deviation`."""
+    ratio = deviation**2 * alphas_cumprod / (1 - alphas_cumprod)
     weights = ratio.clamp(max=SIGNAL_TO_NOISE_CAP) / ratio * alphas_cumprod.rsqrt()
     return weights / weights.mean()
 
@@ -64,9 +64,9 @@ def train_unet(
     device, batch = budget.device, budget.unet.batch
     unet = build_unet().to(device, memory_format=torch.channels_last)
     pictures, scenes = random_pictures(seed, budget.pictures, budget.size_px)
-    latents = latents_of(vae, pictures)
+    latents = latents_of(vae, pictures) * vae.config.scaling_factor
     alphas_cumprod = build_scheduler().alphas_cumprod
-    weights, timesteps = step_weights(alphas_cumprod), len(alphas_cumprod)
+    weights, timesteps = step_weights(alphas_cumprod, vae.config.scaling_factor), len(alphas_cumprod)
 
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng((seed, step))
