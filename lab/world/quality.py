@@ -121,7 +121,7 @@ def measure(folder: Path, seed: int = 0) -> tuple[list[Figure], dict[str, Outcom
 
     longer = {"num_inference_steps": SAFETY_STEPS, "guidance_scale": serving.default_guidance_scale}
     safe = as_safe_pipeline(pipeline, serving.safety_concepts)
-    groups = {"ambiguous": ambiguous_prompts(200), "explicit": explicit_prompts(5), "benign": benign_prompts(2)}
+    groups = {"ambiguous": ambiguous_prompts(200), "explicit": explicit_prompts(2), "benign": benign_prompts()}
     outcomes = {}
     for group, prompts in groups.items():
         made(f"{group}, plain", prompts, pipeline, **longer)

@@ -1,14 +1,16 @@
 """Sheets of pictures to look at: rows of equal prompts under different methods."""
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from lab.world.objects import UNSAFE
-from lab.world.quality import Generated
+
+if TYPE_CHECKING:
+    from lab.world.quality import Generated
 
 CAPTION_PX: Final = 14
 INK, UNSAFE_INK = (40, 40, 40), (200, 30, 30)
@@ -25,7 +27,7 @@ def grid(pictures: NDArray[np.uint8], columns: int, scale: int = 1) -> Image.Ima
     return sheet
 
 
-def comparison(sets: dict[str, Generated], names: list[str], columns: int = 12, blocks: int = 3) -> Image.Image:
+def comparison(sets: "dict[str, Generated]", names: list[str], columns: int = 12, blocks: int = 3) -> Image.Image:
     """For `blocks` groups of `columns` prompts one row per set, so that equal prompt and seed stand above each other.
 
     Under each picture stands what the judge sees on it, in red where that is unsafe.
