@@ -16,7 +16,6 @@ QUICK_S = 30.0  # a life shorter than this counts against the child
 MAX_QUICK_DEATHS = 3
 BACKOFF_S = 0.5  # doubled with every quick death
 POLL_S = 0.05
-LOG_MAX_BYTES = 10_000_000
 LOG_LINES_SHOWN = 15
 
 
@@ -81,7 +80,7 @@ class Child:
             self.process.wait()
 
     def last_log_lines(self) -> str:
-        """The end of the child's log, from all its lives."""
+        """The end of the child's log, over all its lives in this stack."""
         try:
             lines = self.spec.log.read_text(errors="replace").splitlines()
         except OSError:
@@ -90,7 +89,7 @@ class Child:
 
     def _start(self, now: float) -> None:
         self.spec.log.parent.mkdir(parents=True, exist_ok=True)
-        if self.spec.log.exists() and self.spec.log.stat().st_size > LOG_MAX_BYTES:
+        if self._started_at == 0 and self.spec.log.exists():  # of an earlier stack; one is kept
             self.spec.log.replace(self.spec.log.with_suffix(".log.1"))
         signal_number = str(int(self.spec.death_signal))
         launcher = (sys.executable, "-m", "seemly.child", str(os.getpid()), signal_number)

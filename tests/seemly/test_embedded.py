@@ -67,7 +67,7 @@ def test_pictures_are_made_and_lie_in_the_data_folder(stack: EmbeddedStack) -> N
     make_picture(stack.url)
     data = stack.logs.parent
     assert list((data / "pictures").rglob("*.png"))
-    assert {log.name for log in stack.logs.iterdir()} == {"redis.log", "gateway.log", "worker.log"}
+    assert {log.stem for log in stack.logs.iterdir()} == {"redis", "gateway", "worker"}
     assert set(stack.pids) == {"redis", "gateway", "worker"}
 
 

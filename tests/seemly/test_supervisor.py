@@ -144,9 +144,9 @@ time.sleep(600)
     assert eventually(lambda: not any(is_running(pid) for pid in children), timeout_s=5)
 
 
-def test_a_large_log_is_put_aside(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "LOG_MAX_BYTES", 10)
+def test_the_log_of_an_earlier_stack_is_put_aside(tmp_path: Path, run: Run) -> None:
     (tmp_path / "sleeper.log").write_text("a line of an earlier run\n")
     running = run(spec(tmp_path, "sleeper", SLEEP))
     assert eventually(lambda: pid_of(running) is not None)
     assert (tmp_path / "sleeper.log.1").read_text() == "a line of an earlier run\n"
+    assert (tmp_path / "sleeper.log").read_text() == ""
