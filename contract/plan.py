@@ -19,7 +19,8 @@ from pydantic import Field, StringConstraints, model_validator
 
 from contract.strict import Strict, Text
 
-ConceptText = Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1, max_length=300)]
+# Stripped first and measured then: StringConstraints alone would measure first and let blanks pass as an empty text.
+ConceptText = Annotated[Text, StringConstraints(strip_whitespace=True), Field(min_length=1, max_length=300)]
 ConceptName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9 _-]{0,39}$")]
 VariantName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 ConceptTexts = Annotated[tuple[ConceptText, ...], Field(min_length=1, max_length=64)]

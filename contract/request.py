@@ -19,7 +19,8 @@ from contract.strict import Strict, Text
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 MAX_PICTURES = 16
 
-PromptText = Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1, max_length=4000)]
+# Stripped first and measured then: StringConstraints alone would measure first and let blanks pass as an empty text.
+PromptText = Annotated[Text, StringConstraints(strip_whitespace=True), Field(min_length=1, max_length=4000)]
 
 
 class Scheduler(StrEnum):
