@@ -93,7 +93,7 @@ def test_a_field_that_cannot_be_served_is_named_with_its_fix(
         (b"", 422, "body", "required"),
         (b"[]", 422, "body", "a JSON object"),
         (b'"x"', 422, "body", "a JSON object"),
-        (b"null", 422, "body", "required"),
+        (b"null", 422, "body", "a JSON object"),
         (b"\xff\xfe\x00", 400, "body", "UTF-8"),
         (b"[" * 60_000, 400, "body", "ordinary depth"),
         (b'{"prompt": "x", "seed": ' + b"1" * 5000 + b"}", 400, "body", "ordinary numbers"),
