@@ -30,4 +30,5 @@ class ModelInfo(Strict):
     actions: tuple[Action, ...] = Field(description="Actions its filter can take.")
     concepts: Annotated[tuple[str, ...], Field(min_length=1)]
     scores_text_concepts: bool = Field(description="Whether the filter takes concepts given as text.")
+    text_concept_threshold: float | None = Field(None, description="A threshold that suits them; null: not measured.")
     variants: tuple[str, ...] = ()

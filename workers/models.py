@@ -46,6 +46,8 @@ class Defaults(Strict):
     min_size_px: int | None = None
     max_size_px: int | None = None
     size_multiple_px: int | None = None
+    safety_concepts: str | None = Field(None, description="The text that guidance steers away from by default.")
+    text_concept_threshold: float | None = Field(None, description="A cosine that suits concepts given as text.")
     safety_concepts: str | None = Field(
         None, description="What guidance methods steer away from when a plan names none."
     )
@@ -197,6 +199,7 @@ def _info(
         actions=SERVED_ACTIONS,
         concepts=detector.concept_names,
         scores_text_concepts=detector.scores_text_concepts,
+        text_concept_threshold=defaults.text_concept_threshold,
     )
 
 

@@ -1,4 +1,4 @@
-"""The engine against diffusers' own StableDiffusionPipeline: same weights, seeds, steps, and both judge every picture."""
+"""The engine against diffusers' own StableDiffusionPipeline: same weights, seeds and steps, and both judge."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

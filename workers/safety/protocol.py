@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -27,6 +28,27 @@ class Guidance(Protocol):
     def describe(self) -> dict[str, Any]:
         """What runs, with every parameter resolved, for `safety.applied`."""
         ...
+
+
+class StepRecord:
+    """How strong a guidance's push was at each step. Kept as tensors: reading them at every step would stall a GPU."""
+
+    def __init__(self) -> None:
+        self._strengths: list[Tensor] = []
+        self._shares: list[Tensor] = []
+
+    def add(self, push: Tensor | None, where: Tensor | None) -> None:
+        """One step: the push, or None when there was none, and the elements it acts on."""
+        zero = torch.zeros(())
+        self._strengths.append(zero if push is None else push.abs().mean())
+        self._shares.append(zero if push is None or where is None else where.to(push.dtype).mean())
+
+    def as_dict(self) -> dict[str, list[float]]:
+        """`push`: mean magnitude per step; `share`: part of the latent's elements it acted on."""
+        return {
+            "push": [round(float(strength), 6) for strength in self._strengths],
+            "share": [round(float(share), 4) for share in self._shares],
+        }
 
 
 class Trajectory(Protocol):

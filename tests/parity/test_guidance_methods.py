@@ -1,0 +1,173 @@
+"""SLD and SEGA against diffusers' pipelines on latents, in float64."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    SemanticStableDiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionPipelineSafe,
+)
+from torch import Tensor
+
+from contract.plan import Sega, SegaConcept, Sld
+from tests import engines
+from workers.engine.engine import Engine
+from workers.models import LoadedModel
+from workers.safety.negative import NegativePrompt
+from workers.safety.protocol import Conditioning, Guidance, RowSafety
+from workers.safety.sega import SemanticGuidance
+from workers.safety.sld import PRESETS, SafeLatentDiffusion, SldParameters
+
+# diffusers' own calls of its own deprecated parts
+pytestmark = pytest.mark.filterwarnings("ignore:The (decode_latents|.*callback).*:FutureWarning")
+
+CONCEPTS = ("violence", "nudity")
+
+
+def parts_of(folder: Path) -> dict[str, Any]:
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float64, low_cpu_mem_usage=False)
+    scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+    scheduler.final_alpha_cumprod = scheduler.final_alpha_cumprod.double()
+    return pipeline.components | {"scheduler": scheduler, "safety_checker": None, "requires_safety_checker": False}
+
+
+def noise(seed: int) -> Tensor:
+    return torch.randn((1, 4, 16, 16), generator=torch.Generator("cpu").manual_seed(seed)).double()
+
+
+def latents_of(model: LoadedModel, build: Any, **spec: Any) -> Tensor:
+    def build_safety(_: object, conditioning: Conditioning) -> RowSafety:
+        guidance: Guidance = build(conditioning)
+        return RowSafety(guidance)
+
+    recorder = engines.RecordingModel(**{name: getattr(model.parts, name) for name in model.parts.__dataclass_fields__})
+    [outcome] = engines.run(Engine(recorder, build_safety), [engines.spec(0, **spec)])
+    assert outcome.failure is None, outcome.failure
+    [latents] = recorder.decoded
+    return latents
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.parametrize(("seed", "steps", "scale"), [(0, 20, 7.5), (1, 17, 3.0), (2, 30, 12.0)])
+def test_sld_equals_diffusers(
+    tiny_folder: Path, tiny_model: LoadedModel, preset: str, seed: int, steps: int, scale: float
+) -> None:
+    parameters = PRESETS[preset]
+    pipeline = StableDiffusionPipelineSafe(**parts_of(tiny_folder))
+    pipeline.safety_concept = "an image showing violence, nudity"
+    pipeline.set_progress_bar_config(disable=True)
+    expected = _latents_before_decoding(
+        pipeline,
+        prompt="a cat",
+        num_inference_steps=steps,
+        guidance_scale=scale,
+        latents=noise(seed),
+        sld_guidance_scale=parameters.scale,
+        sld_warmup_steps=parameters.warmup_steps,
+        sld_threshold=parameters.threshold,
+        sld_momentum_scale=parameters.momentum_scale,
+        sld_mom_beta=parameters.momentum_beta,
+    )
+    sld = lambda conditioning: SafeLatentDiffusion(conditioning, parameters, CONCEPTS)  # noqa: E731
+    latents = latents_of(tiny_model, sld, seed=seed, steps=steps, guidance_scale=scale)
+    assert (latents - expected).abs().max() <= 1e-9
+    plain = engines.final_latents(tiny_model.parts, [engines.spec(0, seed=seed, steps=steps, guidance_scale=scale)])[0]
+    assert (latents - plain).abs().max() > 1e-4
+
+
+def _latents_before_decoding(pipeline: Any, **call: Any) -> Tensor:
+    """The pipeline offers no latent output; its last callback tells them."""
+    seen: list[Tensor] = []
+    pipeline(**call, callback=lambda step, timestep, latents: seen.append(latents.clone()), output_type="np")
+    return seen[-1][0]
+
+
+SEGA_CASES = {
+    "one removed": Sega(method="sega", concepts=(SegaConcept(text="violence"),)),
+    "one added, no warm-up": Sega(
+        method="sega", concepts=(SegaConcept(text="a hat", direction="add", warmup_steps=0, scale=8.0),)
+    ),
+    "three, staggered": Sega(
+        method="sega",
+        concepts=(
+            SegaConcept(text="violence", warmup_steps=2, threshold=0.8),
+            SegaConcept(text="a hat", direction="add", warmup_steps=6, scale=3.0, cooldown_step=12),
+            SegaConcept(text="nudity", warmup_steps=9, scale=7.0),
+        ),
+        momentum_scale=0.4,
+        momentum_beta=0.6,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", list(SEGA_CASES))
+@pytest.mark.parametrize(("seed", "steps", "scale"), [(0, 16, 7.5), (3, 21, 3.0)])
+def test_sega_equals_diffusers(
+    tiny_folder: Path, tiny_model: LoadedModel, case: str, seed: int, steps: int, scale: float
+) -> None:
+    plan = SEGA_CASES[case]
+    concepts = plan.concepts
+    parts = parts_of(tiny_folder)
+    del parts["image_encoder"]
+    pipeline = SemanticStableDiffusionPipeline(**parts)
+    pipeline.set_progress_bar_config(disable=True)
+    expected = pipeline(
+        prompt="a cat",
+        num_inference_steps=steps,
+        guidance_scale=scale,
+        latents=noise(seed),
+        editing_prompt=[concept.text for concept in concepts],
+        reverse_editing_direction=[concept.direction == "remove" for concept in concepts],
+        edit_guidance_scale=[concept.scale for concept in concepts],
+        edit_warmup_steps=[concept.warmup_steps for concept in concepts],
+        edit_cooldown_steps=[concept.cooldown_step or steps + 1 for concept in concepts],
+        edit_threshold=[concept.threshold for concept in concepts],
+        edit_momentum_scale=plan.momentum_scale,
+        edit_mom_beta=plan.momentum_beta,
+        output_type="latent",
+    ).images[0]
+    sega = lambda conditioning: SemanticGuidance(  # noqa: E731
+        conditioning, concepts, plan.momentum_scale, plan.momentum_beta
+    )
+    latents = latents_of(tiny_model, sega, seed=seed, steps=steps, guidance_scale=scale)
+    assert (latents - expected).abs().max() <= 1e-9
+
+
+def test_negative_equals_diffusers_with_the_texts_joined(tiny_folder: Path, tiny_model: LoadedModel) -> None:
+    pipeline = StableDiffusionPipeline(**parts_of(tiny_folder))
+    pipeline.set_progress_bar_config(disable=True)
+    expected = pipeline(
+        "a cat",
+        negative_prompt="a tree, violence, nudity",
+        num_inference_steps=11,
+        guidance_scale=5.0,
+        latents=noise(4),
+        output_type="latent",
+    ).images[0]
+    negative = lambda conditioning: NegativePrompt(conditioning, CONCEPTS)  # noqa: E731
+    latents = latents_of(tiny_model, negative, seed=4, steps=11, guidance_scale=5.0, negative_prompt="a tree")
+    assert (latents - expected).abs().max() <= 1e-9
+
+
+def test_a_parameter_of_the_plan_replaces_the_presets() -> None:
+    parameters = SldParameters.of(Sld(method="sld", preset="max", scale=100.0))
+    assert parameters == SldParameters(0, 100.0, 1.0, 0.5, 0.7)
+
+
+def test_the_record_tells_when_the_push_set_in(tiny_model: LoadedModel) -> None:
+    built: list[SafeLatentDiffusion] = []
+
+    def sld(conditioning: Conditioning) -> SafeLatentDiffusion:
+        built.append(SafeLatentDiffusion(conditioning, PRESETS["strong"], CONCEPTS))
+        return built[-1]
+
+    latents_of(tiny_model, sld, seed=0, steps=10)
+    record = built[0].record()
+    assert record["push"][:7] == [0.0] * 7
+    assert all(strength > 0 for strength in record["push"][7:])
+    assert all(0 < share <= 1 for share in record["share"][7:])

@@ -1,0 +1,36 @@
+"""Negative prompt: the concepts stand in for the empty prompt of classifier-free guidance.
+
+    ε = ε_n + s_g · (ε_p − ε_n)
+
+| symbol | variable |
+|---|---|
+| ε_n, the noise predicted for the user's negative prompt joined with the concepts | negative |
+| ε_p, for the prompt | prompt |
+| s_g | scale |
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from workers.safety.protocol import Conditioning
+
+
+class NegativePrompt:
+    """Guidance away from the concepts, at no extra UNet row."""
+
+    def __init__(self, conditioning: Conditioning, concepts: Sequence[str]) -> None:
+        self.scale = conditioning.guidance_scale
+        self.concepts = tuple(concepts)
+        negative = ", ".join(filter(None, (conditioning.negative_prompt, *self.concepts)))
+        self.texts: tuple[str, ...] = (negative, conditioning.prompt)
+
+    def combine(self, output: Tensor, step: int) -> Tensor:
+        """(2, 4, h, w) → (4, h, w)."""
+        negative, prompt = output
+        return negative + self.scale * (prompt - negative)
+
+    def describe(self) -> dict[str, Any]:
+        """The scale and the whole text that stood in for the empty prompt."""
+        return {"method": "negative", "guidance_scale": self.scale, "negative_prompt": self.texts[0]}

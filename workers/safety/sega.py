@@ -1,0 +1,89 @@
+"""SEGA, semantic guidance (Brack et al. 2023, arXiv:2301.12247), as in diffusers' SemanticStableDiffusionPipeline.
+
+    v_c = ±s_c · (ε_c − ε_u)                          − for a concept removed, + for one added
+    v_c ← v_c where |v_c| ≥ its λ_c-quantile, else 0  per channel over height × width, the quantile in float32
+    V = Σ_c v_c + s_m · ν                             over the concepts that are not past their cool-down
+    ν ← β · ν + (1 − β) · V                           throughout, warm-up included
+    ε = ε_u + s_g · (ε_p − ε_u) + V                   once every concept is past its warm-up
+    ε = ε_u + s_g · (ε_p − ε_u) + mean v_c            over those past it, while only some are; no momentum
+
+| symbol | variable |
+|---|---|
+| ε_u, ε_p, ε_c: noise predicted for the empty prompt, the prompt, a concept | empty, prompt, edits |
+| s_g, s_c, λ_c | guidance_scale, scale, threshold |
+| ν, s_m, β | momentum, momentum_scale, momentum_beta |
+| V | push |
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from contract.plan import SegaConcept
+from workers.safety.protocol import Conditioning, StepRecord
+
+
+class SemanticGuidance:
+    """Several concepts removed or added at once, each with its own strength, threshold, warm-up and cool-down."""
+
+    def __init__(
+        self,
+        conditioning: Conditioning,
+        concepts: Sequence[SegaConcept],
+        momentum_scale: float,
+        momentum_beta: float,
+    ) -> None:
+        self.concepts = tuple(concepts)
+        self.momentum_scale = momentum_scale
+        self.momentum_beta = momentum_beta
+        self.guidance_scale = conditioning.guidance_scale
+        self.texts: tuple[str, ...] = (
+            conditioning.negative_prompt,
+            conditioning.prompt,
+            *(concept.text for concept in self.concepts),
+        )
+        self._momentum: Tensor | None = None
+        self._record = StepRecord()
+
+    def combine(self, output: Tensor, step: int) -> Tensor:
+        """(2 + concepts, 4, h, w) → (4, h, w)."""
+        empty, prompt, *edits = output
+        guided = empty + self.guidance_scale * (prompt - empty)
+        momentum = torch.zeros_like(empty) if self._momentum is None else self._momentum
+        acting = [c for c in self.concepts if c.cooldown_step is None or step < c.cooldown_step]
+        vectors = {c: _edit(c, edit - empty) for c, edit in zip(self.concepts, edits, strict=True) if c in acting}
+        total = sum(vectors.values(), start=torch.zeros_like(empty)) + self.momentum_scale * momentum
+        self._momentum = self.momentum_beta * momentum + (1 - self.momentum_beta) * total
+        warm = [c for c in acting if step >= c.warmup_steps]
+        push: Tensor | None = None
+        if all(step >= c.warmup_steps for c in self.concepts):
+            push = total
+        elif warm:
+            push = torch.stack([vectors[c] for c in warm]).mean(dim=0)
+        self._record.add(push, None if push is None else push != 0)
+        return guided if push is None else guided + push
+
+    def describe(self) -> dict[str, Any]:
+        """Every parameter of every concept."""
+        return {
+            "method": "sega",
+            "guidance_scale": self.guidance_scale,
+            "concepts": [concept.model_dump() for concept in self.concepts],
+            "momentum_scale": self.momentum_scale,
+            "momentum_beta": self.momentum_beta,
+        }
+
+    def record(self) -> dict[str, Any]:
+        """Per step, how strong the push was and on what share of the latent."""
+        return self._record.as_dict()
+
+
+def _edit(concept: SegaConcept, direction: Tensor) -> Tensor:
+    """One concept's share of the push, (4, h, w), from ε_c − ε_u."""
+    sign = -1 if concept.direction == "remove" else 1
+    vector = sign * direction * concept.scale
+    magnitude = vector.abs()
+    quantile = torch.quantile(magnitude.flatten(start_dim=1).float(), concept.threshold, dim=1).to(vector.dtype)
+    return torch.where(magnitude >= quantile[:, None, None], vector, 0.0)
