@@ -11,6 +11,7 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import compile_path
 
 from service.observing import request_id_of
 from service.problems import FieldError, InvalidRequest, RedisAway, Refusal, problem_response, refusal_response
@@ -55,8 +56,11 @@ def add_error_handlers(app: FastAPI) -> None:
             400: "The body cannot be read.",
         }.get(error.status_code, str(error.detail))
         errors = (_UNREADABLE,) if error.status_code == 400 else ()
+        # Starlette names the methods of the first route at this address only.
+        allowed = allowed_methods(app, request.url.path) if error.status_code == 405 else ""
+        headers = {"Allow": allowed} if allowed else error.headers
         request_id = request_id_of(request.scope)
-        return problem_response(error.status_code, code, detail, request_id, errors=errors, headers=error.headers)
+        return problem_response(error.status_code, code, detail, request_id, errors=errors, headers=headers)
 
     @app.exception_handler(RedisConnectionError)
     @app.exception_handler(RedisTimeoutError)
@@ -72,6 +76,15 @@ def add_error_handlers(app: FastAPI) -> None:
         if not str(error).startswith("MISCONF"):  # its disk is full or broken; anything else is our own mistake
             raise error
         return await redis_away(request, error)
+
+
+def allowed_methods(app: FastAPI, path: str) -> str:
+    """The methods of every route at this path, as the Allow header lists them."""
+    described = app.openapi()["paths"].items()
+    found = {
+        method.upper() for template, methods in described if compile_path(template)[0].match(path) for method in methods
+    }
+    return ", ".join(sorted(found))
 
 
 def _field_error(error: dict[str, Any]) -> FieldError:

@@ -188,6 +188,10 @@ def test_a_wrong_method_is_refused_with_the_right_one(http: httpx.Client, method
     assert answer.headers["Allow"] == "POST"
 
 
+def test_a_wrong_method_is_told_all_the_right_ones(http: httpx.Client) -> None:
+    assert http.patch("/jobs/" + "0" * 32).headers["Allow"] == "DELETE, GET"
+
+
 @pytest.mark.parametrize(
     "path",
     ["/jobs/" + "0" * 32, "/jobs/nonsense", "/jobs/" + "0" * 32 + "/events", "/jobs/" + "0" * 32 + "/images/0"],
