@@ -92,7 +92,9 @@ def serve(
             with console.status("Starting Redis, gateway and worker"):
                 stack.start(is_wanted=lambda: not stopped.is_set())
             if not stopped.is_set():
-                console.print(f"Serving on {stack.url} (description: {stack.url}/docs, logs: {stack.logs})", soft_wrap=True)
+                console.print(
+                    f"Serving on {stack.url} (description: {stack.url}/docs, logs: {stack.logs})", soft_wrap=True
+                )
                 console.print("Ctrl-C stops it.")
             while not stopped.wait(0.2):
                 stack.check()

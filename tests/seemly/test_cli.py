@@ -124,7 +124,6 @@ def test_a_plan_reaches_the_service(gateway: GatewayProcess, redis: Redis, tmp_p
     [
         (("generate", "a cat", "--num-images", "99"), "num_images"),
         (("generate", "a cat", "--safety", "prayer"), "unknown safety method 'prayer'; choose from: none, safree"),
-        (("generate", ""), "prompt"),
         (("generate", "a cat", "--url", "http://127.0.0.1:1", "--steps", "999"), "steps"),
     ],
 )
