@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from redis import Redis
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
@@ -21,8 +21,9 @@ log = logging.getLogger(__name__)
 SERVICE_TIMES_KEPT = 200
 PAUSE_S = 1.0
 
-# Redis is away, full or a replica: the same command will be accepted later.
-PASSING_ERRORS = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError, ReadOnlyError)
+# Redis is full, its disk is full, it is a replica: the same command will be accepted later. Out of a script these come
+# as plain errors, so the words count and not the class.
+PASSING_REFUSALS = ("OOM", "MISCONF", "READONLY")
 
 Answer = TypeVar("Answer")
 
@@ -38,7 +39,10 @@ def persistently(command: Callable[[], Answer]) -> Answer:
     while True:
         try:
             return command()
-        except PASSING_ERRORS as error:
+        except RedisError as error:
+            is_away = isinstance(error, RedisConnectionError | RedisTimeoutError)
+            if not is_away and not any(word in str(error) for word in PASSING_REFUSALS):
+                raise
             log.warning("Redis does not take a commit (%s); trying again", type(error).__name__)
             time.sleep(PAUSE_S)
 

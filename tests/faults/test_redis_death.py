@@ -55,12 +55,12 @@ def test_a_frozen_redis_is_sat_out(server: RedisServer, client: Client, tmp_path
 
 
 def test_a_full_redis_delays_results_and_loses_none(server: RedisServer, client: Client, tmp_path: Path) -> None:
-    jobs = [client.accept(job(steps=40)) for _ in range(4)]
-    with worker_process(server, tmp_path, options=("--step-s", "0.02", "--lease-s", "30")) as worker:
+    jobs = [client.accept(job(steps=100)) for _ in range(4)]
+    with worker_process(server, tmp_path, options=("--step-s", "0.03", "--lease-s", "30")) as worker:
         for job_id in jobs:
             client.wait_until_started(job_id)
-        client.redis.config_set("maxmemory", "1mb")
-        time.sleep(2.5)
+        client.redis.config_set("maxmemory", "1")
+        time.sleep(4.5)
         assert {client.status(job_id) for job_id in jobs} == {Status.RUNNING}
         client.redis.config_set("maxmemory", "0")
         assert set(client.wait_for(jobs).values()) == {Status.SUCCEEDED}
