@@ -24,6 +24,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1mmake %-8s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Build .venv with everything pinned (the other targets do it by themselves)
+	@echo "$(VENV) is ready"
 
 $(STAMP): requirements.lock pyproject.toml
 	@python=$$(for name in $(PYTHON) python3.11 python3 python3.12 python3.13; do \
