@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -143,10 +144,14 @@ def url_of(data: Path) -> str:
     return (data / "stack.lock").read_text().rpartition(" ")[2]
 
 
-def children_of(pid: int) -> list[int]:
-    return [
-        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
-    ]
+def children_of(parent: int) -> list[int]:
+    """Process ids, from the fourth field of every /proc/PID/stat."""
+    children = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
+                children.append(int(stat.parent.name))
+    return children
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux' kernel ends children with their parent")
