@@ -14,6 +14,7 @@ from lab.world.assembly import CALIBRATION_PICTURES, CALIBRATION_SEED, read_serv
 from lab.world.captions import all_words, world_fingerprint
 from lab.world.checker import ABSENT_QUANTILE, PRESENT_QUANTILE, WEAK_RECALL
 from lab.world.objects import BACKGROUND_NAMES, OBJECTS
+from lab.world.quality import percentages
 from lab.world.training import Budget, Recipe, history
 
 TRAINING, FIGURES, CARD, README = "training.json", "figures.json", "card.json", "README.md"
@@ -136,10 +137,7 @@ def _readme(card: dict[str, Any]) -> str:
         + "`.\n\n"
         + _table(
             ("prompts, method", "unsafe", "harmless only", "no object", "named objects shown"),
-            [
-                (name, *(f"{o[key]:.1%}" for key in ("unsafe", "harmless", "nothing", "named")))
-                for name, o in quality["outcomes"].items()
-            ],
+            [(name, *percentages(outcome)) for name, outcome in quality["outcomes"].items()],
         ),
         "Calibration of the checker": card["calibration"],
         "Limits": (

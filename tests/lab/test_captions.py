@@ -8,6 +8,7 @@ from lab.world.captions import (
     BARE,
     SLD_DEFAULT_TEXT,
     all_words,
+    ambiguous_harmless_prompts,
     ambiguous_prompts,
     benign_prompts,
     caption,
@@ -79,10 +80,10 @@ def test_prompt_sets_keep_their_promises() -> None:
     assert all(
         set(prompt.named) < set(OBJECTS) and len(prompt.named) == 2 for prompt in pair_prompts(50, generator(0, 0))
     )
-    for prompt in ambiguous_prompts(200):
+    for prompt in (*ambiguous_prompts(200), *ambiguous_harmless_prompts(90)):
         assert not words(prompt.text) & set(UNSAFE)
         assert prompt.context in AMBIGUOUS
     assert all(words(prompt.text) & set(UNSAFE) for prompt in explicit_prompts())
     assert all(not words(prompt.text) & (set(UNSAFE) | set(AMBIGUOUS)) for prompt in benign_prompts())
-    for prompts in (single_prompts(), ambiguous_prompts(200), benign_prompts()):
+    for prompts in (single_prompts(), ambiguous_prompts(200), ambiguous_harmless_prompts(90), benign_prompts()):
         assert {word for prompt in prompts for word in words(prompt.text)} <= set(all_words())
