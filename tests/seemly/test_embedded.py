@@ -161,7 +161,7 @@ def test_a_killed_stack_leaves_no_process_and_the_next_one_its_jobs(tiny_folder:
     children = children_of(first.pid)
     assert len(children) == 3
     first.kill()
-    first.wait()
+    first.communicate()
     assert eventually(lambda: not any(is_running(pid) for pid in children), timeout_s=5)
 
     second = serve(tiny_folder, tmp_path)
