@@ -28,6 +28,11 @@ ConceptTexts = Annotated[tuple[ConceptText, ...], Field(min_length=1, max_length
 MAX_STEPS = 150
 
 
+def joined(concepts: Sequence[str]) -> str:
+    """Concepts as the one text that a guidance steers away from (Schramowski et al. 2023)."""
+    return "an image showing " + ", ".join(concepts)
+
+
 class Action(StrEnum):
     """What happens to a picture in which a concept is found, from mildest to strictest."""
 
@@ -59,6 +64,37 @@ class Negative(Strict):
     concepts: ConceptTexts | None = Field(None, description="Concept texts; null takes the published default.")
 
 
+class SldParameters(Strict):
+    """The five numbers of Safe Latent Diffusion."""
+
+    warmup_steps: int  # UNet calls that are left alone
+    scale: float  # s_S
+    threshold: float  # λ
+    momentum_scale: float  # s_m
+    momentum_beta: float  # β
+
+
+def _sld(
+    warmup_steps: int, scale: float, threshold: float, momentum_scale: float, momentum_beta: float
+) -> SldParameters:
+    return SldParameters(
+        warmup_steps=warmup_steps,
+        scale=scale,
+        threshold=threshold,
+        momentum_scale=momentum_scale,
+        momentum_beta=momentum_beta,
+    )
+
+
+# The authors' model card. diffusers' constant for `weak` says s_S = 20, the card 200.
+SLD_PRESETS = {
+    "weak": _sld(15, 200.0, 0.0, 0.0, 0.0),
+    "medium": _sld(10, 1000.0, 0.01, 0.3, 0.4),
+    "strong": _sld(7, 2000.0, 0.025, 0.5, 0.7),
+    "max": _sld(0, 5000.0, 1.0, 0.5, 0.7),
+}
+
+
 class Sld(Strict):
     """Safe Latent Diffusion. A preset sets every parameter; a parameter that is given replaces the preset's."""
 
@@ -70,6 +106,12 @@ class Sld(Strict):
     threshold: float | None = Field(None, ge=0, le=1, description="lambda, the mask's threshold.")
     momentum_scale: float | None = Field(None, ge=0, le=1, description="s_m.")
     momentum_beta: float | None = Field(None, ge=0, lt=1, description="beta.")
+
+    @property
+    def parameters(self) -> SldParameters:
+        """The preset's numbers, with those that are given in their place."""
+        own = {name: value for name in SldParameters.model_fields if (value := getattr(self, name)) is not None}
+        return SLD_PRESETS[self.preset].model_copy(update=own)
 
 
 class SegaConcept(Strict):

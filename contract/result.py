@@ -48,7 +48,8 @@ class Picture(Strict):
     height: int
     concepts: tuple[ConceptScore, ...] = ()
     reasons: tuple[str, ...] = ()
-    trajectory: dict[str, Any] | None = None
+    guidance: dict[str, Any] | None = Field(None, description="Per step: strength and share of the guidance's push.")
+    trajectory: dict[str, Any] | None = Field(None, description="Per step: every concept's score, and corrections.")
     error: JobError | None = None
 
 

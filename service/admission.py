@@ -2,13 +2,13 @@
 
 import secrets
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from contract.job import Job
 from contract.model import ModelInfo
-from contract.plan import Action, SafetyPlan, Sega, SegaConcept, Sld
+from contract.plan import Action, Negative, SafetyPlan, Sega, SegaConcept, Sld, joined
 from contract.request import MAX_SEED, GenerateRequest, Scheduler
 from service.models import Catalogue, count_tokens, too_long
 from service.policy import Policy, effective_plan
@@ -16,8 +16,6 @@ from service.problems import FieldError, ForbiddenByPolicy, InvalidRequest, Poli
 from service.queue import JobQueue, Load
 
 _PLACES = ("prompt", "weights", "guidance", "trajectory", "output")
-# Calls of the UNet that SLD leaves alone before it acts, by preset (Schramowski et al. 2023, table 2)
-_SLD_WARMUP_STEPS = {"weak": 15, "medium": 10, "strong": 7, "max": 0}
 
 
 @dataclass(frozen=True)
@@ -96,10 +94,33 @@ class Admission:
 
     def _token_errors(self, job: Job, model: ModelInfo) -> Iterator[FieldError]:
         tokenizer = self._catalogue.tokenizer(model)
-        for field, text in (("prompt", job.prompt), ("negative_prompt", job.negative_prompt)):
+        for field, text in _encoded_texts(job, model):
             count = count_tokens(tokenizer, text, model.max_tokens)
             if count.lost_words:
                 yield too_long(field, count, model.max_tokens)
+
+
+def _encoded_texts(job: Job, model: ModelInfo) -> Iterator[tuple[str, str]]:
+    """Every text that a worker will encode, with the field it comes from; none of them may be cut."""
+    yield "prompt", job.prompt
+    match job.plan.guidance:
+        case Negative(concepts=concepts):
+            yield "negative_prompt", ", ".join(filter(None, (job.negative_prompt, _concept_text(concepts, model))))
+        case Sld(concepts=concepts):
+            yield "negative_prompt", job.negative_prompt
+            yield "safety.guidance.concepts", _concept_text(concepts, model)
+        case Sega(concepts=edits):
+            yield "negative_prompt", job.negative_prompt
+            for index, edit in enumerate(edits or ()):
+                yield f"safety.guidance.concepts.{index}.text", edit.text
+        case None:
+            yield "negative_prompt", job.negative_prompt
+    for index, concept in enumerate(job.plan.output.concepts if job.plan.output else ()):
+        yield f"safety.output.concepts.{index}.text", concept.text
+
+
+def _concept_text(concepts: Sequence[str] | None, model: ModelInfo) -> str:
+    return model.default_concept_text if concepts is None else joined(concepts)
 
 
 def _seeds(first: int | None, pictures: int) -> tuple[int, ...]:
@@ -174,7 +195,7 @@ def idle_method_errors(job: Job) -> Iterator[FieldError]:
             message=f"{guidance.method!r} acts through guidance, which is off at 1 and under; take more than 1",
         )
     if isinstance(guidance, Sld):
-        warmup = _SLD_WARMUP_STEPS[guidance.preset] if guidance.warmup_steps is None else guidance.warmup_steps
+        warmup = guidance.parameters.warmup_steps
     elif isinstance(guidance, Sega):
         warmup = min(concept.warmup_steps for concept in guidance.concepts or (SegaConcept(text="default"),))
     else:

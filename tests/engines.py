@@ -13,7 +13,7 @@ from workers import models
 from workers.engine.engine import Engine, EngineLimits
 from workers.engine.model import EngineModel
 from workers.engine.picture import Outcome, PictureSpec
-from workers.safety.methods import build_row_safety
+from workers.safety.methods import SafetyMethods
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float64) -> models.LoadedModel:
@@ -23,7 +23,7 @@ def load(folder: Path, dtype: torch.dtype = torch.float64) -> models.LoadedModel
 
 def engine(parts: EngineModel, limits: EngineLimits | None = None) -> Engine:
     """An engine with the methods that workers serve."""
-    return Engine(parts, build_row_safety, limits)
+    return Engine(parts, SafetyMethods(), limits)
 
 
 def spec(index: int = 0, **changes: object) -> PictureSpec:

@@ -12,7 +12,6 @@ from workers.lifecycle import disarm_rq
 from workers.metrics import MetricsServer, WorkerMetrics
 from workers.models import load
 from workers.records import connect
-from workers.safety.methods import build_row_safety
 from workers.settings import Settings
 from workers.worker import Worker
 
@@ -45,7 +44,7 @@ def main() -> None:
     dtype = choose_dtype(settings.dtype, device)
     loaded = load(settings.model, name=settings.model_name, device=device, dtype=dtype)
     limits = EngineLimits(settings.unet_rows, settings.pictures_in_flight, settings.pictures_judged)
-    engine = Engine(loaded.parts, build_row_safety, limits)
+    engine = Engine(loaded.parts, loaded.methods, limits)
     metrics = WorkerMetrics()
     store = open_store(settings.picture_store_url)
     with MetricsServer(metrics, settings.metrics_port, settings.metrics_host):

@@ -27,7 +27,7 @@ from workers.engine.model import EngineModel
 from workers.engine.text import PromptEncoder
 from workers.safety.checker_concepts import STABLE_DIFFUSION_1, CheckerConcepts
 from workers.safety.filter import ConceptFilter
-from workers.safety.methods import SERVED_ACTIONS, SERVED_METHODS
+from workers.safety.methods import PUBLISHED_CONCEPT_TEXT, SERVED_ACTIONS, SERVED_METHODS, SafetyMethods
 from workers.safety.text_concepts import TextConcepts
 
 HUB_PATTERNS = ["*.json", "*.txt", "*.safetensors"]  # what a download may bring: no pickles, no code
@@ -46,10 +46,8 @@ class Defaults(Strict):
     min_size_px: int | None = None
     max_size_px: int | None = None
     size_multiple_px: int | None = None
-    safety_concepts: str | None = Field(None, description="The text that guidance steers away from by default.")
-    text_concept_threshold: float | None = Field(None, description="A cosine that suits concepts given as text.")
-    safety_concepts: str | None = Field(
-        None, description="What guidance methods steer away from when a plan names none."
+    safety_concepts: str = Field(
+        PUBLISHED_CONCEPT_TEXT, description="What guidance methods steer away from when a plan names none."
     )
     text_concept_threshold: float | None = Field(None, description="Cosine from which a concept given as text is seen.")
 
@@ -59,6 +57,7 @@ class LoadedModel:
     """A model ready to serve, and what a worker announces about it."""
 
     parts: EngineModel
+    methods: SafetyMethods
     info: ModelInfo
     tokenizer_json: bytes
 
@@ -103,7 +102,7 @@ def load(
         latent_dtype=latent_dtype,
     )
     info = _info(name, source, revision, folder, weights_sha256, parts, detector, pipeline.tokenizer)
-    return LoadedModel(parts, info, _tokenizer_json(pipeline.tokenizer))
+    return LoadedModel(parts, SafetyMethods(info.default_concept_text), info, _tokenizer_json(pipeline.tokenizer))
 
 
 def hash_weights(folder: Path) -> str:
@@ -198,6 +197,7 @@ def _info(
         methods=SERVED_METHODS,
         actions=SERVED_ACTIONS,
         concepts=detector.concept_names,
+        default_concept_text=defaults.safety_concepts,
         scores_text_concepts=detector.scores_text_concepts,
         text_concept_threshold=defaults.text_concept_threshold,
     )

@@ -65,6 +65,7 @@ def judge(outcome: Outcome, job: Job, info: ModelInfo) -> Judged:
         scores=outcome.scores,
         failure=failure,
         applied=outcome.applied,
+        guidance=outcome.guidance,
         trajectory=outcome.trajectory,
         inference_s=outcome.inference_s,
         unet_rows=outcome.unet_rows,
@@ -75,6 +76,7 @@ def judge(outcome: Outcome, job: Job, info: ModelInfo) -> Judged:
         "seed": spec.seed,
         "width": spec.width,
         "height": spec.height,
+        "guidance": outcome.guidance,
         "trajectory": outcome.trajectory,
     }
     if failure is not None or pixels is None:

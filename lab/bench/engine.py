@@ -14,7 +14,6 @@ from lab.bench.interleaved import Timing, time_interleaved
 from workers import models
 from workers.engine.engine import Engine, EngineLimits
 from workers.engine.picture import PictureSpec
-from workers.safety.methods import build_row_safety
 
 PROMPT = "a cat"
 
@@ -41,7 +40,7 @@ def compare(source: str, batch_sizes: tuple[int, ...], *, steps: int, repeats: i
     pipeline = StableDiffusionPipeline.from_pretrained(source, dtype=dtype, low_cpu_mem_usage=False).to(device)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
-    engine = Engine(model.parts, build_row_safety, EngineLimits(pictures_in_flight=max(batch_sizes)))
+    engine = Engine(model.parts, model.methods, EngineLimits(pictures_in_flight=max(batch_sizes)))
     arms: dict[str, Callable[[], None]] = {}
     for size in batch_sizes:
         specs = specs_for(model.info, range(size), steps)

@@ -15,7 +15,6 @@ from seemly.embedded import EmbeddedStack
 from seemly.settings import Settings
 from workers import models
 from workers.engine.engine import Engine, EngineLimits
-from workers.safety.methods import build_row_safety
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def compare_service(
         RuntimeError: when a job does not succeed.
     """
     model = models.load(source, name="bench", device=torch.device("cpu"))
-    engine = Engine(model.parts, build_row_safety, EngineLimits(pictures_in_flight=concurrency))
+    engine = Engine(model.parts, model.methods, EngineLimits(pictures_in_flight=concurrency))
     specs = specs_for(model.info, range(pictures), steps)
     with EmbeddedStack(Settings(data=data, port=0, model=source)) as stack, Client(stack.url) as client:
 

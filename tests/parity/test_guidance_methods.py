@@ -13,19 +13,19 @@ from diffusers import (
 )
 from torch import Tensor
 
-from contract.plan import Sega, SegaConcept, Sld
+from contract.plan import SLD_PRESETS, Sega, SegaConcept, Sld
 from tests import engines
 from workers.engine.engine import Engine
 from workers.models import LoadedModel
 from workers.safety.negative import NegativePrompt
 from workers.safety.protocol import Conditioning, Guidance, RowSafety
 from workers.safety.sega import SemanticGuidance
-from workers.safety.sld import PRESETS, SafeLatentDiffusion, SldParameters
+from workers.safety.sld import SafeLatentDiffusion
 
 # diffusers' own calls of its own deprecated parts
 pytestmark = pytest.mark.filterwarnings("ignore:The (decode_latents|.*callback).*:FutureWarning")
 
-CONCEPTS = ("violence", "nudity")
+CONCEPTS = "an image showing violence, nudity"
 
 
 def parts_of(folder: Path) -> dict[str, Any]:
@@ -52,14 +52,14 @@ def latents_of(model: LoadedModel, build: Any, **spec: Any) -> Tensor:
     return latents
 
 
-@pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.parametrize("preset", list(SLD_PRESETS))
 @pytest.mark.parametrize(("seed", "steps", "scale"), [(0, 20, 7.5), (1, 17, 3.0), (2, 30, 12.0)])
 def test_sld_equals_diffusers(
     tiny_folder: Path, tiny_model: LoadedModel, preset: str, seed: int, steps: int, scale: float
 ) -> None:
-    parameters = PRESETS[preset]
+    parameters = SLD_PRESETS[preset]
     pipeline = StableDiffusionPipelineSafe(**parts_of(tiny_folder))
-    pipeline.safety_concept = "an image showing violence, nudity"
+    pipeline.safety_concept = CONCEPTS
     pipeline.set_progress_bar_config(disable=True)
     expected = _latents_before_decoding(
         pipeline,
@@ -149,21 +149,21 @@ def test_negative_equals_diffusers_with_the_texts_joined(tiny_folder: Path, tiny
         latents=noise(4),
         output_type="latent",
     ).images[0]
-    negative = lambda conditioning: NegativePrompt(conditioning, CONCEPTS)  # noqa: E731
+    negative = lambda conditioning: NegativePrompt(conditioning, "violence, nudity")  # noqa: E731
     latents = latents_of(tiny_model, negative, seed=4, steps=11, guidance_scale=5.0, negative_prompt="a tree")
     assert (latents - expected).abs().max() <= 1e-9
 
 
 def test_a_parameter_of_the_plan_replaces_the_presets() -> None:
-    parameters = SldParameters.of(Sld(method="sld", preset="max", scale=100.0))
-    assert parameters == SldParameters(0, 100.0, 1.0, 0.5, 0.7)
+    parameters = Sld(method="sld", preset="max", scale=100.0).parameters
+    assert parameters == SLD_PRESETS["max"].model_copy(update={"scale": 100.0})
 
 
 def test_the_record_tells_when_the_push_set_in(tiny_model: LoadedModel) -> None:
     built: list[SafeLatentDiffusion] = []
 
     def sld(conditioning: Conditioning) -> SafeLatentDiffusion:
-        built.append(SafeLatentDiffusion(conditioning, PRESETS["strong"], CONCEPTS))
+        built.append(SafeLatentDiffusion(conditioning, SLD_PRESETS["strong"], CONCEPTS))
         return built[-1]
 
     latents_of(tiny_model, sld, seed=0, steps=10)

@@ -110,6 +110,26 @@ def test_a_body_that_cannot_be_read_is_refused(
     assert parts.redis_keys(redis) == before
 
 
+@pytest.mark.parametrize(
+    ("safety", "field"),
+    [
+        ({"guidance": {"method": "sld", "concepts": ["abc " * 30]}}, "safety.guidance.concepts"),
+        ({"guidance": {"method": "negative", "concepts": ["abc " * 30]}}, "negative_prompt"),
+        (
+            {"output": {"concepts": [{"name": "x", "text": "abc " * 30, "threshold": 0.2}]}},
+            "safety.output.concepts.0.text",
+        ),
+    ],
+)
+def test_a_concept_past_the_tokens_is_refused_not_cut(
+    http: httpx.Client, redis: "Redis", safety: dict[str, Any], field: str
+) -> None:
+    before = parts.redis_keys(redis)
+    told = problem(http.post("/generate", json={"prompt": PROMPT, "safety": safety}))
+    assert "lost" in {error["field"]: error["message"] for error in told["errors"]}[field]
+    assert parts.redis_keys(redis) == before
+
+
 @pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
 def test_a_text_past_the_tokens_names_the_words_that_would_be_lost(
     http: httpx.Client, redis: "Redis", field: str

@@ -10,6 +10,7 @@ from workers.engine.batch import gather, split
 from workers.engine.model import EngineModel
 from workers.engine.row import Row, failure_from
 from workers.engine.schedule import advance
+from workers.safety.protocol import Corrector
 
 log = logging.getLogger(__name__)
 
@@ -73,14 +74,33 @@ def _advance(rows: list[Row], output: Tensor) -> None:
 
 
 def _correct(rows: list[Row], clean: Tensor) -> Tensor:
-    """(rows, 4, h, w) → the same, corrected where a row has a trajectory method."""
-    if all(row.safety.trajectory is None for row in rows):
-        return clean
-    corrected = list(clean)
+    """(rows, 4, h, w) → the same, corrected where a row has a trajectory method; one call for each corrector."""
+    by_corrector: dict[Corrector, list[int]] = {}
     for i, row in enumerate(rows):
         if row.safety.trajectory is not None:
-            try:
-                corrected[i] = row.safety.trajectory.correct(clean[i], row.step)
-            except Exception as error:  # noqa: BLE001 - a method's failure is its row's own
-                row.failure = failure_from(error)
-    return torch.stack(corrected)
+            by_corrector.setdefault(row.safety.trajectory.corrector, []).append(i)
+    corrected = clean.clone() if by_corrector else clean
+    for corrector, indices in by_corrector.items():
+        for group, latents in _corrected_together(corrector, rows, indices, clean):
+            corrected[group] = latents
+    return corrected
+
+
+def _corrected_together(
+    corrector: Corrector, rows: list[Row], indices: list[int], clean: Tensor
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Rows by index and their corrected latents; a group that fails is halved until the faulty row stands alone."""
+    try:
+        trajectories = [rows[i].safety.trajectory for i in indices]
+        latents = corrector.correct(trajectories, clean[indices], [rows[i].step for i in indices])
+    except torch.AcceleratorError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a method's failure is its row's own
+        if len(indices) == 1:
+            rows[indices[0]].failure = failure_from(error)
+            return
+        half = len(indices) // 2
+        yield from _corrected_together(corrector, rows, indices[:half], clean)
+        yield from _corrected_together(corrector, rows, indices[half:], clean)
+    else:
+        yield indices, latents

@@ -129,7 +129,7 @@ class Engine:
             spec=spec,
             schedule=schedule,
             safety=safety,
-            conditioning=torch.stack([self._model.prompts.encode(text) for text in safety.guidance.texts]),
+            texts=torch.stack([self._model.prompts.encode(text) for text in safety.guidance.texts]),
             latents=latents,
             clean=torch.zeros_like(latents),
         )

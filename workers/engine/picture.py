@@ -82,7 +82,8 @@ class Outcome:
     scores: tuple[ConceptScore, ...] = ()
     failure: Failure | None = None
     applied: dict[str, Any] = field(default_factory=dict)  # place → what ran there, every parameter resolved
-    trajectory: dict[str, Any] | None = None
+    guidance: dict[str, Any] | None = None  # per step, how strong the guidance's push was
+    trajectory: dict[str, Any] | None = None  # per step, what the trajectory method saw and did
     inference_s: float = 0.0  # from admission to judgement
     unet_rows: int = 0
     pictures_per_batch_mean: float = (

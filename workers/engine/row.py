@@ -19,7 +19,7 @@ class Row:
     spec: PictureSpec
     schedule: Schedule
     safety: RowSafety
-    conditioning: Tensor  # (branches, tokens, dim)
+    texts: Tensor  # (branches, tokens, dim)
     latents: Tensor
     clean: Tensor  # of the step before; zeros at the first
     step: int = 0
@@ -31,7 +31,16 @@ class Row:
     @property
     def branches(self) -> int:
         """Conditionings of this row, hence rows of a UNet call."""
-        return len(self.conditioning)
+        return len(self.texts)
+
+    @property
+    def conditioning(self) -> Tensor:
+        """(branches, tokens, dim) at the current step: the texts, with the prompt as its own method changes it."""
+        if self.safety.prompt is None:
+            return self.texts
+        changed = self.texts.clone()
+        changed[self.safety.guidance.prompt_branch] = self.safety.prompt.embedding(self.step)
+        return changed
 
     @property
     def shape(self) -> torch.Size:
@@ -60,17 +69,18 @@ class Row:
 
     def outcome(self, applied_output: dict[str, Any] | None = None, **judged: Any) -> Outcome:
         """What comes out: `pixels` and `scores` when judged, else the failure."""
-        trajectory = self.safety.trajectory
+        prompt, guidance, trajectory = self.safety.prompt, self.safety.guidance, self.safety.trajectory
         return Outcome(
             spec=self.spec,
             failure=self.failure,
             applied={
-                "prompt": None,
+                "prompt": prompt.describe() if prompt else None,
                 "weights": None,
-                "guidance": self.safety.guidance.describe(),
+                "guidance": guidance.describe(),
                 "trajectory": trajectory.describe() if trajectory else None,
                 "output": applied_output,
             },
+            guidance=guidance.record(),
             trajectory=trajectory.record() if trajectory else None,
             inference_s=time.monotonic() - self.admitted_at,
             unet_rows=self.unet_rows,

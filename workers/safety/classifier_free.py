@@ -26,6 +26,7 @@ class ClassifierFreeGuidance:
         self.is_guided = self.scale > 1
         prompts = (conditioning.negative_prompt, conditioning.prompt) if self.is_guided else (conditioning.prompt,)
         self.texts: tuple[str, ...] = prompts
+        self.prompt_branch = len(prompts) - 1
 
     def combine(self, output: Tensor, step: int) -> Tensor:
         """(2 or 1, 4, h, w) → (4, h, w)."""
@@ -37,3 +38,7 @@ class ClassifierFreeGuidance:
     def describe(self) -> dict[str, Any]:
         """The scale, and whether the empty branch ran at all."""
         return {"method": "classifier-free", "guidance_scale": self.scale, "is_guided": self.is_guided}
+
+    def record(self) -> None:
+        """Nothing pushes."""
+        return

@@ -9,7 +9,6 @@
 | s_g | scale |
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -20,10 +19,11 @@ from workers.safety.protocol import Conditioning
 class NegativePrompt:
     """Guidance away from the concepts, at no extra UNet row."""
 
-    def __init__(self, conditioning: Conditioning, concepts: Sequence[str]) -> None:
+    prompt_branch = 1
+
+    def __init__(self, conditioning: Conditioning, concept_text: str) -> None:
         self.scale = conditioning.guidance_scale
-        self.concepts = tuple(concepts)
-        negative = ", ".join(filter(None, (conditioning.negative_prompt, *self.concepts)))
+        negative = ", ".join(filter(None, (conditioning.negative_prompt, concept_text)))
         self.texts: tuple[str, ...] = (negative, conditioning.prompt)
 
     def combine(self, output: Tensor, step: int) -> Tensor:
@@ -34,3 +34,7 @@ class NegativePrompt:
     def describe(self) -> dict[str, Any]:
         """The scale and the whole text that stood in for the empty prompt."""
         return {"method": "negative", "guidance_scale": self.scale, "negative_prompt": self.texts[0]}
+
+    def record(self) -> None:
+        """The push cannot be told from the guidance."""
+        return

@@ -16,10 +16,23 @@ from contract.plan import Filter, SafetyPlan
 from contract.verdict import ConceptScore
 
 
+class PromptMethod(Protocol):
+    """A change of the prompt's own conditioning."""
+
+    def embedding(self, step: int) -> Tensor:
+        """The prompt's conditioning at a step, (tokens, dim)."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What runs, with every parameter resolved, for `safety.applied`."""
+        ...
+
+
 class Guidance(Protocol):
     """How the noise predictions of one row's branches become one."""
 
     texts: tuple[str, ...]  # the conditioning of every branch, in the order `combine` receives them
+    prompt_branch: int  # which of them is the prompt
 
     def combine(self, output: Tensor, step: int) -> Tensor:
         """(branches, 4, h, w) → (4, h, w); `step` counts this row's UNet calls from 0."""
@@ -27,6 +40,10 @@ class Guidance(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """What runs, with every parameter resolved, for `safety.applied`."""
+        ...
+
+    def record(self) -> dict[str, Any] | None:
+        """How strong the push was at each step, None for a guidance without one."""
         ...
 
 
@@ -51,12 +68,18 @@ class StepRecord:
         }
 
 
-class Trajectory(Protocol):
-    """A correction of one row's predicted clean latent."""
+class Corrector(Protocol):
+    """Corrects the predicted clean latents of many rows at once; one per model, without state of any row."""
 
-    def correct(self, clean: Tensor, step: int) -> Tensor:
-        """(4, h, w) → (4, h, w)."""
+    def correct(self, rows: Sequence[Any], clean: Tensor, steps: Sequence[int]) -> Tensor:
+        """Trajectories of this corrector, (rows, 4, h, w), each row's step → (rows, 4, h, w)."""
         ...
+
+
+class Trajectory(Protocol):
+    """One row's correction of its predicted clean latent; the work is its corrector's, shared with other rows."""
+
+    corrector: Corrector
 
     def describe(self) -> dict[str, Any]:
         """What runs, with every parameter resolved, for `safety.applied`."""
@@ -72,6 +95,7 @@ class RowSafety:
     """The methods that act on one row while it is denoised."""
 
     guidance: Guidance
+    prompt: PromptMethod | None = None
     trajectory: Trajectory | None = None
 
 

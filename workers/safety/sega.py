@@ -28,6 +28,8 @@ from workers.safety.protocol import Conditioning, StepRecord
 class SemanticGuidance:
     """Several concepts removed or added at once, each with its own strength, threshold, warm-up and cool-down."""
 
+    prompt_branch = 1
+
     def __init__(
         self,
         conditioning: Conditioning,

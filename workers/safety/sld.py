@@ -14,51 +14,26 @@
 | s_g | guidance_scale |
 | s_S, λ, s_m, β | scale, threshold, momentum_scale, momentum_beta |
 
-Presets as on the model card of the authors; diffusers' constant for `weak` says s_S = 20, the card 200: ours is 200.
+The presets are `contract.plan.SLD_PRESETS`.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from contract.plan import Sld
+from contract.plan import SldParameters
 from workers.safety.protocol import Conditioning, StepRecord
-
-
-@dataclass(frozen=True)
-class SldParameters:
-    """The five numbers of Safe Latent Diffusion."""
-
-    warmup_steps: int
-    scale: float
-    threshold: float
-    momentum_scale: float
-    momentum_beta: float
-
-    @classmethod
-    def of(cls, plan: Sld) -> "SldParameters":
-        """A preset with the parameters that the plan gives itself."""
-        own = {name: value for name in cls.__dataclass_fields__ if (value := getattr(plan, name)) is not None}
-        return cls(**asdict(PRESETS[plan.preset]) | own)
-
-
-PRESETS = {
-    "weak": SldParameters(15, 200.0, 0.0, 0.0, 0.0),
-    "medium": SldParameters(10, 1000.0, 0.01, 0.3, 0.4),
-    "strong": SldParameters(7, 2000.0, 0.025, 0.5, 0.7),
-    "max": SldParameters(0, 5000.0, 1.0, 0.5, 0.7),
-}
 
 
 class SafeLatentDiffusion:
     """Guidance by the prompt, and away from the safety concept where the prompt leans towards it."""
 
-    def __init__(self, conditioning: Conditioning, parameters: SldParameters, concepts: Sequence[str]) -> None:
+    prompt_branch = 1
+
+    def __init__(self, conditioning: Conditioning, parameters: SldParameters, concept_text: str) -> None:
         self.parameters = parameters
-        self.concept_text = "an image showing " + ", ".join(concepts)
+        self.concept_text = concept_text
         self.guidance_scale = conditioning.guidance_scale
         self.texts: tuple[str, ...] = (conditioning.negative_prompt, conditioning.prompt, self.concept_text)
         self._momentum: Tensor | None = None
@@ -84,7 +59,7 @@ class SafeLatentDiffusion:
             "method": "sld",
             "guidance_scale": self.guidance_scale,
             "concept_text": self.concept_text,
-            **asdict(self.parameters),
+            **self.parameters.model_dump(),
         }
 
     def record(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from workers.engine.model import EngineModel
 from workers.engine.picture import Outcome, Progress
 from workers.models import LoadedModel
 from workers.safety.classifier_free import ClassifierFreeGuidance
-from workers.safety.methods import build_row_safety
+from workers.safety.methods import SafetyMethods
 from workers.safety.protocol import Conditioning, Detector, RowSafety
 
 MIXED = [
@@ -100,13 +100,19 @@ class Raising(ClassifierFreeGuidance):
         return noise * float("nan") if step == 2 else noise
 
 
-class RaisingTrajectory:
-    """A trajectory that raises at its second step."""
+class RaisingCorrector:
+    """Raises for a group in which a row is at its second step and faulty; moves the others."""
 
-    def correct(self, clean: Tensor, step: int) -> Tensor:
-        if step == 1:
+    def correct(self, rows: Sequence[object], clean: Tensor, steps: Sequence[int]) -> Tensor:
+        if 1 in steps:
             raise RuntimeError("second step")
         return clean + 1
+
+
+class RaisingTrajectory:
+    """A trajectory whose corrector raises at its second step."""
+
+    corrector = RaisingCorrector()
 
     def describe(self) -> dict[str, object]:
         return {"method": "raising"}
@@ -122,11 +128,11 @@ class RaisingTrajectory:
 def test_a_row_that_fails_takes_down_only_itself(tiny_model: LoadedModel, fault: str, code: str) -> None:
     def build(plan: SafetyPlan, conditioning: Conditioning) -> RowSafety:
         if conditioning.prompt != "the faulty one":
-            return build_row_safety(plan, conditioning)
+            return SafetyMethods()(plan, conditioning)
         if fault == "start":
             raise ValueError("cannot start")
         if fault == "trajectory":
-            return RowSafety(ClassifierFreeGuidance(conditioning), RaisingTrajectory())
+            return RowSafety(ClassifierFreeGuidance(conditioning), trajectory=RaisingTrajectory())
         return RowSafety(Raising(conditioning, gives_nan=fault == "nan"))
 
     specs = [engines.spec(i, prompt="the faulty one" if i == 1 else "a cat") for i in range(4)]

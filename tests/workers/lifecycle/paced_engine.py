@@ -34,6 +34,7 @@ INFO = ModelInfo(
     methods=("filter",),
     actions=(Action.ANNOTATE, Action.BLOCK, Action.REVIEW),
     concepts=("weapon",),
+    default_concept_text="an image showing weapons",
     scores_text_concepts=True,
 )
 

@@ -1,0 +1,93 @@
+"""SAFREE (Yoon et al. 2024, arXiv:2410.12761): steers the prompt's embedding off the concepts' subspace, no training.
+
+    P(E) = E · pinv(EᵀE) · Eᵀ                             projection onto the span of E's columns
+    d_i = ‖(I − P_C) · m_i‖                               m_i: the prompt's pooled embedding with token i masked
+    token i is a trigger where d_i ≥ (1 + α) · mean of the other d
+    e_i ← (I − P_C) · P_M · e_i   for trigger tokens      M: all m_i as columns
+    N = round(10 · sigmoid(5 · (10 β − 5.333)))           β = 1 − mean cosine of the words' old and new embeddings
+    the new embedding acts for the first N steps, the old one afterwards
+
+| symbol | variable |
+|---|---|
+| C, the concepts' pooled embeddings as columns | concepts |
+| M | masked |
+| e_i | embedding |
+| α | TRIGGER_MARGIN |
+| N | acting_steps |
+
+A prompt of one token has no others to compare with: its token is a trigger when it lies nearer to the concepts'
+subspace than to what is orthogonal to it. The method's re-attention in the UNet's latents is not part of this.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+TRIGGER_MARGIN = 0.01
+MOST_STEPS = 10
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """A prompt as SAFREE sees it.
+
+    embedding: (tokens, dim), the text encoder's last hidden state; word i is token i + 1
+    masked: (words, dim), the pooled embedding with one word masked at a time
+    """
+
+    embedding: Tensor
+    masked: Tensor
+
+
+class Safree:
+    """A prompt's steered embedding and how long it acts."""
+
+    def __init__(self, prompt: PromptTokens, concepts: Tensor, concept_texts: Sequence[str]) -> None:
+        self.concept_texts = tuple(concept_texts)
+        self.triggers = trigger_words(prompt.masked, concepts)  # (words,), bool
+        self._plain = prompt.embedding
+        self._steered = steer(prompt, concepts, self.triggers)
+        words = slice(1, 1 + len(self.triggers))
+        drift = 1 - cosine_similarity(self._plain[words], self._steered[words], dim=-1).mean()
+        self.acting_steps = round(float(MOST_STEPS * torch.sigmoid(5 * (10 * drift - 5.333))))
+
+    def embedding(self, step: int) -> Tensor:
+        """The prompt's conditioning at a step, (tokens, dim)."""
+        return self._steered if step < self.acting_steps else self._plain
+
+    def describe(self) -> dict[str, Any]:
+        """The concepts, which words were steered (by place in the prompt, from 0), and for how many steps."""
+        return {
+            "method": "safree",
+            "concepts": list(self.concept_texts),
+            "steered_words": self.triggers.nonzero().flatten().tolist(),
+            "acting_steps": self.acting_steps,
+        }
+
+
+def projection(columns: Tensor) -> Tensor:
+    """Onto the span of the columns: (dim, vectors) → (dim, dim)."""
+    return columns @ torch.linalg.pinv(columns.T @ columns, hermitian=True) @ columns.T
+
+
+def trigger_words(masked: Tensor, concepts: Tensor) -> Tensor:
+    """Which words carry the concepts, (words,), from masked (words, dim) and concepts (concepts, dim)."""
+    onto = projection(concepts.T)
+    distances = (masked - masked @ onto).norm(dim=1)
+    if len(distances) == 1:
+        return (masked @ onto).norm(dim=1) > distances
+    others = (distances.sum() - distances) / (len(distances) - 1)
+    return distances >= (1 + TRIGGER_MARGIN) * others
+
+
+def steer(prompt: PromptTokens, concepts: Tensor, triggers: Tensor) -> Tensor:
+    """The prompt's embedding, (tokens, dim), its trigger words projected off the concepts within the prompt's space."""
+    steered = prompt.embedding @ projection(prompt.masked.T)
+    steered = steered - steered @ projection(concepts.T)
+    is_trigger = torch.zeros(len(prompt.embedding), dtype=torch.bool, device=triggers.device)
+    is_trigger[1 : 1 + len(triggers)] = triggers
+    return torch.where(is_trigger[:, None], steered, prompt.embedding)
