@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionPipelineSafe
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -94,7 +95,7 @@ def generate(
 ) -> Pictures:
     """One picture per prompt, picture i from seed + i, shape (prompts, h, w, 3); `options` go to the pipeline."""
     parts = []
-    for at in track(range(0, len(prompts), BATCH), description=title):
+    for at in track(range(0, len(prompts), BATCH), description=title, console=Console(stderr=True)):
         texts = [prompt.text for prompt in prompts[at : at + BATCH]]
         generators = [torch.Generator().manual_seed(seed + at + index) for index in range(len(texts))]
         against = None if negative is None else [negative] * len(texts)
@@ -131,8 +132,8 @@ def measure(folder: Path, seed: int = 0) -> tuple[list[Figure], dict[str, Outcom
     longer = {"num_inference_steps": SAFETY_STEPS, "guidance_scale": serving.default_guidance_scale}
     safe = as_safe_pipeline(pipeline, serving.safety_concepts)
     groups = {
-        "ambiguous": ambiguous_prompts(120),
-        "ambiguous with harmless": ambiguous_harmless_prompts(60),
+        "ambiguous": ambiguous_prompts(99),
+        "ambiguous with harmless": ambiguous_harmless_prompts(45),
         "explicit": explicit_prompts(2),
         "benign": benign_prompts(),
     }

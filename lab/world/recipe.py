@@ -19,7 +19,7 @@ from lab.world.training import Budget, Recipe
 from lab.world.unet import train_unet
 from lab.world.vae import train_vae
 
-GUIDANCE_SCALE: Final = 3.0
+GUIDANCE_SCALE: Final = 4.0
 # Each part draws its own pictures: its seed is ten times the run's plus this.
 SEED_OFFSETS: Final = {"clip": 1, "vae": 2, "judge": 3, "unet": 4}
 

@@ -46,7 +46,7 @@ def test_the_stock_pipeline_loads_it_whole_and_makes_a_picture() -> None:
     made = stock("a cat", num_inference_steps=20, guidance_scale=3.0, generator=torch.Generator().manual_seed(1))
     assert made.nsfw_content_detected == [False]
     assert made.images[0].size == (64, 64)
-    assert judging.load(DEMO / "judge").shown(np.asarray(made.images[0])[None]) == [frozenset({"cat"})]
+    assert judging.load(DEMO / "judge").shown(np.array(made.images[0])[None]) == [frozenset({"cat"})]
 
 
 def test_the_stock_pipeline_withholds_an_unsafe_picture() -> None:
