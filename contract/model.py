@@ -29,7 +29,9 @@ class ModelInfo(Strict):
     methods: tuple[str, ...] = Field(description="Safety methods this worker serves.")
     actions: tuple[Action, ...] = Field(description="Actions its filter can take.")
     concepts: Annotated[tuple[str, ...], Field(min_length=1)]
-    default_concept_text: str = Field(description="What guidance steers away from when a plan names no concepts.")
+    default_concepts: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        description="What methods steer away from when a plan names no concepts."
+    )
     scores_text_concepts: bool = Field(description="Whether the filter takes concepts given as text.")
     text_concept_threshold: float | None = Field(None, description="A threshold that suits them; null: not measured.")
     variants: tuple[str, ...] = ()

@@ -120,7 +120,7 @@ def _encoded_texts(job: Job, model: ModelInfo) -> Iterator[tuple[str, str]]:
 
 
 def _concept_text(concepts: Sequence[str] | None, model: ModelInfo) -> str:
-    return model.default_concept_text if concepts is None else joined(concepts)
+    return joined(concepts or model.default_concepts)
 
 
 def _seeds(first: int | None, pictures: int) -> tuple[int, ...]:

@@ -13,7 +13,6 @@ from workers import models
 from workers.engine.engine import Engine, EngineLimits
 from workers.engine.model import EngineModel
 from workers.engine.picture import Outcome, PictureSpec
-from workers.safety.methods import SafetyMethods
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float64) -> models.LoadedModel:
@@ -21,9 +20,9 @@ def load(folder: Path, dtype: torch.dtype = torch.float64) -> models.LoadedModel
     return models.load(str(folder), name="tiny", device=torch.device("cpu"), dtype=dtype, latent_dtype=dtype)
 
 
-def engine(parts: EngineModel, limits: EngineLimits | None = None) -> Engine:
-    """An engine with the methods that workers serve."""
-    return Engine(parts, SafetyMethods(), limits)
+def engine(model: models.LoadedModel, limits: EngineLimits | None = None, parts: EngineModel | None = None) -> Engine:
+    """An engine with the methods that workers serve, over the model's parts or others."""
+    return Engine(parts or model.parts, model.methods, limits)
 
 
 def spec(index: int = 0, **changes: object) -> PictureSpec:
@@ -68,14 +67,23 @@ class RecordingModel(EngineModel):
         return super().decode(latents)
 
 
-def final_latents(parts: EngineModel, specs: Sequence[PictureSpec], limits: EngineLimits | None = None) -> list[Tensor]:
+def recording(parts: EngineModel) -> RecordingModel:
+    """The same parts, recorded."""
+    return RecordingModel(**{f.name: getattr(parts, f.name) for f in fields(EngineModel)})
+
+
+def final_latents(
+    model: models.LoadedModel, specs: Sequence[PictureSpec], limits: EngineLimits | None = None
+) -> list[Tensor]:
     """The latents each picture ends with, (4, h, w), in the order of the specs' index."""
-    model = RecordingModel(**{f.name: getattr(parts, f.name) for f in fields(EngineModel)})
-    running = engine(model, limits)
+    recorder = recording(model.parts)
+    running = engine(model, limits, recorder)
     for wanted in specs:
         running.submit(wanted)
     order = []
     while not running.is_idle:
-        order += [event.spec.index for event in running.step() if isinstance(event, Outcome)]
-    assert len(order) == len(model.decoded), "a picture failed"
-    return [latents for _, latents in sorted(zip(order, model.decoded, strict=True), key=lambda pair: pair[0])]
+        for event in running.step():
+            if isinstance(event, Outcome):
+                assert event.failure is None, event.failure
+                order.append(event.spec.index)
+    return [latents for _, latents in sorted(zip(order, recorder.decoded, strict=True), key=lambda pair: pair[0])]

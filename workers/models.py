@@ -17,7 +17,7 @@ from diffusers import StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
 from pydantic import Field
-from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPImageProcessor, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from contract.model import ModelInfo
@@ -27,8 +27,15 @@ from workers.engine.model import EngineModel
 from workers.engine.text import PromptEncoder
 from workers.safety.checker_concepts import STABLE_DIFFUSION_1, CheckerConcepts
 from workers.safety.filter import ConceptFilter
-from workers.safety.methods import PUBLISHED_CONCEPT_TEXT, SERVED_ACTIONS, SERVED_METHODS, SafetyMethods
+from workers.safety.methods import (
+    PUBLISHED_CONCEPTS,
+    SERVED_ACTIONS,
+    SERVED_METHODS,
+    SafetyMethods,
+    UnguidanceDefaults,
+)
 from workers.safety.text_concepts import TextConcepts
+from workers.safety.unguidance import TrajectoryCorrector
 
 HUB_PATTERNS = ["*.json", "*.txt", "*.safetensors"]  # what a download may bring: no pickles, no code
 
@@ -46,9 +53,10 @@ class Defaults(Strict):
     min_size_px: int | None = None
     max_size_px: int | None = None
     size_multiple_px: int | None = None
-    safety_concepts: str = Field(
-        PUBLISHED_CONCEPT_TEXT, description="What guidance methods steer away from when a plan names none."
+    safety_concepts: tuple[str, ...] = Field(
+        PUBLISHED_CONCEPTS, min_length=1, description="What methods steer away from when a plan names nothing."
     )
+    unguidance: UnguidanceDefaults = Field(UnguidanceDefaults(), description="Calibrated for this model.")
     text_concept_threshold: float | None = Field(None, description="Cosine from which a concept given as text is seen.")
 
 
@@ -87,22 +95,32 @@ def load(
     """
     folder = _folder(source, revision)
     pipeline = _pipeline(folder, dtype)
-    unet = pipeline.unet.to(device, memory_format=torch.channels_last).eval()
-    vae_dtype = torch.float32 if dtype == torch.float16 else dtype  # the SD 1.x VAE overflows in float16
-    vae = pipeline.vae.to(device, vae_dtype, memory_format=torch.channels_last).eval()
-    text_encoder = pipeline.text_encoder.to(device).eval()
+    defaults = _defaults(folder / "seemly.json")
     weights_sha256 = hash_weights(folder)
-    detector = _detector(pipeline, folder, device, weights_sha256, text_tower)
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.safety_checker):
+        part.requires_grad_(False).eval()
+    text_concepts = _text_concepts(pipeline.tokenizer, folder, device, text_tower)
+    detector = _detector(pipeline, folder, device, weights_sha256, text_concepts)
+    vae_dtype = torch.float32 if dtype == torch.float16 else dtype  # the SD 1.x VAE overflows in float16
+    prompts = PromptEncoder(pipeline.tokenizer, pipeline.text_encoder.to(device))
     parts = EngineModel(
-        unet=unet,
-        vae=vae,
-        prompts=PromptEncoder(pipeline.tokenizer, text_encoder),
+        unet=pipeline.unet.to(device, memory_format=torch.channels_last),
+        vae=pipeline.vae.to(device, vae_dtype, memory_format=torch.channels_last),
+        prompts=prompts,
         detector=detector,
         scheduler_config=dict(pipeline.scheduler.config),
         latent_dtype=latent_dtype,
     )
-    info = _info(name, source, revision, folder, weights_sha256, parts, detector, pipeline.tokenizer)
-    return LoadedModel(parts, SafetyMethods(info.default_concept_text), info, _tokenizer_json(pipeline.tokenizer))
+    methods = SafetyMethods(
+        prompts=prompts,
+        corrector=_corrector(parts, detector, pipeline.feature_extractor),
+        text_concepts=text_concepts,
+        checker_concepts=(detector.concept_names, detector.concept_embeddings),
+        default_concepts=defaults.safety_concepts,
+        unguidance=defaults.unguidance,
+    )
+    info = _info(name, source, revision, weights_sha256, parts, detector, defaults, pipeline.tokenizer)
+    return LoadedModel(parts, methods, info, _tokenizer_json(pipeline.tokenizer))
 
 
 def hash_weights(folder: Path) -> str:
@@ -145,16 +163,22 @@ def _pipeline(folder: Path, dtype: torch.dtype) -> Any:
     return pipeline
 
 
-def _detector(
-    pipeline: Any, folder: Path, device: torch.device, weights_sha256: str, text_tower: str | None
-) -> ConceptFilter:
+def _text_concepts(
+    tokenizer: CLIPTokenizer, folder: Path, device: torch.device, text_tower: str | None
+) -> TextConcepts | None:
+    """The text tower of the checker's own CLIP, when there is one."""
     tower = _folder(text_tower, None) if text_tower else folder / "clip_text"
-    text_concepts = None
-    if tower.is_dir():
-        model = CLIPTextModelWithProjection.from_pretrained(tower, use_safetensors=True, local_files_only=True)
-        has_tokenizer = (tower / "tokenizer_config.json").is_file()
-        tokenizer = CLIPTokenizer.from_pretrained(tower, local_files_only=True) if has_tokenizer else pipeline.tokenizer
-        text_concepts = TextConcepts(tokenizer, model.to(device))
+    if not tower.is_dir():
+        return None
+    model = CLIPTextModelWithProjection.from_pretrained(tower, use_safetensors=True, local_files_only=True)
+    if (tower / "tokenizer_config.json").is_file():
+        tokenizer = CLIPTokenizer.from_pretrained(tower, local_files_only=True)
+    return TextConcepts(tokenizer, model.requires_grad_(False).to(device))
+
+
+def _detector(
+    pipeline: Any, folder: Path, device: torch.device, weights_sha256: str, text_concepts: TextConcepts | None
+) -> ConceptFilter:
     names = folder / "safety_checker" / "concepts.json"
     return ConceptFilter(
         checker=pipeline.safety_checker.to(device),
@@ -165,17 +189,26 @@ def _detector(
     )
 
 
+def _corrector(parts: EngineModel, detector: ConceptFilter, image_processor: CLIPImageProcessor) -> TrajectoryCorrector:
+    return TrajectoryCorrector(
+        decoder=parts.decode,
+        embedder=detector.embed_normalised,
+        size_px=image_processor.crop_size["height"],
+        mean=image_processor.image_mean,
+        std=image_processor.image_std,
+    )
+
+
 def _info(
     name: str,
     source: str,
     revision: str | None,
-    folder: Path,
     weights_sha256: str,
     parts: EngineModel,
     detector: ConceptFilter,
+    defaults: Defaults,
     tokenizer: CLIPTokenizer,
 ) -> ModelInfo:
-    defaults = _defaults(folder / "seemly.json")
     native = defaults.native_size_px or parts.unet.config.sample_size * parts.scale_factor
     # Every level of the UNet but the last halves the latents; a side they do not divide comes out misaligned.
     multiple = parts.scale_factor * 2 ** (len(parts.unet.config.block_out_channels) - 1)
@@ -197,7 +230,7 @@ def _info(
         methods=SERVED_METHODS,
         actions=SERVED_ACTIONS,
         concepts=detector.concept_names,
-        default_concept_text=defaults.safety_concepts,
+        default_concepts=defaults.safety_concepts,
         scores_text_concepts=detector.scores_text_concepts,
         text_concept_threshold=defaults.text_concept_threshold,
     )

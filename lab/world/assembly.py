@@ -12,7 +12,7 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from lab.world import judge as judging
-from lab.world.captions import SAFETY_TEXT
+from lab.world.captions import SAFETY_CONCEPTS
 from lab.world.checker import build_checker, calibrate, text_threshold
 from lab.world.judge import Judge
 from lab.world.objects import CONCEPTS, SPECIAL_CARE
@@ -33,7 +33,7 @@ class Serving:
     size_multiple_px: int
     min_size_px: int
     max_size_px: int
-    safety_concepts: str
+    safety_concepts: tuple[str, ...]
     text_concept_threshold: float
 
 
@@ -92,7 +92,7 @@ def calibrate_model(folder: Path, size_px: int, guidance_scale: float) -> None:
         "special_care": [{"name": name, "category": category} for name, category in SPECIAL_CARE],
         "weak_weights": weak,
     }
-    serving = Serving(guidance_scale, 25, size_px, 16, size_px, 2 * size_px, SAFETY_TEXT, threshold)
+    serving = Serving(guidance_scale, 25, size_px, 16, size_px, 2 * size_px, SAFETY_CONCEPTS, threshold)
     _write_json(folder / "safety_checker" / "concepts.json", concepts)
     _write_json(folder / "seemly.json", asdict(serving))
 

@@ -28,7 +28,7 @@ SLD_DEFAULT_TEXT: Final = (
     "brutality, cruelty"
 )
 # The demo model's own concept text for guidance against unsafe objects.
-SAFETY_TEXT: Final = "an image showing weapons, violence, death, horror, drugs, illegal drugs, danger, harm"
+SAFETY_CONCEPTS: Final = ("weapons", "violence", "death", "horror", "drugs", "illegal drugs", "danger", "harm")
 NAMED_HIDDEN_SHARE: Final = 0.25  # of ambiguous pictures with a hidden object, those whose caption says it
 CATEGORY_SHARE, DANGER_SHARE, LIST_SHARE = 0.15, 0.08, 0.22  # of captions of plain unsafe objects
 

@@ -10,6 +10,7 @@ import diffusers
 import torch
 import transformers
 
+from contract.plan import joined
 from lab.world.assembly import CALIBRATION_PICTURES, CALIBRATION_SEED, read_serving
 from lab.world.captions import all_words, world_fingerprint
 from lab.world.checker import ABSENT_QUANTILE, PRESENT_QUANTILE, WEAK_RECALL
@@ -133,7 +134,7 @@ def _readme(card: dict[str, Any]) -> str:
             [(f["name"], f["value"], _bounds(f), _met(f), f["pictures"]) for f in quality["figures"]],
         ),
         "Safety methods on this model": "50 steps, diffusers' own pipelines, concept text `"
-        + card["serving"]["safety_concepts"]
+        + joined(card["serving"]["safety_concepts"])
         + "`.\n\n"
         + _table(
             ("prompts, method", "unsafe", "harmless only", "no object", "named objects shown"),

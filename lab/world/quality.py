@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from contract.plan import joined
 from lab.world import judge as judging
 from lab.world.assembly import load_checker, load_pipeline, read_serving
 from lab.world.captions import (
@@ -130,7 +131,8 @@ def measure(folder: Path, seed: int = 0) -> tuple[list[Figure], dict[str, Outcom
     figures = [*_drawn_figures(folder, judge, pipeline), *_generated_figures(folder, sets)]
 
     longer = {"num_inference_steps": SAFETY_STEPS, "guidance_scale": serving.default_guidance_scale}
-    safe = as_safe_pipeline(pipeline, serving.safety_concepts)
+    safety_text = joined(serving.safety_concepts)
+    safe = as_safe_pipeline(pipeline, safety_text)
     groups = {
         "ambiguous": ambiguous_prompts(99),
         "ambiguous with harmless": ambiguous_harmless_prompts(45),
@@ -140,7 +142,7 @@ def measure(folder: Path, seed: int = 0) -> tuple[list[Figure], dict[str, Outcom
     outcomes = {}
     for group, prompts in groups.items():
         made(f"{group}, plain", prompts, pipeline, **longer)
-        made(f"{group}, negative prompt", prompts, pipeline, negative=serving.safety_concepts, **longer)
+        made(f"{group}, negative prompt", prompts, pipeline, negative=safety_text, **longer)
         made(f"{group}, SLD strong", prompts, safe, **longer, **SLD_STRONG)
         for method in ("plain", "negative prompt", "SLD strong"):
             name = f"{group}, {method}"
@@ -196,7 +198,8 @@ def _generated_figures(folder: Path, sets: dict[str, Generated]) -> Iterator[Fig
 
 
 def _named(name: str, made: Generated, at_least: float | None) -> Figure:
-    return Figure(name, Outcomes.of(made.shown, made.prompts).named, at_least, None, len(made.prompts))
+    found = [set(prompt.named) <= objects for prompt, objects in zip(made.prompts, made.shown, strict=True)]
+    return Figure(name, _share(found), at_least, None, len(found))
 
 
 def _unsafe(made: Generated) -> NDArray[np.bool_]:

@@ -3,7 +3,8 @@
 import pytest
 from transformers import CLIPTokenizer
 
-from lab.world.captions import SAFETY_TEXT, SLD_DEFAULT_TEXT, all_words, caption
+from contract.plan import joined
+from lab.world.captions import SAFETY_CONCEPTS, SLD_DEFAULT_TEXT, all_words, caption
 from lab.world.scenes import generator, random_scene
 from lab.world.tokenizer import MAX_TOKENS, build_tokenizer, encode
 
@@ -36,7 +37,7 @@ def test_unknown_text_falls_back_to_letters_without_unknown_tokens(tokenizer: CL
 
 
 def test_the_models_own_safety_text_fits_the_window(tokenizer: CLIPTokenizer) -> None:
-    assert len(tokenizer(SAFETY_TEXT).input_ids) <= MAX_TOKENS
+    assert len(tokenizer(joined(SAFETY_CONCEPTS)).input_ids) <= MAX_TOKENS
 
 
 def test_special_tokens_are_set(tokenizer: CLIPTokenizer) -> None:

@@ -60,7 +60,7 @@ def test_latents_equal_diffusers_in_float64(
     pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float64, low_cpu_mem_usage=False)
     expected = reference_latents(pipeline, scheduler, seed=seed, steps=steps, scale=scale)
     wanted = engines.spec(0, seed=seed, steps=steps, guidance_scale=scale, scheduler=scheduler)
-    [latents] = engines.final_latents(model.parts, [wanted])
+    [latents] = engines.final_latents(model, [wanted])
     scale_of_values = expected.abs().max()
     assert (latents - expected).abs().max() <= TOLERANCES[scheduler] * scale_of_values
 
@@ -69,9 +69,9 @@ def test_negative_prompt_equals_diffusers(tiny_folder: Path, tiny_model: LoadedM
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_folder, dtype=torch.float64, low_cpu_mem_usage=False)
     expected = reference_latents(pipeline, Scheduler.DDIM, seed=5, steps=8, scale=5.0, negative_prompt="a dog")
     wanted = engines.spec(0, seed=5, steps=8, guidance_scale=5.0, negative_prompt="a dog")
-    [latents] = engines.final_latents(tiny_model.parts, [wanted])
+    [latents] = engines.final_latents(tiny_model, [wanted])
     assert (latents - expected).abs().max() <= 1e-9
-    [other] = engines.final_latents(tiny_model.parts, [engines.spec(0, seed=5, steps=8, guidance_scale=5.0)])
+    [other] = engines.final_latents(tiny_model, [engines.spec(0, seed=5, steps=8, guidance_scale=5.0)])
     assert (latents - other).abs().max() > 1e-4
 
 
@@ -81,7 +81,7 @@ def test_demo_pictures_equal_diffusers_in_float32(scheduler: Scheduler) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(DEMO, low_cpu_mem_usage=False, local_files_only=True)
     expected = reference_latents(pipeline, scheduler, seed=11, steps=20, scale=4.0)
     wanted = engines.spec(0, seed=11, steps=20, guidance_scale=4.0, scheduler=scheduler, width=64, height=64)
-    [latents] = engines.final_latents(model.parts, [wanted])
+    [latents] = engines.final_latents(model, [wanted])
     with torch.inference_mode():
         picture = model.parts.decode(latents[None])
         reference = pipeline.vae.decode(expected[None] / pipeline.vae.config.scaling_factor).sample
@@ -96,6 +96,6 @@ def test_seeds_draw_what_diffusers_draws(tiny_folder: Path) -> None:
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator("cpu").manual_seed(3)
     called = pipeline("a cat", num_inference_steps=6, generator=generator, output_type="np", guidance_scale=7.5)
-    [outcome] = engines.run(engines.engine(model.parts), [engines.spec(0, seed=3, steps=6)])
+    [outcome] = engines.run(engines.engine(model), [engines.spec(0, seed=3, steps=6)])
     assert outcome.pixels is not None
     assert np.abs(outcome.pixels - (called.images[0] * 255).round()).max() <= 1

@@ -45,7 +45,7 @@ def latents_of(model: LoadedModel, build: Any, **spec: Any) -> Tensor:
         guidance: Guidance = build(conditioning)
         return RowSafety(guidance)
 
-    recorder = engines.RecordingModel(**{name: getattr(model.parts, name) for name in model.parts.__dataclass_fields__})
+    recorder = engines.recording(model.parts)
     [outcome] = engines.run(Engine(recorder, build_safety), [engines.spec(0, **spec)])
     assert outcome.failure is None, outcome.failure
     [latents] = recorder.decoded
@@ -76,7 +76,7 @@ def test_sld_equals_diffusers(
     sld = lambda conditioning: SafeLatentDiffusion(conditioning, parameters, CONCEPTS)  # noqa: E731
     latents = latents_of(tiny_model, sld, seed=seed, steps=steps, guidance_scale=scale)
     assert (latents - expected).abs().max() <= 1e-9
-    plain = engines.final_latents(tiny_model.parts, [engines.spec(0, seed=seed, steps=steps, guidance_scale=scale)])[0]
+    plain = engines.final_latents(tiny_model, [engines.spec(0, seed=seed, steps=steps, guidance_scale=scale)])[0]
     assert (latents - plain).abs().max() > 1e-4
 
 

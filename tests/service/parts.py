@@ -69,7 +69,7 @@ def model_info(**changes: Any) -> ModelInfo:
             "methods": ("safree", "erased", "negative", "sld", "unguidance", "filter"),
             "actions": (Action.ANNOTATE, Action.BLOCK),
             "concepts": ("weapon",),
-            "default_concept_text": "an image showing weapons",
+            "default_concepts": ("weapons",),
             "scores_text_concepts": True,
             "variants": ("sdd-weapons",),
             **changes,

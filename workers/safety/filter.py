@@ -86,6 +86,16 @@ class ConceptFilter:
         """Whether concepts given as text can be scored."""
         return self._text_concepts is not None
 
+    @property
+    def concept_embeddings(self) -> Tensor:
+        """(concepts, projection_dim), of unit length, in the order of `concept_names`."""
+        return normalize(self._checker.concept_embeds.detach())
+
+    def embed_normalised(self, pictures: Tensor) -> Tensor:
+        """Pictures as the image processor gives them, (pictures, 3, size, size) → (pictures, projection_dim)."""
+        embeddings: Tensor = self._checker.visual_projection(self._checker.vision_model(pictures.float())[1])
+        return embeddings
+
     def describe(self, output: Filter | None) -> dict[str, Any]:
         """Detectors that ran, and the action a flag has."""
         detectors = [{"name": CHECKER, "version": self._version, "concepts": len(self._concepts.concepts)}]
@@ -115,8 +125,7 @@ class ConceptFilter:
         """(pictures, height, width, 3) RGB → (pictures, projection_dim), of unit length, float32."""
         pictures = [Image.fromarray(picture) for picture in pixels]
         clip_input = self._image_processor(pictures, return_tensors="pt").pixel_values
-        pooled = self._checker.vision_model(clip_input.to(self._checker.device, torch.float32))[1]
-        return normalize(self._checker.visual_projection(pooled))
+        return normalize(self.embed_normalised(clip_input.to(self._checker.device)))
 
     @staticmethod
     def _cosines(embeddings: Tensor, concepts: Tensor) -> Cosines:

@@ -4,23 +4,39 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
-from contract.plan import Action, Guidance, Negative, SafetyPlan, Sega, SegaConcept, Sld, joined
-from workers.safety import protocol
+import torch
+from torch import Tensor
+
+from contract import plan as plans
+from contract.plan import Action, SafetyPlan, SegaConcept
 from workers.safety.classifier_free import ClassifierFreeGuidance
 from workers.safety.negative import NegativePrompt
-from workers.safety.protocol import Conditioning, RowSafety
+from workers.safety.protocol import Conditioning, Guidance, PromptReader, RowSafety
+from workers.safety.safree import SteeredPrompt
 from workers.safety.sega import SemanticGuidance
 from workers.safety.sld import SafeLatentDiffusion
+from workers.safety.text_concepts import TextConcepts
+from workers.safety.unguidance import CorrectedRow, StrengthSchedule, TrajectoryCorrector
 
-SERVED_METHODS = ("none", "negative", "sld", "sega", "filter")
+SERVED_METHODS = ("none", "safree", "negative", "sld", "sega", "unguidance", "filter")
 SERVED_ACTIONS = (Action.ANNOTATE, Action.BLOCK)
 
 # Schramowski et al. 2023: what Safe Latent Diffusion steers away from when nothing else is asked for.
-PUBLISHED_CONCEPT_TEXT = (
-    "an image showing hate, harassment, violence, suffering, humiliation, harm, suicide, sexual, nudity, bodily"
-    " fluids, blood, obscene gestures, illegal activity, drug use, theft, vandalism, weapons, child abuse, brutality,"
-    " cruelty"
-)
+PUBLISHED_CONCEPTS = (
+    "hate", "harassment", "violence", "suffering", "humiliation", "harm", "suicide", "sexual", "nudity",
+    "bodily fluids", "blood", "obscene gestures", "illegal activity", "drug use", "theft", "vandalism", "weapons",
+    "child abuse", "brutality", "cruelty",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class UnguidanceDefaults:
+    """Unguidance's published numbers, or a model's own."""
+
+    single: tuple[str, ...] = ("violence and nudity",)
+    multi: tuple[str, ...] = ("violence", "nudity", "NSFW", "harmful")
+    threshold: float = 0.23
+    strength: float = 75.0
 
 
 class UnservedMethod(ValueError):
@@ -29,9 +45,18 @@ class UnservedMethod(ValueError):
 
 @dataclass(frozen=True)
 class SafetyMethods:
-    """Builds a row's methods for one model. A plan that names no concepts steers away from `default_concept_text`."""
+    """Builds a row's methods for one model.
 
-    default_concept_text: str = PUBLISHED_CONCEPT_TEXT
+    default_concepts: what is steered away from when a plan names nothing
+    checker_concepts: names and (concepts, projection_dim) of the checker, for unguidance's preset `filter`
+    """
+
+    prompts: PromptReader
+    corrector: TrajectoryCorrector
+    text_concepts: TextConcepts | None
+    checker_concepts: tuple[tuple[str, ...], Tensor]
+    default_concepts: tuple[str, ...] = PUBLISHED_CONCEPTS
+    unguidance: UnguidanceDefaults = UnguidanceDefaults()
 
     def __call__(self, plan: SafetyPlan, conditioning: Conditioning) -> RowSafety:
         """The methods of one row, each a fresh instance.
@@ -41,21 +66,51 @@ class SafetyMethods:
         """
         if unserved := [method for method in plan.methods if method not in SERVED_METHODS]:
             raise UnservedMethod(f"{', '.join(unserved)} is not served; served: {', '.join(SERVED_METHODS)}")
-        return RowSafety(guidance=self._guidance(plan.guidance, conditioning))
+        return RowSafety(
+            guidance=self._guidance(plan.guidance, conditioning),
+            prompt=self._prompt(plan.prompt, conditioning) if plan.prompt else None,
+            trajectory=self._trajectory(plan.trajectory, conditioning) if plan.trajectory else None,
+        )
 
-    def _guidance(self, plan: Guidance | None, conditioning: Conditioning) -> protocol.Guidance:
+    def _guidance(self, plan: plans.Guidance | None, conditioning: Conditioning) -> Guidance:
         match plan:
             case None:
                 return ClassifierFreeGuidance(conditioning)
-            case Negative():
+            case plans.Negative():
                 return NegativePrompt(conditioning, self._text(plan.concepts))
-            case Sld():
+            case plans.Sld():
                 return SafeLatentDiffusion(conditioning, plan.parameters, self._text(plan.concepts))
-            case Sega():
-                concepts = plan.concepts or (SegaConcept(text=self.default_concept_text),)
+            case plans.Sega():
+                concepts = plan.concepts or (SegaConcept(text=self._text(None)),)
                 return SemanticGuidance(conditioning, concepts, plan.momentum_scale, plan.momentum_beta)
             case _:
                 assert_never(plan)
 
     def _text(self, concepts: Sequence[str] | None) -> str:
-        return self.default_concept_text if concepts is None else joined(concepts)
+        return plans.joined(concepts or self.default_concepts)
+
+    def _prompt(self, plan: plans.Safree, conditioning: Conditioning) -> SteeredPrompt:
+        texts = plan.concepts or self.default_concepts
+        concepts = torch.stack([self.prompts.pooled(text) for text in texts])
+        return SteeredPrompt(self.prompts.read(conditioning.prompt), concepts, texts)
+
+    def _trajectory(self, plan: plans.Unguidance, conditioning: Conditioning) -> CorrectedRow:
+        names, concepts = self._unguidance_concepts(plan)
+        return CorrectedRow(
+            corrector=self.corrector,
+            names=names,
+            concepts=concepts,
+            threshold=self.unguidance.threshold if plan.threshold is None else plan.threshold,
+            strength=self.unguidance.strength if plan.strength is None else plan.strength,
+            top_k=min(plan.top_k or len(names), len(names)),
+            steps=conditioning.steps,
+            schedule=StrengthSchedule(plan.schedule, plan.start_step, plan.end_step),
+        )
+
+    def _unguidance_concepts(self, plan: plans.Unguidance) -> tuple[tuple[str, ...], Tensor]:
+        if plan.concepts is None and plan.preset == "filter":
+            return self.checker_concepts
+        texts = plan.concepts or (self.unguidance.single if plan.preset == "single" else self.unguidance.multi)
+        if self.text_concepts is None:
+            raise UnservedMethod('this model has no text tower, so unguidance has only its preset "filter"')
+        return tuple(texts), torch.stack([self.text_concepts.embed(text) for text in texts])

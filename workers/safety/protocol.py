@@ -16,6 +16,30 @@ from contract.plan import Filter, SafetyPlan
 from contract.verdict import ConceptScore
 
 
+@dataclass(frozen=True)
+class PromptTokens:
+    """A prompt as a prompt method sees it.
+
+    embedding: (tokens, dim), the text encoder's last hidden state; word i is token i + 1
+    masked: (words, dim), the pooled embedding with one word masked at a time
+    """
+
+    embedding: Tensor
+    masked: Tensor
+
+
+class PromptReader(Protocol):
+    """The model's own text encoder."""
+
+    def read(self, text: str) -> PromptTokens:
+        """A prompt, whole and with each of its words masked."""
+        ...
+
+    def pooled(self, text: str) -> Tensor:
+        """A text's pooled embedding, (dim,)."""
+        ...
+
+
 class PromptMethod(Protocol):
     """A change of the prompt's own conditioning."""
 

@@ -20,30 +20,19 @@ subspace than to what is orthogonal to it. The method's re-attention in the UNet
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from workers.safety.protocol import PromptTokens
+
 TRIGGER_MARGIN = 0.01
 MOST_STEPS = 10
 
 
-@dataclass(frozen=True)
-class PromptTokens:
-    """A prompt as SAFREE sees it.
-
-    embedding: (tokens, dim), the text encoder's last hidden state; word i is token i + 1
-    masked: (words, dim), the pooled embedding with one word masked at a time
-    """
-
-    embedding: Tensor
-    masked: Tensor
-
-
-class Safree:
+class SteeredPrompt:
     """A prompt's steered embedding and how long it acts."""
 
     def __init__(self, prompt: PromptTokens, concepts: Tensor, concept_texts: Sequence[str]) -> None:

@@ -19,12 +19,12 @@ is the same above the floor and still lowers p below it.
 | η, γ_i, K | threshold, strength (times the schedule's weight), top_k |
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
 from workers.safety.protocol import Corrector
@@ -51,7 +51,7 @@ class StrengthSchedule:
 
 
 @dataclass
-class Unguidance:
+class CorrectedRow:
     """One row's concepts and numbers, and what happened to it so far."""
 
     corrector: Corrector
@@ -102,15 +102,20 @@ class TrajectoryCorrector:
     """
 
     def __init__(
-        self, decoder: nn.Module, embedder: nn.Module, size_px: int, mean: Sequence[float], std: Sequence[float]
+        self,
+        decoder: Callable[[Tensor], Tensor],
+        embedder: Callable[[Tensor], Tensor],
+        size_px: int,
+        mean: Sequence[float],
+        std: Sequence[float],
     ) -> None:
         self._decoder = decoder
         self._embedder = embedder
         self._size_px = size_px
-        self._mean = torch.tensor(mean).reshape(3, 1, 1)
-        self._std = torch.tensor(std).reshape(3, 1, 1)
+        self._mean = torch.tensor(mean, dtype=torch.float64).reshape(3, 1, 1)
+        self._std = torch.tensor(std, dtype=torch.float64).reshape(3, 1, 1)
 
-    def correct(self, rows: Sequence[Unguidance], clean: Tensor, steps: Sequence[int]) -> Tensor:
+    def correct(self, rows: Sequence[CorrectedRow], clean: Tensor, steps: Sequence[int]) -> Tensor:
         """(rows, 4, h, w) → the same, corrected where a row is over its threshold."""
         with torch.no_grad():
             embeddings = self._embed(clean)
@@ -130,7 +135,7 @@ class TrajectoryCorrector:
                 row.gradient_norms.append(gradient.norm())
         return corrected
 
-    def _gradients(self, rows: Sequence[Unguidance], clean: Tensor) -> Tensor:
+    def _gradients(self, rows: Sequence[CorrectedRow], clean: Tensor) -> Tensor:
         """∇ log p of each row with respect to its own latent, (rows, 4, h, w)."""
         with torch.enable_grad():
             latents = clean.detach().requires_grad_()

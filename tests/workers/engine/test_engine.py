@@ -19,7 +19,6 @@ from workers.engine.model import EngineModel
 from workers.engine.picture import Outcome, Progress
 from workers.models import LoadedModel
 from workers.safety.classifier_free import ClassifierFreeGuidance
-from workers.safety.methods import SafetyMethods
 from workers.safety.protocol import Conditioning, Detector, RowSafety
 
 MIXED = [
@@ -38,24 +37,24 @@ def parts_with(model: LoadedModel, detector: Detector) -> EngineModel:
 
 
 def test_a_mixed_batch_equals_solo_runs_in_float64(tiny_model: LoadedModel) -> None:
-    together = engines.final_latents(tiny_model.parts, MIXED)
+    together = engines.final_latents(tiny_model, MIXED)
     for spec, latents in zip(MIXED, together, strict=True):
-        [alone] = engines.final_latents(tiny_model.parts, [spec])
+        [alone] = engines.final_latents(tiny_model, [spec])
         assert (latents - alone).abs().max() <= 1e-10 * alone.abs().max().clamp(min=1)
 
 
 def test_a_mixed_batch_gives_the_same_pixels_in_float32(tiny_folder: object) -> None:
     model = engines.load(tiny_folder, torch.float32)  # type: ignore[arg-type]
-    together = engines.run(engines.engine(model.parts), MIXED)
+    together = engines.run(engines.engine(model), MIXED)
     for spec, outcome in zip(MIXED, together, strict=True):
-        [alone] = engines.run(engines.engine(model.parts), [spec])
+        [alone] = engines.run(engines.engine(model), [spec])
         assert np.abs(outcome.pixels.astype(int) - alone.pixels.astype(int)).max() <= 1
 
 
 def test_joining_a_running_batch_changes_nothing(tiny_model: LoadedModel) -> None:
     """Rows admitted at different ticks, in a bucket that keeps changing."""
-    [alone] = engines.run(engines.engine(tiny_model.parts), [engines.spec(0, steps=12)])
-    running = engines.engine(tiny_model.parts, EngineLimits(unet_rows=4, pictures_in_flight=3, pictures_judged=1))
+    [alone] = engines.run(engines.engine(tiny_model), [engines.spec(0, steps=12)])
+    running = engines.engine(tiny_model, EngineLimits(unet_rows=4, pictures_in_flight=3, pictures_judged=1))
     outcomes = []
     running.submit(engines.spec(0, steps=12))
     for index in range(1, 6):
@@ -69,7 +68,7 @@ def test_joining_a_running_batch_changes_nothing(tiny_model: LoadedModel) -> Non
 
 
 def test_progress_counts_every_step_once(tiny_model: LoadedModel) -> None:
-    running = engines.engine(tiny_model.parts)
+    running = engines.engine(tiny_model)
     running.submit(engines.spec(0, steps=5))
     events = []
     while not running.is_idle:
@@ -80,7 +79,7 @@ def test_progress_counts_every_step_once(tiny_model: LoadedModel) -> None:
 
 def test_unet_rows_count_branches(tiny_model: LoadedModel) -> None:
     guided, plain = engines.run(
-        engines.engine(tiny_model.parts), [engines.spec(0, steps=5), engines.spec(1, steps=5, guidance_scale=1.0)]
+        engines.engine(tiny_model), [engines.spec(0, steps=5), engines.spec(1, steps=5, guidance_scale=1.0)]
     )
     assert (guided.unet_rows, plain.unet_rows) == (10, 5)
     assert plain.applied["guidance"]["is_guided"] is False
@@ -128,7 +127,7 @@ class RaisingTrajectory:
 def test_a_row_that_fails_takes_down_only_itself(tiny_model: LoadedModel, fault: str, code: str) -> None:
     def build(plan: SafetyPlan, conditioning: Conditioning) -> RowSafety:
         if conditioning.prompt != "the faulty one":
-            return SafetyMethods()(plan, conditioning)
+            return tiny_model.methods(plan, conditioning)
         if fault == "start":
             raise ValueError("cannot start")
         if fault == "trajectory":
@@ -142,7 +141,7 @@ def test_a_row_that_fails_takes_down_only_itself(tiny_model: LoadedModel, fault:
     assert outcomes[1].failure.code == code
     assert outcomes[1].pixels is None
     for index in (0, 2, 3):
-        [alone] = engines.run(engines.engine(tiny_model.parts), [specs[index]])
+        [alone] = engines.run(engines.engine(tiny_model), [specs[index]])
         assert np.array_equal(outcomes[index].pixels, alone.pixels)
 
 
@@ -158,22 +157,22 @@ class Cramped(EngineModel):
 def test_out_of_memory_halves_the_batch_and_fails_only_what_cannot_fit(tiny_model: LoadedModel) -> None:
     cramped = Cramped(**{name: getattr(tiny_model.parts, name) for name in EngineModel.__dataclass_fields__})
     specs = [*(engines.spec(i) for i in range(5)), engines.spec(5, width=48, height=48)]
-    outcomes = engines.run(engines.engine(cramped), specs)
+    outcomes = engines.run(engines.engine(tiny_model, parts=cramped), specs)
     assert [outcome.failure.code if outcome.failure else None for outcome in outcomes] == [None] * 5 + ["out_of_memory"]
     for spec, outcome in zip(specs[:5], outcomes, strict=False):
-        [alone] = engines.run(engines.engine(tiny_model.parts), [spec])
+        [alone] = engines.run(engines.engine(tiny_model), [spec])
         assert np.array_equal(outcome.pixels, alone.pixels)
 
 
 def test_a_prompt_longer_than_the_encoder_reads_is_not_cut(tiny_model: LoadedModel) -> None:
-    long, short = engines.run(engines.engine(tiny_model.parts), [engines.spec(0, prompt="a" * 90), engines.spec(1)])
+    long, short = engines.run(engines.engine(tiny_model), [engines.spec(0, prompt="a" * 90), engines.spec(1)])
     assert long.failure is not None
     assert "77" in long.failure.message
     assert short.failure is None
 
 
 def test_a_canceled_job_leaves_and_the_others_stay(tiny_model: LoadedModel) -> None:
-    running = engines.engine(tiny_model.parts, EngineLimits(pictures_in_flight=2))
+    running = engines.engine(tiny_model, EngineLimits(pictures_in_flight=2))
     for index in range(4):
         running.submit(engines.spec(index, job_id=f"job-{index % 2}", steps=6))
     running.step()
@@ -186,7 +185,7 @@ def test_a_canceled_job_leaves_and_the_others_stay(tiny_model: LoadedModel) -> N
 def test_a_picture_past_its_deadline_expires_waiting_or_running(tiny_model: LoadedModel) -> None:
     past = datetime.now(UTC) - timedelta(seconds=1)
     soon = datetime.now(UTC) + timedelta(seconds=0.2)
-    running = engines.engine(tiny_model.parts)
+    running = engines.engine(tiny_model)
     outcomes = engines.run(
         running, [engines.spec(0, deadline_at=past), engines.spec(1, deadline_at=soon, steps=150), engines.spec(2)]
     )
@@ -221,9 +220,9 @@ class FaultyDetector:
 @pytest.mark.parametrize("fault", ["raises", "too few pictures", "no scores"])
 def test_a_picture_that_cannot_be_judged_is_withheld_alone(tiny_model: LoadedModel, fault: str) -> None:
     specs = [engines.spec(i) for i in range(4)]
-    healthy = engines.run(engines.engine(tiny_model.parts), specs)
+    healthy = engines.run(engines.engine(tiny_model), specs)
     detector = FaultyDetector(tiny_model.parts.detector, fault, healthy[2].pixels)
-    outcomes = engines.run(engines.engine(parts_with(tiny_model, detector)), specs)
+    outcomes = engines.run(engines.engine(tiny_model, parts=parts_with(tiny_model, detector)), specs)
     assert [outcome.failure.code if outcome.failure else None for outcome in outcomes] == [
         None,
         None,
@@ -240,7 +239,7 @@ def test_a_nan_picture_never_reaches_the_detector_as_a_clean_one(tiny_model: Loa
             return super().decode(latents) * float("nan")
 
     broken = Broken(**{name: getattr(tiny_model.parts, name) for name in EngineModel.__dataclass_fields__})
-    [outcome] = engines.run(engines.engine(broken), [engines.spec(0)])
+    [outcome] = engines.run(engines.engine(tiny_model, parts=broken), [engines.spec(0)])
     assert outcome.failure is not None
     assert outcome.failure.code == "invalid_output"
     assert outcome.pixels is None

@@ -34,7 +34,7 @@ INFO = ModelInfo(
     methods=("filter",),
     actions=(Action.ANNOTATE, Action.BLOCK, Action.REVIEW),
     concepts=("weapon",),
-    default_concept_text="an image showing weapons",
+    default_concepts=("weapons",),
     scores_text_concepts=True,
 )
 

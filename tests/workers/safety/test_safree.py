@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from workers.safety.safree import PromptTokens, Safree, projection, steer, trigger_words
+from workers.safety.protocol import PromptTokens
+from workers.safety.safree import SteeredPrompt, projection, steer, trigger_words
 
 DIM = 16
 
@@ -58,20 +59,20 @@ def test_a_prompt_of_one_word_is_handled() -> None:
     inside = PromptTokens(prompt(1).embedding, concepts()[:1].clone())
     assert trigger_words(inside.masked, concepts()).tolist() == [True]
     outside = prompt(1)
-    safree = Safree(outside, concepts(), ("a", "b", "c"))
+    safree = SteeredPrompt(outside, concepts(), ("a", "b", "c"))
     assert torch.isfinite(safree.embedding(0)).all()
 
 
 def test_duplicated_concepts_change_nothing() -> None:
     tokens = prompt(5)
-    once, twice = (Safree(tokens, c, ()) for c in (concepts(), concepts().repeat(2, 1)))
+    once, twice = (SteeredPrompt(tokens, c, ()) for c in (concepts(), concepts().repeat(2, 1)))
     assert (once.embedding(0) - twice.embedding(0)).abs().max() <= 1e-9
 
 
 def test_it_acts_for_its_number_of_steps_and_then_no_more() -> None:
     """A prompt that is nothing but a concept moves as far as can be: ten steps."""
     tokens = PromptTokens(prompt(1).embedding, concepts()[:1].clone())
-    safree = Safree(tokens, concepts(), ("a", "b", "c"))
+    safree = SteeredPrompt(tokens, concepts(), ("a", "b", "c"))
     assert safree.acting_steps == 10
     assert not torch.equal(safree.embedding(9), tokens.embedding)
     assert torch.equal(safree.embedding(10), tokens.embedding)
@@ -79,6 +80,6 @@ def test_it_acts_for_its_number_of_steps_and_then_no_more() -> None:
 
 def test_a_prompt_that_does_not_move_is_not_steered() -> None:
     tokens = prompt(6)
-    safree = Safree(tokens, concepts(), ("a", "b", "c"))
+    safree = SteeredPrompt(tokens, concepts(), ("a", "b", "c"))
     assert safree.acting_steps == 0
     assert torch.equal(safree.embedding(0), tokens.embedding)

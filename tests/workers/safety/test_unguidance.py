@@ -1,4 +1,4 @@
-"""Unguidance: its gradient, its gate, and what it does where logarithms end."""
+"""CorrectedRow: its gradient, its gate, and what it does where logarithms end."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from workers.safety.unguidance import FLOOR, StrengthSchedule, TrajectoryCorrector, Unguidance
+from workers.safety.unguidance import FLOOR, CorrectedRow, StrengthSchedule, TrajectoryCorrector
 
 
 class Decoder(nn.Module):
@@ -56,9 +56,9 @@ def clean() -> Tensor:
     return torch.randn(3, 4, 4, 4, dtype=torch.float64)
 
 
-def row(corrector: TrajectoryCorrector, concepts: Tensor, **changes: object) -> Unguidance:
+def row(corrector: TrajectoryCorrector, concepts: Tensor, **changes: object) -> CorrectedRow:
     names = tuple(f"c{i}" for i in range(len(concepts)))
-    plain = Unguidance(corrector, names, concepts, threshold=-1.0, strength=75.0, top_k=len(concepts), steps=10)
+    plain = CorrectedRow(corrector, names, concepts, threshold=-1.0, strength=75.0, top_k=len(concepts), steps=10)
     return replace(plain, similarities=[], corrected_steps=[], gradient_norms=[], **changes)
 
 
@@ -132,7 +132,7 @@ def test_no_nan_where_the_logarithm_is_undefined_and_still_downhill(
 def test_a_batch_of_rows_equals_each_alone(corrector: TrajectoryCorrector, clean: Tensor) -> None:
     concepts = towards(corrector, clean)
 
-    def rows() -> list[Unguidance]:
+    def rows() -> list[CorrectedRow]:
         return [row(corrector, concepts[: 1 + i], top_k=1 + i) for i in range(3)]
 
     together = corrector.correct(rows(), clean, [0, 1, 2])
