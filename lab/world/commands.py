@@ -93,20 +93,17 @@ def measure(
     """Measure the figures the model must show; writes figures.json into it."""
     from lab.world import quality
     from lab.world.card import FIGURES
-    from lab.world.sheets import comparison, grid, save
+    from lab.world.sheets import comparison, grid, made_safe, save
 
     figures, outcomes, sets = quality.measure(model, seed)
     text = json.dumps(quality.report(figures, outcomes), indent=2)
     (model / FIGURES).write_text(text + "\n")
     if sheets is not None:
-        save(
-            comparison(sets, [f"ambiguous, {method}" for method in ("plain", "negative prompt", "SLD strong")]),
-            sheets / "world-methods.png",
-        )
-        save(
-            grid(np.concatenate([sets[name].pictures[:48] for name in ("single", "pairs", "ambiguous")]), 16),
-            sheets / "world-generated.png",
-        )
+        names = [f"ambiguous, {method}" for method in ("plain", "negative prompt", "SLD strong")]
+        save(comparison(sets, names, list(range(36))), sheets / "world-methods.png")
+        save(comparison(sets, names, made_safe(sets, names[0], names[1:])), sheets / "world-made-safe.png")
+        generated = np.concatenate([sets[name].pictures[:48] for name in ("single", "pairs", "ambiguous")])
+        save(grid(generated, columns=16), sheets / "world-generated.png")
     if as_json:
         typer.echo(text)
     else:

@@ -15,7 +15,7 @@ from lab.world.commands import app
 from lab.world.objects import OBJECTS
 from lab.world.quality import Figure, Generated, Outcomes
 from lab.world.scenes import random_pictures
-from lab.world.sheets import comparison, grid
+from lab.world.sheets import comparison, grid, made_safe
 from lab.world.sprites import sprite
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
@@ -45,8 +45,15 @@ def test_sheets_hold_every_picture() -> None:
     sheet = np.asarray(grid(pictures, columns=4))
     assert np.array_equal(sheet[64:128, 64:128], pictures[5])
     made = Generated([Prompt("")] * 8, pictures, [frozenset(scene.objects) for scene in scenes])
-    compared = np.asarray(comparison({"a, plain": made}, ["a, plain"], columns=4, blocks=2))
+    compared = np.asarray(comparison({"a, plain": made}, ["a, plain"], list(range(8)), columns=4))
     assert any(np.array_equal(compared[:64, left : left + 64], pictures[1]) for left in range(100, 200))
+
+
+def test_only_pictures_that_a_method_made_safe_are_picked_out() -> None:
+    nothing = np.zeros((3, 64, 64, 3), dtype=np.uint8)
+    plain = Generated([Prompt("")] * 3, nothing, [frozenset({"skull"}), frozenset({"skull"}), frozenset({"cat"})])
+    method = Generated([Prompt("")] * 3, nothing, [frozenset({"cat"}), frozenset({"skull"}), frozenset({"cat"})])
+    assert made_safe({"plain": plain, "method": method}, "plain", ["method"]) == [0]
 
 
 def test_draw_writes_pictures_with_true_records(tmp_path: Path) -> None:
