@@ -25,6 +25,7 @@ from contract.request import Scheduler
 from contract.strict import Strict
 from workers.engine.model import EngineModel
 from workers.engine.text import PromptEncoder
+from workers.engine.text_attention import project_texts_once
 from workers.safety.checker_concepts import STABLE_DIFFUSION_1, CheckerConcepts
 from workers.safety.filter import ConceptFilter
 from workers.safety.methods import (
@@ -107,6 +108,7 @@ def load(
         unet=pipeline.unet.to(device, memory_format=torch.channels_last),
         vae=pipeline.vae.to(device, vae_dtype, memory_format=torch.channels_last),
         prompts=prompts,
+        project_text=project_texts_once(pipeline.unet),
         detector=detector,
         scheduler_config=dict(pipeline.scheduler.config),
         latent_dtype=latent_dtype,

@@ -21,7 +21,7 @@ class Batch:
     size: int
     latents: Tensor  # (bucket, 4, h, w), scaled as the sampler asks
     timesteps: Tensor  # (bucket,)
-    conditioning: Tensor  # (bucket, tokens, dim)
+    conditioning: Tensor  # (bucket, tokens, columns), projected
 
 
 def bucket_for(size: int) -> int:
@@ -45,19 +45,17 @@ def split(rows: Sequence[Row], most: int) -> Iterator[list[Row]]:
 
 def gather(rows: Sequence[Row]) -> Batch:
     """Every branch of every row, in order, for one UNet call."""
-    branches = torch.tensor([row.branches for row in rows])
-    size = int(branches.sum())
-    source = torch.arange(len(rows)).repeat_interleave(branches)  # UNet row → picture
-    source = torch.cat([source, source[-1:].expand(bucket_for(size) - size)])
+    pictures = [picture for picture, row in enumerate(rows) for _ in range(row.branches)]  # of each UNet row
+    size = len(pictures)
+    padding = bucket_for(size) - size
     latents = torch.stack([row.latents for row in rows])
     input_scale = torch.stack([row.coefficients[0] for row in rows]).to(latents)
-    timesteps = torch.stack([row.timestep for row in rows])
-    conditioning = torch.cat([row.conditioning for row in rows])
-    padding = conditioning[-1:].expand(len(source) - size, -1, -1)
-    index = source.to(latents.device)
+    timesteps = torch.stack([row.timestep for row in rows]).to(latents.device)
+    index = torch.tensor(pictures + pictures[-1:] * padding, device=latents.device)
+    conditioning = [row.conditioning for row in rows]
     return Batch(
         size=size,
         latents=(latents * input_scale[:, None, None, None])[index],
-        timesteps=timesteps[source].to(latents.device),
-        conditioning=torch.cat([conditioning, padding]),
+        timesteps=timesteps[index],
+        conditioning=torch.cat(conditioning + [conditioning[-1][-1:]] * padding),
     )

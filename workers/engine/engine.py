@@ -125,11 +125,13 @@ class Engine:
         generator = torch.Generator("cpu").manual_seed(spec.seed)
         noise = torch.randn(self._model.latent_shape(spec.width, spec.height), generator=generator)
         latents = noise.to(self._model.device, self._model.latent_dtype) * schedule.init_scale
+        texts = torch.stack([self._model.prompts.encode(text) for text in safety.guidance.texts])
         return Row(
             spec=spec,
             schedule=schedule,
             safety=safety,
-            texts=torch.stack([self._model.prompts.encode(text) for text in safety.guidance.texts]),
+            texts=self._model.project_text(texts),
+            project_text=self._model.project_text,
             latents=latents,
             clean=torch.zeros_like(latents),
         )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.engine.text import PromptEncoder
+from workers.engine.text_attention import TextProjection
 from workers.safety.protocol import Detector
 
 
@@ -20,6 +21,7 @@ class EngineModel:
     unet: UNet2DConditionModel
     vae: AutoencoderKL
     prompts: PromptEncoder
+    project_text: TextProjection  # the UNet takes texts that went through it
     detector: Detector
     scheduler_config: dict[str, Any]
     latent_dtype: torch.dtype = torch.float32
@@ -38,8 +40,9 @@ class EngineModel:
         """(channels, height, width) of the latents of a picture of that many pixels."""
         return self.unet.config.in_channels, height // self.scale_factor, width // self.scale_factor
 
+    @torch.inference_mode()
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Tensor) -> Tensor:
-        """(rows, 4, h, w), (rows,), (rows, tokens, dim) → the UNet's output (rows, 4, h, w), in `latent_dtype`."""
+        """(rows, 4, h, w), (rows,), (rows, tokens, columns) → the UNet's output (rows, 4, h, w), in `latent_dtype`."""
         latents = latents.to(self.unet.dtype, memory_format=torch.channels_last)
         output: Tensor = self.unet(latents, timesteps, encoder_hidden_states=conditioning, return_dict=False)[0]
         return output.to(self.latent_dtype)

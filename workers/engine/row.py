@@ -9,6 +9,7 @@ from torch import Tensor
 
 from workers.engine.picture import Failure, Outcome, PictureSpec, Progress
 from workers.engine.schedule import Schedule
+from workers.engine.text_attention import TextProjection
 from workers.safety.protocol import RowSafety
 
 
@@ -19,7 +20,8 @@ class Row:
     spec: PictureSpec
     schedule: Schedule
     safety: RowSafety
-    texts: Tensor  # (branches, tokens, dim)
+    texts: Tensor  # (branches, tokens, columns), projected
+    project_text: TextProjection
     latents: Tensor
     clean: Tensor  # of the step before; zeros at the first
     step: int = 0
@@ -35,11 +37,11 @@ class Row:
 
     @property
     def conditioning(self) -> Tensor:
-        """(branches, tokens, dim) at the current step: the texts, with the prompt as its own method changes it."""
+        """(branches, tokens, columns) at the current step: the texts, with the prompt as its own method changes it."""
         if self.safety.prompt is None:
             return self.texts
         changed = self.texts.clone()
-        changed[self.safety.guidance.prompt_branch] = self.safety.prompt.embedding(self.step)
+        changed[self.safety.guidance.prompt_branch] = self.project_text(self.safety.prompt.embedding(self.step))
         return changed
 
     @property
