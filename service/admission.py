@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from contract.idle import idle_settings
 from contract.job import Job
 from contract.model import ModelInfo
-from contract.plan import Action, Negative, SafetyPlan, Sega, SegaConcept, Sld, joined
-from contract.request import MAX_SEED, GenerateRequest, Scheduler
+from contract.plan import Action, Negative, SafetyPlan, Sega, Sld, joined
+from contract.request import MAX_SEED, GenerateRequest
 from service.models import Catalogue, count_tokens, too_long
 from service.policy import Policy, effective_plan
 from service.problems import FieldError, ForbiddenByPolicy, InvalidRequest, PolicyNotServed, QueueFull
@@ -81,7 +82,7 @@ class Admission:
             *_scheduler_errors(job, model),
             *plan_errors(requested, model),
             *_renamed_concept_errors(requested, self._policy, model),
-            *idle_method_errors(job),
+            *_idle_errors(job),
             *self._token_errors(job, model),
         ]
         if errors:
@@ -111,16 +112,29 @@ def _encoded_texts(job: Job, model: ModelInfo) -> Iterator[tuple[str, str]]:
             yield "safety.guidance.concepts", _concept_text(concepts, model)
         case Sega(concepts=edits):
             yield "negative_prompt", job.negative_prompt
+            if edits is None:
+                yield "safety.guidance.concepts", _concept_text(None, model)
             for index, edit in enumerate(edits or ()):
                 yield f"safety.guidance.concepts.{index}.text", edit.text
         case None:
             yield "negative_prompt", job.negative_prompt
+    if job.plan.prompt:
+        for index, text in enumerate(job.plan.prompt.concepts or model.default_concepts):
+            yield f"safety.prompt.concepts.{index}", text
+    if job.plan.trajectory:
+        for index, text in enumerate(job.plan.trajectory.concepts or ()):
+            yield f"safety.trajectory.concepts.{index}", text
     for index, concept in enumerate(job.plan.output.concepts if job.plan.output else ()):
         yield f"safety.output.concepts.{index}.text", concept.text
 
 
 def _concept_text(concepts: Sequence[str] | None, model: ModelInfo) -> str:
     return joined(concepts or model.default_concepts)
+
+
+def _idle_errors(job: Job) -> list[FieldError]:
+    found = idle_settings(job.plan, job.guidance_scale, job.steps, job.scheduler, job.negative_prompt)
+    return [FieldError(field=field, message=message) for field, message in found]
 
 
 def _seeds(first: int | None, pictures: int) -> tuple[int, ...]:
@@ -156,6 +170,16 @@ def plan_errors(plan: SafetyPlan, model: ModelInfo) -> Iterator[FieldError]:
     if plan.weights is not None and "erased" in model.methods and plan.weights.variant not in model.variants:
         available = ", ".join(model.variants) or "none"
         yield FieldError(field="safety.weights.variant", message=f"is not a variant here; available: {available}")
+    if plan.trajectory is not None and not model.scores_text_concepts:
+        if plan.trajectory.concepts is not None:
+            yield FieldError(
+                field="safety.trajectory.concepts",
+                message="this model scores its own concepts only; leave the list out and take the preset 'filter'",
+            )
+        elif plan.trajectory.preset != "filter":
+            yield FieldError(
+                field="safety.trajectory.preset", message="this model scores its own concepts only; take 'filter'"
+            )
     if plan.output is not None:
         yield from _action_error("safety.output.action", plan.output.action, model)
         if plan.output.concepts and not model.scores_text_concepts:
@@ -184,26 +208,3 @@ def _renamed_concept_errors(requested: SafetyPlan, policy: Policy, model: ModelI
                 field=f"safety.output.concepts.{index}.name",
                 message="is the name of a concept of the model's own checker; choose another",
             )
-
-
-def idle_method_errors(job: Job) -> Iterator[FieldError]:
-    """Settings under which a method of the plan would silently do nothing."""
-    guidance = job.plan.guidance
-    if guidance is not None and job.guidance_scale <= 1:
-        yield FieldError(
-            field="guidance_scale",
-            message=f"{guidance.method!r} acts through guidance, which is off at 1 and under; take more than 1",
-        )
-    if isinstance(guidance, Sld):
-        warmup = guidance.parameters.warmup_steps
-    elif isinstance(guidance, Sega):
-        warmup = min(concept.warmup_steps for concept in guidance.concepts or (SegaConcept(text="default"),))
-    else:
-        warmup = 0
-    if guidance is not None and job.steps <= warmup:
-        yield FieldError(
-            field="steps",
-            message=f"{guidance.method!r} acts after {warmup} warm-up steps; take more steps or a shorter warm-up",
-        )
-    if job.plan.trajectory is not None and job.scheduler is not Scheduler.DDIM:
-        yield FieldError(field="scheduler", message="'unguidance' works with 'ddim' only")

@@ -10,6 +10,9 @@ import httpx
 import pytest
 from redis import Redis
 
+from contract.plan import SafetyPlan
+from contract.request import GenerateRequest
+from service.admission import plan_errors
 from tests.service import parts
 from tests.service.conftest import GatewayProcess
 
@@ -58,6 +61,10 @@ def problem(answer: httpx.Response) -> dict[str, Any]:
         ({"safety": "sld", "guidance_scale": 1}, "guidance_scale", "more than 1"),
         ({"safety": "sld", "steps": 10}, "steps", "10 warm-up steps"),
         ({"safety": "unguidance", "scheduler": "euler"}, "scheduler", "'ddim' only"),
+        ({"safety": {"guidance": {"method": "sld", "scale": 0}}}, "safety.guidance.scale", "does nothing at 0"),
+        ({"safety": {"trajectory": {"strength": 0}}}, "safety.trajectory.strength", "does nothing at 0"),
+        ({"safety": {"trajectory": {"start_step": 25}}}, "safety.trajectory.start_step", "beyond the last of 25"),
+        ({"negative_prompt": "fog", "guidance_scale": 1}, "negative_prompt", "off at a guidance_scale of 1"),
         ({"scheduler": "plms"}, "scheduler", "'ddim'"),
         ({"scheduler": "dpm++2m"}, "scheduler", "available: ddim, euler"),
         ({"output_format": "gif"}, "output_format", "'png'"),
@@ -115,6 +122,8 @@ def test_a_body_that_cannot_be_read_is_refused(
     [
         ({"guidance": {"method": "sld", "concepts": ["abc " * 30]}}, "safety.guidance.concepts"),
         ({"guidance": {"method": "negative", "concepts": ["abc " * 30]}}, "negative_prompt"),
+        ({"prompt": {"concepts": ["gore", "abc " * 30]}}, "safety.prompt.concepts.1"),
+        ({"trajectory": {"concepts": ["gore", "abc " * 30]}}, "safety.trajectory.concepts.1"),
         (
             {"output": {"concepts": [{"name": "x", "text": "abc " * 30, "threshold": 0.2}]}},
             "safety.output.concepts.0.text",
@@ -128,6 +137,33 @@ def test_a_concept_past_the_tokens_is_refused_not_cut(
     told = problem(http.post("/generate", json={"prompt": PROMPT, "safety": safety}))
     assert "lost" in {error["field"]: error["message"] for error in told["errors"]}[field]
     assert parts.redis_keys(redis) == before
+
+
+@pytest.mark.parametrize("safety", ["sega", "sld", "negative", "safree"])
+def test_a_default_text_past_the_tokens_is_refused_as_well(http: httpx.Client, redis: "Redis", safety: str) -> None:
+    methods = ("safree", "negative", "sld", "sega")
+    parts.announce(redis, parts.model_info(default_concepts=("abc " * 30,), methods=methods))
+    time.sleep(1.1)
+    told = problem(http.post("/generate", json={"prompt": PROMPT, "safety": safety}))
+    assert "lost" in told["errors"][0]["message"]
+    parts.announce(redis)
+    time.sleep(1.1)
+
+
+@pytest.mark.parametrize(
+    ("safety", "field"),
+    [
+        ("unguidance", "safety.trajectory.preset"),
+        ("unguidance:single", "safety.trajectory.preset"),
+        ({"trajectory": {"preset": "filter", "concepts": ["gore"]}}, "safety.trajectory.concepts"),
+    ],
+)
+def test_a_model_that_scores_no_texts_is_corrected_by_its_own_concepts_only(safety: Any, field: str) -> None:
+    own_only = parts.model_info(scores_text_concepts=False)
+    plan = GenerateRequest(prompt=PROMPT, safety=safety).plan
+    assert [error.field for error in plan_errors(plan, own_only)] == [field]
+    assert not list(plan_errors(SafetyPlan.from_short_form("unguidance:filter"), own_only))
+    assert not list(plan_errors(plan, parts.model_info()))
 
 
 @pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
