@@ -5,9 +5,11 @@
     finaliser           encode, store, COMMIT, end the job in RQ; progress events
     keeper              cancellations every second, heartbeats, the reaper
 
+A thread that fails, and a step of the engine that never ends, end the process; its jobs go back to the queue.
 A job begun for the last time runs alone: should it kill its worker again, it takes no neighbour with it.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -40,7 +42,7 @@ log = logging.getLogger(__name__)
 
 EXIT_DRAINED = 0
 EXIT_CUT_SHORT = 1
-EXIT_ENGINE_FAILED = 70
+EXIT_THREAD_FAILED = 70
 THREADS_END_WITHIN_S = 5.0
 
 
@@ -72,7 +74,8 @@ class Worker:
         self._in_flight: dict[str, JobInFlight] = {}
         self._slots = threading.Semaphore(settings.slots)
         self._is_closing = threading.Event()
-        self._engine_failed = threading.Event()
+        self._thread_failed = threading.Event()
+        self._step_began: float | None = None  # monotonic; None between two steps
 
     @property
     def name(self) -> str:
@@ -90,7 +93,7 @@ class Worker:
         self._announcement.renew()
         log.info("worker %s serves %s", self._rq.name, self._info.name)
         loops = (self._drive_engine, self._finalise, self._keep)
-        threads = [threading.Thread(target=loop, name=loop.__name__.strip("_"), daemon=True) for loop in loops]
+        threads = [threading.Thread(target=self._guard, args=[loop], name=loop.__name__, daemon=True) for loop in loops]
         for thread in threads:
             thread.start()
         exit_code = EXIT_CUT_SHORT
@@ -111,10 +114,18 @@ class Worker:
         log.info("worker %s ends with exit code %d", self._rq.name, exit_code)
         return exit_code
 
+    def _guard(self, loop: Callable[[], None]) -> None:
+        """Run a thread's loop. However it fails, the process must end and be started anew, never go on without it."""
+        try:
+            loop()
+        except BaseException as error:  # noqa: BLE001
+            _log_error(f"{loop.__name__} failed; the worker ends", error)
+            self._thread_failed.set()
+
     # Dispatcher
 
     def _dispatch(self) -> None:
-        while not (self._rq.stop_was_requested or self._engine_failed.is_set()):
+        while not (self._rq.stop_was_requested or self._thread_failed.is_set()):
             if self._rq.is_suspended or not self._slots.acquire(timeout=0.2):
                 time.sleep(0.05)
                 continue
@@ -199,7 +210,7 @@ class Worker:
     def _wait_until_alone(self) -> bool:
         """Wait until nothing is in flight; False when the worker is to end first."""
         while self._in_flight:
-            if self._engine_failed.is_set() or self._rq.stop_was_requested:
+            if self._thread_failed.is_set() or self._rq.stop_was_requested:
                 return False
             time.sleep(0.02)
         return True
@@ -223,16 +234,14 @@ class Worker:
     # Engine
 
     def _drive_engine(self) -> None:
-        try:
-            while not self._is_closing.is_set():
-                events = self._engine.step()
-                for event in events:
-                    self._receive(event)
-                if not events and self._engine.is_idle:
-                    self._engine.wait_for_work(timeout_s=0.2)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the process must end and be started anew
-            _log_error("the engine failed; the worker ends", error)
-            self._engine_failed.set()
+        while not self._is_closing.is_set():
+            self._step_began = time.monotonic()
+            events = self._engine.step()
+            self._step_began = None
+            for event in events:
+                self._receive(event)
+            if not events and self._engine.is_idle:
+                self._engine.wait_for_work(timeout_s=0.2)
 
     def _receive(self, event: Progress | Outcome) -> None:
         if isinstance(event, Progress):
@@ -294,6 +303,12 @@ class Worker:
     def _keep(self) -> None:
         next_beat = next_maintenance = 0.0
         while not self._is_closing.wait(self._settings.watch_s):
+            if self._engine_hangs():
+                log.error("a step of the engine lasts longer than %s s; the worker ends", self._settings.step_limit_s)
+                self._thread_failed.set()
+                with contextlib.suppress(RedisError):
+                    self._announcement.withdraw()
+                return
             try:
                 if time.monotonic() >= next_beat:
                     self._rq.beat()
@@ -308,6 +323,10 @@ class Worker:
                 self._note_redis_error("keeping leases", error)
             except Exception as error:  # noqa: BLE001 - without this thread every lease would end
                 _log_error("the keeper stumbled", error)
+
+    def _engine_hangs(self) -> bool:
+        began = self._step_began
+        return began is not None and time.monotonic() - began > self._settings.step_limit_s
 
     def _watch(self) -> None:
         """Cancel what was asked to be canceled, and what another attempt or an ending has made pointless."""
@@ -326,13 +345,13 @@ class Worker:
         ends_at = time.monotonic() + limit if limit is not None else float("inf")
         log.info("draining: %d jobs in flight", len(self._in_flight))
         while self._in_flight:
-            if self._engine_failed.is_set():
+            if self._thread_failed.is_set():
                 break
             if time.monotonic() > ends_at:
                 log.warning("not drained after %s s; %d jobs go back to the queue", limit, len(self._in_flight))
                 return EXIT_CUT_SHORT
             time.sleep(0.02)
-        return EXIT_ENGINE_FAILED if self._engine_failed.is_set() else EXIT_DRAINED
+        return EXIT_THREAD_FAILED if self._thread_failed.is_set() else EXIT_DRAINED
 
     def _hand_back(self) -> None:
         """Jobs that will not be finished here go back to the queue at once, instead of waiting for their leases."""

@@ -64,8 +64,10 @@ class _Row:
 class PacedEngine:
     """Takes `step_s` per step for all pictures together. Any of these words in a prompt has its effect:
 
-    weapon, unscored, misscored, nan, wrong-size, row-fails: on the picture
-    kills, raises: at step 2, on the process (SIGKILL) and on the engine
+    weapon, unscored, misscored, nan, wrong-size, row-fails, endless: on the picture
+    kills, raises, hangs: at step 2, on the process (SIGKILL) and on the engine
+
+    `one|other` is a prompt for the first picture and one for the second.
     """
 
     def __init__(self, step_s: float = 0.005) -> None:
@@ -73,6 +75,7 @@ class PacedEngine:
         self._rows: list[_Row] = []
         self._canceled: set[str] = set()
         self._inbox = threading.Condition()
+        self.release = threading.Event()  # ends a hang
 
     @property
     def is_idle(self) -> bool:
@@ -107,7 +110,8 @@ class PacedEngine:
         events: list[Progress | Outcome] = []
         for row in rows:
             if (end := self._advance(row, canceled)) is None:
-                events.append(Progress(row.spec.job_id, row.spec.index, row.step, row.spec.steps))
+                step = min(row.step, row.spec.steps)
+                events.append(Progress(row.spec.job_id, row.spec.index, step, row.spec.steps))
             else:
                 events.append(end)
                 with self._inbox:
@@ -121,18 +125,21 @@ class PacedEngine:
         if spec.deadline_at is not None and spec.deadline_at.timestamp() < time.time():
             return Outcome(spec, failure=Failure("expired", "the deadline passed"))
         row.step += 1
-        if row.step == 2 and "kills" in spec.prompt:
+        prompt = _prompt_of(spec)
+        if row.step == 2 and "kills" in prompt:
             os.kill(os.getpid(), signal.SIGKILL)
-        if row.step == 2 and "raises" in spec.prompt:
+        if row.step == 2 and "raises" in prompt:
             raise RuntimeError("the device is lost")
-        if row.step < spec.steps:
+        if row.step == 2 and "hangs" in prompt:
+            self.release.wait()
+        if row.step < spec.steps or "endless" in prompt:
             return None
-        if "row-fails" in spec.prompt:
+        if "row-fails" in prompt:
             return Outcome(spec, failure=Failure("row_failed", "a method failed"))
         return Outcome(
             spec,
             pixels=_pixels(spec),
-            scores=_scores(spec.prompt),
+            scores=_scores(prompt),
             applied={"output": {"method": "filter"}},
             inference_s=time.monotonic() - row.began,
             unet_rows=2 * spec.steps,
@@ -140,8 +147,13 @@ class PacedEngine:
         )
 
 
+def _prompt_of(spec: PictureSpec) -> str:
+    prompts = spec.prompt.split("|")
+    return prompts[spec.index % len(prompts)]
+
+
 def _pixels(spec: PictureSpec) -> NDArray[np.uint8]:
-    size = (spec.height // 2, spec.width, 3) if "wrong-size" in spec.prompt else (spec.height, spec.width, 3)
+    size = (spec.height // 2, spec.width, 3) if "wrong-size" in _prompt_of(spec) else (spec.height, spec.width, 3)
     return np.random.default_rng(spec.seed).integers(0, 256, size, dtype=np.uint8)
 
 
