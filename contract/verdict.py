@@ -42,6 +42,8 @@ class Decision(Strict):
 def decide(scores: Sequence[ConceptScore], output: Filter | None) -> Decision:
     """What the plan's output place makes of a picture's scores. Without a filter, flags are shown and nothing is done.
 
+    An action that only a worker could carry out (blur, regenerate) and has not, blocks.
+
     Raises:
         ValueError: when there is nothing to decide on; a picture without scores is never passed.
     """
@@ -57,8 +59,8 @@ def decide(scores: Sequence[ConceptScore], output: Filter | None) -> Decision:
         f" {score.threshold:.4f} (margin {score.margin:+.3f})"
         for score in sorted(flagged, key=lambda score: -score.margin)
     )
-    if Action.BLOCK in actions:
-        return Decision(verdict=Verdict.BLOCKED, reasons=reasons)
-    if Action.REVIEW in actions:
+    if actions <= {Action.ANNOTATE}:
+        return Decision(verdict=Verdict.PASSED, reasons=reasons)
+    if actions <= {Action.ANNOTATE, Action.REVIEW}:
         return Decision(verdict=Verdict.REVIEW, reasons=reasons)
-    return Decision(verdict=Verdict.PASSED, reasons=reasons)
+    return Decision(verdict=Verdict.BLOCKED, reasons=reasons)

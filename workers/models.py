@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
 from pydantic import Field
@@ -38,7 +39,9 @@ from workers.safety.methods import (
 from workers.safety.text_concepts import TextConcepts
 from workers.safety.unguidance import TrajectoryCorrector
 
-HUB_PATTERNS = ["*.json", "*.txt", "*.safetensors"]  # what a download may bring: no pickles, no code
+# What a download may bring: no pickles, no code, no single-file checkpoints, no second copies of the weights.
+HUB_PATTERNS = ["*.json", "*/*.txt", "*/*.safetensors"]
+HUB_EXCEPTIONS = ["*.fp16.*", "*.non_ema.*"]
 
 
 class UnusableModel(ValueError):
@@ -98,10 +101,18 @@ def load(
     pipeline = _pipeline(folder, dtype)
     defaults = _defaults(folder / "seemly.json")
     weights_sha256 = hash_weights(folder)
-    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.safety_checker):
+    checker, image_processor = _checker(folder)
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder, checker):
         part.requires_grad_(False).eval()
     text_concepts = _text_concepts(pipeline.tokenizer, folder, device, text_tower)
-    detector = _detector(pipeline, folder, device, weights_sha256, text_concepts)
+    names = folder / "safety_checker" / "concepts.json"
+    detector = ConceptFilter(
+        checker=checker.to(device),
+        image_processor=image_processor,
+        concepts=CheckerConcepts.from_json(names) if names.is_file() else STABLE_DIFFUSION_1,
+        version=weights_sha256[:12],
+        text_concepts=text_concepts,
+    )
     vae_dtype = torch.float32 if dtype == torch.float16 else dtype  # the SD 1.x VAE overflows in float16
     prompts = PromptEncoder(pipeline.tokenizer, pipeline.text_encoder.to(device))
     parts = EngineModel(
@@ -115,7 +126,7 @@ def load(
     )
     methods = SafetyMethods(
         prompts=prompts,
-        corrector=_corrector(parts, detector, pipeline.feature_extractor),
+        corrector=_corrector(parts, detector, image_processor),
         text_concepts=text_concepts,
         checker_concepts=(detector.concept_names, detector.concept_embeddings),
         default_concepts=defaults.safety_concepts,
@@ -126,9 +137,10 @@ def load(
 
 
 def hash_weights(folder: Path) -> str:
-    """SHA-256 over the sorted lines `<sha256>  <path>` of every safetensors file, as `sha256sum` prints them."""
+    """SHA-256 over the sorted lines `<sha256>  <path>`, as `sha256sum` prints them, of all that shapes a picture or its
+    scores: the weights, and the settings in the folders beside them."""
     lines = []
-    for path in sorted(folder.rglob("*.safetensors")):
+    for path in sorted(p for p in folder.glob("*/*") if p.suffix in (".safetensors", ".json")):
         with path.open("rb") as file:
             lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(folder).as_posix()}\n")
     return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -142,7 +154,9 @@ def _folder(source: str, revision: str | None) -> Path:
     if folder.is_absolute() or source.startswith(".") or source.count("/") != 1:
         raise UnusableModel(f'{source!r} is neither a folder nor a hub id like "owner/name"')
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=HUB_PATTERNS))
+        return Path(
+            snapshot_download(source, revision=revision, allow_patterns=HUB_PATTERNS, ignore_patterns=HUB_EXCEPTIONS)
+        )
     except Exception as error:
         raise UnusableModel(f"{source!r} is no folder here and could not be had from the hub: {error}") from error
 
@@ -154,15 +168,35 @@ def _pipeline(folder: Path, dtype: torch.dtype) -> Any:
         library.set_verbosity_error()
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+            safety_checker=None,
+            requires_safety_checker=False,
         )
     except Exception as error:
         raise UnusableModel(
             f"{folder} does not load as a Stable Diffusion checkpoint in safetensors: {error}"
         ) from error
-    if pipeline.safety_checker is None or pipeline.feature_extractor is None:
-        raise UnusableModel(f"{folder} has no safety checker; without a detector no picture could be judged")
+    if pipeline.unet.config.in_channels != pipeline.vae.config.latent_channels:
+        raise UnusableModel(f"{folder} is no text-to-image model: its UNet takes more than the latents")
     return pipeline
+
+
+def _checker(folder: Path) -> tuple[StableDiffusionSafetyChecker, CLIPImageProcessor]:
+    """The safety checker in float32, whatever the rest runs in: rounded weights would move scores and thresholds."""
+    try:
+        checker = StableDiffusionSafetyChecker.from_pretrained(
+            folder / "safety_checker", dtype=torch.float32, use_safetensors=True, local_files_only=True
+        )
+        processor = CLIPImageProcessor.from_pretrained(folder / "feature_extractor", local_files_only=True)
+    except Exception as error:
+        raise UnusableModel(
+            f"{folder} has no usable safety checker, without which no picture could be judged: {error}"
+        ) from error
+    return checker, processor
 
 
 def _text_concepts(
@@ -172,23 +206,12 @@ def _text_concepts(
     tower = _folder(text_tower, None) if text_tower else folder / "clip_text"
     if not tower.is_dir():
         return None
-    model = CLIPTextModelWithProjection.from_pretrained(tower, use_safetensors=True, local_files_only=True)
+    model = CLIPTextModelWithProjection.from_pretrained(
+        tower, dtype=torch.float32, use_safetensors=True, local_files_only=True
+    )
     if (tower / "tokenizer_config.json").is_file():
         tokenizer = CLIPTokenizer.from_pretrained(tower, local_files_only=True)
     return TextConcepts(tokenizer, model.requires_grad_(False).to(device))
-
-
-def _detector(
-    pipeline: Any, folder: Path, device: torch.device, weights_sha256: str, text_concepts: TextConcepts | None
-) -> ConceptFilter:
-    names = folder / "safety_checker" / "concepts.json"
-    return ConceptFilter(
-        checker=pipeline.safety_checker.to(device),
-        image_processor=pipeline.feature_extractor,
-        concepts=CheckerConcepts.from_json(names) if names.is_file() else STABLE_DIFFUSION_1,
-        version=weights_sha256[:12],
-        text_concepts=text_concepts,
-    )
 
 
 def _corrector(parts: EngineModel, detector: ConceptFilter, image_processor: CLIPImageProcessor) -> TrajectoryCorrector:
@@ -226,7 +249,7 @@ def _info(
         min_size_px=defaults.min_size_px or native // 2,
         max_size_px=defaults.max_size_px or native * 2,
         size_multiple_px=defaults.size_multiple_px or multiple,
-        max_tokens=tokenizer.model_max_length,
+        max_tokens=parts.prompts.max_tokens,
         tokenizer_sha256=hashlib.sha256(_tokenizer_json(tokenizer)).hexdigest(),
         schedulers=tuple(Scheduler),
         methods=SERVED_METHODS,

@@ -1,14 +1,16 @@
 """What loads, what is announced, and what is refused with a reason."""
 
 import json
-import pickle
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from workers.models import LoadedModel, UnusableModel, hash_weights, load
+from contract.plan import SafetyPlan
+from tests import engines, tiny
+from workers.models import HUB_EXCEPTIONS, HUB_PATTERNS, LoadedModel, UnusableModel, hash_weights, load
 
 CPU = torch.device("cpu")
 
@@ -38,16 +40,68 @@ def test_the_tokenizer_announced_counts_like_the_model(tiny_model: LoadedModel) 
 
 
 def test_a_changed_weight_changes_the_hash(tiny_folder: Path, tmp_path: Path) -> None:
+    assert hash_weights(shutil.copytree(tiny_folder, tmp_path / "same")) == hash_weights(tiny_folder)
+    for part in ("unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"):
+        folder = shutil.copytree(tiny_folder, tmp_path / part.replace("/", "-"))
+        weights = folder / part
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+        assert hash_weights(folder) != hash_weights(tiny_folder)
+
+
+def test_a_changed_scheduler_changes_the_hash(tiny_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_folder, tmp_path / "changed")
-    assert hash_weights(folder) == hash_weights(tiny_folder)
-    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text().replace('"epsilon"', '"v_prediction"'))
     assert hash_weights(folder) != hash_weights(tiny_folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_wanted"),
+    [
+        ("unet/diffusion_pytorch_model.safetensors", True),
+        ("scheduler/scheduler_config.json", True),
+        ("tokenizer/merges.txt", True),
+        ("unet/diffusion_pytorch_model.fp16.safetensors", False),
+        ("unet/diffusion_pytorch_model.non_ema.safetensors", False),
+        ("v1-5-pruned.safetensors", False),
+        ("unet/diffusion_pytorch_model.bin", False),
+        ("v1-5-pruned.ckpt", False),
+        ("pipeline.py", False),
+    ],
+)
+def test_a_download_brings_one_copy_of_the_weights_and_nothing_that_runs(name: str, is_wanted: bool) -> None:
+    from huggingface_hub.utils import filter_repo_objects
+
+    kept = list(filter_repo_objects([name], allow_patterns=HUB_PATTERNS, ignore_patterns=HUB_EXCEPTIONS))
+    assert bool(kept) is is_wanted
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_filter_scores_alike_whatever_the_model_runs_in(
+    tiny_folder: Path, tiny_model: LoadedModel, dtype: torch.dtype
+) -> None:
+    half = load(str(tiny_folder), name="half", device=CPU, dtype=dtype)
+    pictures = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    scores = [[score.score for score in one] for one in half.parts.detector.score(pictures, [None] * 2)]
+    expected = [[score.score for score in one] for one in tiny_model.parts.detector.score(pictures, [None] * 2)]
+    assert scores == expected
+
+
+def test_every_served_method_runs_in_half_precision(tiny_folder: Path) -> None:
+    half = load(str(tiny_folder), name="half", device=CPU, dtype=torch.bfloat16)
+    plans = [
+        {"prompt": {"concepts": ["harm"]}, "guidance": {"method": "sld", "preset": "max", "concepts": ["harm"]}},
+        {"guidance": {"method": "sega", "concepts": [{"text": "harm", "warmup_steps": 1}]}},
+        {"guidance": {"method": "negative", "concepts": ["harm"]}},
+        {"trajectory": {"preset": "filter", "threshold": -1.0}},
+    ]
+    specs = [engines.spec(i, plan=SafetyPlan.model_validate(plan)) for i, plan in enumerate(plans)]
+    assert [outcome.failure for outcome in engines.run(engines.engine(half), specs)] == [None] * 4
 
 
 def pickled_unet(folder: Path) -> None:
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
-    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps({}))
+    torch.save(tiny.pipeline().unet.state_dict(), folder / "unet" / "diffusion_pytorch_model.bin")
 
 
 def truncated(folder: Path) -> None:
@@ -56,8 +110,12 @@ def truncated(folder: Path) -> None:
 
 
 def without_checker(folder: Path) -> None:
-    index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(json.dumps(index | {"safety_checker": [None, None]}))
+    shutil.rmtree(folder / "safety_checker")
+
+
+def pickled_checker(folder: Path) -> None:
+    (folder / "safety_checker" / "model.safetensors").unlink()
+    torch.save(tiny.pipeline().safety_checker.state_dict(), folder / "safety_checker" / "pytorch_model.bin")
 
 
 def not_a_model(folder: Path) -> None:
@@ -67,7 +125,8 @@ def not_a_model(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (pickled_unet, "safetensors"),
+        (pickled_unet, "no file named"),
+        (pickled_checker, "no usable safety checker"),
         (truncated, "safetensors"),
         (without_checker, "safety checker"),
         (not_a_model, "Stable Diffusion"),

@@ -58,10 +58,22 @@ def _advance(rows: list[Row], output: Tensor) -> None:
         try:
             combined.append(row.safety.guidance.combine(branches, row.step))
             guided.append(row)
+        except torch.AcceleratorError:
+            raise
         except Exception as error:  # noqa: BLE001 - a method's failure is its row's own
             row.failure = failure_from(error)
-    if not guided:
-        return
+    if guided:
+        try:
+            _step(guided, combined)
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:  # noqa: BLE001 - out of memory, most likely; the worker goes on
+            for row in guided:
+                row.failure = failure_from(error)
+
+
+def _step(guided: list[Row], combined: list[Tensor]) -> None:
+    """The sampler's step for all rows at once; a row that failed in its correction moves along and leaves later."""
     latents, clean = advance(
         sample=torch.stack([row.latents for row in guided]),
         output=torch.stack(combined),

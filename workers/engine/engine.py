@@ -110,6 +110,8 @@ class Engine:
                 spec = self._waiting.popleft()
             try:
                 self._rows.append(self._start(spec))
+            except torch.AcceleratorError:
+                raise  # the device is lost; nothing in this process can run on it again
             except Exception as error:  # noqa: BLE001 - whatever it is, it is this picture's own
                 failures.append(Outcome(spec, failure=failure_from(error)))
         return failures

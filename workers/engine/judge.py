@@ -55,6 +55,8 @@ def _judge_together(rows: Sequence[Row], model: EngineModel) -> list[Outcome]:
     outputs = [row.spec.plan.output for row in rows]
     try:
         scores = model.detector.score(pixels, outputs)
+    except torch.AcceleratorError:
+        raise
     except Exception as error:
         raise DetectorFailure(str(error)) from error
     if len(scores) != len(rows) or not all(scores):

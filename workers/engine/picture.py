@@ -15,7 +15,7 @@ from contract.verdict import ConceptScore
 
 @dataclass(frozen=True)
 class PictureSpec:
-    """One picture to make. The same spec gives the same picture whatever it is batched with."""
+    """One picture to make. The same spec gives the same picture, within 1/255 per value, whatever its neighbours."""
 
     job_id: str
     index: int

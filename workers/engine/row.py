@@ -95,4 +95,6 @@ def failure_from(error: Exception) -> Failure:
     """What an exception that belongs to one picture is told as."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return Failure("out_of_memory", "the device's memory does not hold this picture; ask for a smaller one")
-    return Failure("row_failed", f"{type(error).__name__}: {error}")
+    if isinstance(error, FloatingPointError):
+        return Failure("invalid_output", str(error))
+    return Failure("row_failed", str(error) or "the picture could not be made")

@@ -1,6 +1,6 @@
 """Prompts to conditionings, each text encoded once and alone: a row's conditioning never depends on its neighbours."""
 
-from collections import OrderedDict
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from workers.safety.protocol import PromptTokens
 
 CACHED_TEXTS = 1024
+CACHED_READINGS = 64  # each holds a pooled embedding for every word
 
 
 class PromptTooLong(ValueError):
@@ -16,31 +17,28 @@ class PromptTooLong(ValueError):
 
 
 class PromptEncoder:
-    """Encodes prompts with the model's text encoder and keeps the latest ones."""
+    """Encodes prompts with the model's text encoder and keeps the latest ones.
+
+    All methods raise `PromptTooLong` rather than cut a text silently.
+    """
 
     def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
         self._tokenizer = tokenizer
         self._text_encoder = text_encoder
-        self._conditionings: OrderedDict[str, Tensor] = OrderedDict()
+        # Some tokenizers state no limit, or an absurd one.
+        self.max_tokens = int(min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings))
+        self.encode = lru_cache(CACHED_TEXTS)(self._encode)
+        self.read = lru_cache(CACHED_READINGS)(self._read)
+        self.pooled = lru_cache(CACHED_TEXTS)(self._pooled)
 
-    def encode(self, text: str) -> Tensor:
-        """A prompt → (tokens, dim).
-
-        Raises:
-            PromptTooLong: rather than cut the prompt silently.
-        """
-        if text in self._conditionings:
-            self._conditionings.move_to_end(text)
-            return self._conditionings[text]
-        with torch.no_grad():
-            conditioning: Tensor = self._text_encoder(self._ids(text))[0][0]
-        self._conditionings[text] = conditioning
-        if len(self._conditionings) > CACHED_TEXTS:
-            self._conditionings.popitem(last=False)
+    @torch.no_grad()
+    def _encode(self, text: str) -> Tensor:
+        """A prompt → (tokens, dim)."""
+        conditioning: Tensor = self._text_encoder(self._ids(text))[0][0]
         return conditioning
 
     @torch.no_grad()
-    def read(self, text: str) -> PromptTokens:
+    def _read(self, text: str) -> PromptTokens:
         """A prompt, whole and with each of its words masked (replaced by token 0, as SAFREE's authors do)."""
         ids = self._ids(text)
         words = len(self._tokenizer(text).input_ids) - 2
@@ -49,19 +47,15 @@ class PromptEncoder:
         return PromptTokens(self.encode(text), self._text_encoder(masked).pooler_output)
 
     @torch.no_grad()
-    def pooled(self, text: str) -> Tensor:
+    def _pooled(self, text: str) -> Tensor:
         """A text's pooled embedding, (dim,)."""
         pooled: Tensor = self._text_encoder(self._ids(text)).pooler_output[0]
         return pooled
 
     def _ids(self, text: str) -> Tensor:
-        """(1, tokens), padded to the encoder's length.
-
-        Raises:
-            PromptTooLong: rather than cut the text silently.
-        """
-        limit = self._tokenizer.model_max_length
-        ids: Tensor = self._tokenizer(text, padding="max_length", max_length=limit, return_tensors="pt").input_ids
-        if ids.shape[1] > limit:
-            raise PromptTooLong(f"the text has {ids.shape[1]} tokens; this model reads {limit}")
+        """(1, tokens), padded to the encoder's length."""
+        most = self.max_tokens
+        ids: Tensor = self._tokenizer(text, padding="max_length", max_length=most, return_tensors="pt").input_ids
+        if ids.shape[1] > most:
+            raise PromptTooLong(f"the text has {ids.shape[1]} tokens; this model reads {most}")
         return ids.to(self._text_encoder.device)

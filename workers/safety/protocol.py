@@ -75,21 +75,27 @@ class StepRecord:
     """How strong a guidance's push was at each step. Kept as tensors: reading them at every step would stall a GPU."""
 
     def __init__(self) -> None:
-        self._strengths: list[Tensor] = []
-        self._shares: list[Tensor] = []
+        self._strengths: list[Tensor | None] = []
+        self._shares: list[Tensor | None] = []
 
     def add(self, push: Tensor | None, where: Tensor | None) -> None:
         """One step: the push, or None when there was none, and the elements it acts on."""
-        zero = torch.zeros(())
-        self._strengths.append(zero if push is None else push.abs().mean())
-        self._shares.append(zero if push is None or where is None else where.to(push.dtype).mean())
+        self._strengths.append(None if push is None else push.abs().mean())
+        self._shares.append(None if push is None or where is None else where.to(push.dtype).mean())
 
     def as_dict(self) -> dict[str, list[float]]:
         """`push`: mean magnitude per step; `share`: part of the latent's elements it acted on."""
         return {
-            "push": [round(float(strength), 6) for strength in self._strengths],
-            "share": [round(float(share), 4) for share in self._shares],
+            "push": [round(strength, 6) for strength in _read(self._strengths)],
+            "share": [round(share, 4) for share in _read(self._shares)],
         }
+
+
+def _read(values: Sequence[Tensor | None]) -> list[float]:
+    """Scalars off the device in one go; 0 where there is none."""
+    present = [value for value in values if value is not None]
+    numbers = iter(torch.stack(present).tolist() if present else [])
+    return [0.0 if value is None else next(numbers) for value in values]
 
 
 class Corrector(Protocol):

@@ -37,6 +37,9 @@ class SteeredPrompt:
 
     def __init__(self, prompt: PromptTokens, concepts: Tensor, concept_texts: Sequence[str]) -> None:
         self.concept_texts = tuple(concept_texts)
+        exact = torch.promote_types(prompt.embedding.dtype, torch.float32)  # no pseudo-inverse in half precision
+        prompt = PromptTokens(prompt.embedding.to(exact), prompt.masked.to(exact))
+        concepts = concepts.to(exact)
         self.triggers = trigger_words(prompt.masked, concepts)  # (words,), bool
         self._plain = prompt.embedding
         self._steered = steer(prompt, concepts, self.triggers)

@@ -54,16 +54,19 @@ class SemanticGuidance:
         empty, prompt, *edits = output
         guided = empty + self.guidance_scale * (prompt - empty)
         momentum = torch.zeros_like(empty) if self._momentum is None else self._momentum
-        acting = [c for c in self.concepts if c.cooldown_step is None or step < c.cooldown_step]
-        vectors = {c: _edit(c, edit - empty) for c, edit in zip(self.concepts, edits, strict=True) if c in acting}
-        total = sum(vectors.values(), start=torch.zeros_like(empty)) + self.momentum_scale * momentum
+        acting = [
+            (concept, _edit(concept, edit - empty))
+            for concept, edit in zip(self.concepts, edits, strict=True)
+            if concept.cooldown_step is None or step < concept.cooldown_step
+        ]
+        total = sum((vector for _, vector in acting), start=torch.zeros_like(empty)) + self.momentum_scale * momentum
         self._momentum = self.momentum_beta * momentum + (1 - self.momentum_beta) * total
-        warm = [c for c in acting if step >= c.warmup_steps]
+        warm = [vector for concept, vector in acting if step >= concept.warmup_steps]
         push: Tensor | None = None
         if all(step >= c.warmup_steps for c in self.concepts):
             push = total
         elif warm:
-            push = torch.stack([vectors[c] for c in warm]).mean(dim=0)
+            push = torch.stack(warm).mean(dim=0)
         self._record.add(push, None if push is None else push != 0)
         return guided if push is None else guided + push
 

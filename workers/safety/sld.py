@@ -14,7 +14,8 @@
 | s_g | guidance_scale |
 | s_S, λ, s_m, β | scale, threshold, momentum_scale, momentum_beta |
 
-The presets are `contract.plan.SLD_PRESETS`.
+The presets are `contract.plan.SLD_PRESETS`. For a model that predicts v, the same rule is applied to its raw output,
+as diffusers does; λ then means another distance than for ε.
 """
 
 from typing import Any

@@ -19,6 +19,7 @@ is the same above the floor and still lowers p below it.
 | η, γ_i, K | threshold, strength (times the schedule's weight), top_k |
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -116,23 +117,30 @@ class TrajectoryCorrector:
         self._std = torch.tensor(std, dtype=torch.float64).reshape(3, 1, 1)
 
     def correct(self, rows: Sequence[CorrectedRow], clean: Tensor, steps: Sequence[int]) -> Tensor:
-        """(rows, 4, h, w) → the same, corrected where a row is over its threshold."""
+        """(rows, 4, h, w) → the same, corrected where a row is over its threshold.
+
+        Raises:
+            FloatingPointError: a similarity is not finite; to go on uncorrected would be to fail open.
+        """
         with torch.no_grad():
             embeddings = self._embed(clean)
+        similarities = [
+            row.concepts.to(embeddings) @ embedding for row, embedding in zip(rows, embeddings, strict=True)
+        ]
+        highest = torch.stack([each.max() for each in similarities]).tolist()  # the one read from the device
+        if not all(map(math.isfinite, highest)):
+            raise FloatingPointError("a predicted picture's similarity to a concept is not finite")
+        weights = [row.schedule.weight(step, row.steps) for row, step in zip(rows, steps, strict=True)]
+        over = [i for i, row in enumerate(rows) if highest[i] >= row.threshold and weights[i] > 0]
         corrected = clean.clone()
-        over = []
-        for i, (row, step) in enumerate(zip(rows, steps, strict=True)):
-            similarities = row.concepts.to(embeddings) @ embeddings[i]
-            row.similarities.append(similarities)
-            if bool(similarities.max() >= row.threshold) and row.schedule.weight(step, row.steps) > 0:
-                over.append(i)
         if over:
             gradients = self._gradients([rows[i] for i in over], clean[over])
             for i, gradient in zip(over, gradients, strict=True):
-                row, step = rows[i], steps[i]
-                corrected[i] -= row.strength * row.schedule.weight(step, row.steps) * gradient
-                row.corrected_steps.append(step)
-                row.gradient_norms.append(gradient.norm())
+                corrected[i] -= rows[i].strength * weights[i] * gradient
+                rows[i].corrected_steps.append(steps[i])
+                rows[i].gradient_norms.append(gradient.norm())
+        for row, each in zip(rows, similarities, strict=True):
+            row.similarities.append(each)
         return corrected
 
     def _gradients(self, rows: Sequence[CorrectedRow], clean: Tensor) -> Tensor:

@@ -243,3 +243,108 @@ def test_a_nan_picture_never_reaches_the_detector_as_a_clean_one(tiny_model: Loa
     assert outcome.failure is not None
     assert outcome.failure.code == "invalid_output"
     assert outcome.pixels is None
+
+
+def lost_device(*_: object, **__: object) -> None:
+    raise torch.AcceleratorError("device-side assert")
+
+
+class LostDetector(FaultyDetector):
+    """A detector whose device is gone."""
+
+    def score(self, pixels: NDArray[np.uint8], outputs: Sequence[Filter | None]) -> list[tuple[ConceptScore, ...]]:
+        raise torch.AcceleratorError("device-side assert")
+
+
+@pytest.mark.parametrize("place", ["predict", "decode", "detector", "start", "combine"])
+def test_a_lost_device_ends_the_step_instead_of_failing_pictures_one_by_one(
+    tiny_model: LoadedModel, place: str
+) -> None:
+    """The process has to go: every job after this one would fail, each for good."""
+    parts, build = tiny_model.parts, tiny_model.methods
+    if place == "detector":
+        parts = parts_with(tiny_model, LostDetector(parts.detector, "", np.zeros(0)))
+    elif place in ("predict", "decode"):
+        lost = type("Lost", (EngineModel,), {place: lost_device})
+        parts = lost(**{name: getattr(parts, name) for name in EngineModel.__dataclass_fields__})
+    elif place == "start":
+        build = lost_device  # type: ignore[assignment]
+    else:
+
+        def build(plan: SafetyPlan, conditioning: Conditioning) -> RowSafety:  # type: ignore[misc]
+            guidance = ClassifierFreeGuidance(conditioning)
+            guidance.combine = lost_device  # type: ignore[method-assign, assignment]
+            return RowSafety(guidance)
+
+    running = Engine(parts, build)
+    for index in range(2):
+        running.submit(engines.spec(index))
+    with pytest.raises(torch.AcceleratorError):
+        engines.run(running)
+
+
+def test_the_limits_hold(tiny_model: LoadedModel) -> None:
+    calls: list[tuple[str, int]] = []
+
+    class Counting(EngineModel):
+        def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Tensor) -> Tensor:
+            calls.append(("predict", len(latents)))
+            return super().predict(latents, timesteps, conditioning)
+
+        def decode(self, latents: Tensor) -> Tensor:
+            calls.append(("decode", len(latents)))
+            return super().decode(latents)
+
+    counting = Counting(**{name: getattr(tiny_model.parts, name) for name in EngineModel.__dataclass_fields__})
+    running = engines.engine(
+        tiny_model, EngineLimits(unet_rows=6, pictures_in_flight=5, pictures_judged=2), parts=counting
+    )
+    outcomes = engines.run(running, [engines.spec(i) for i in range(9)])
+    assert all(outcome.failure is None for outcome in outcomes)
+    assert max(rows for call, rows in calls if call == "predict") == 6
+    assert max(rows for call, rows in calls if call == "decode") == 2
+    assert max(outcome.pictures_per_batch_mean for outcome in outcomes) <= 3
+
+
+def test_a_row_with_more_branches_than_a_call_holds_still_runs(tiny_model: LoadedModel) -> None:
+    concepts = [{"text": f"harm {i}", "warmup_steps": 0} for i in range(10)]
+    plan = SafetyPlan.model_validate({"guidance": {"method": "sega", "concepts": concepts}})
+    running = engines.engine(tiny_model, EngineLimits(unet_rows=4))
+    many, plain = engines.run(running, [engines.spec(0, plan=plan), engines.spec(1)])
+    assert (many.failure, plain.failure) == (None, None)
+    assert many.unet_rows == 12 * 4
+
+
+class Replaced:
+    """A prompt method that puts another prompt in its place for the first two steps."""
+
+    def __init__(self, first: Tensor, then: Tensor) -> None:
+        self.first, self.then = first, then
+
+    def embedding(self, step: int) -> Tensor:
+        return self.first if step < 2 else self.then
+
+    def describe(self) -> dict[str, object]:
+        return {"method": "replaced"}
+
+
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+def test_a_prompt_method_changes_the_prompts_branch_at_the_steps_it_says(tiny_model: LoadedModel, scale: float) -> None:
+    encode = tiny_model.parts.prompts.encode
+
+    def build(plan: SafetyPlan, conditioning: Conditioning) -> RowSafety:
+        own = encode(conditioning.prompt)
+        always = Replaced(encode("a dog"), encode("a dog") if conditioning.negative_prompt == "always" else own)
+        return RowSafety(ClassifierFreeGuidance(replace(conditioning, negative_prompt="")), prompt=always)
+
+    def pixels(running: Engine, **changes: object) -> NDArray[np.uint8]:
+        [outcome] = engines.run(running, [engines.spec(0, steps=6, guidance_scale=scale, **changes)])
+        assert outcome.pixels is not None
+        return outcome.pixels
+
+    dog = pixels(engines.engine(tiny_model), prompt="a dog")
+    cat = pixels(engines.engine(tiny_model), prompt="a cat")
+    assert np.array_equal(pixels(Engine(tiny_model.parts, build), prompt="a cat", negative_prompt="always"), dog)
+    for_two_steps = pixels(Engine(tiny_model.parts, build), prompt="a cat")
+    assert not np.array_equal(for_two_steps, dog)
+    assert not np.array_equal(for_two_steps, cat)

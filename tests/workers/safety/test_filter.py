@@ -198,3 +198,24 @@ def test_without_a_filter_flags_are_shown_and_the_picture_passes(
     blocked = decide(scores, Filter())
     assert blocked.verdict is Verdict.BLOCKED
     assert "'sexual' scored" in blocked.reasons[0]
+
+
+@pytest.mark.parametrize("action", [Action.BLUR, Action.REGENERATE])
+def test_an_action_that_nobody_carried_out_blocks(action: Action) -> None:
+    from contract.verdict import ConceptScore
+
+    found = ConceptScore(
+        name="x", category="c", detector="d", detector_version="1", score=1, threshold=0, margin=1, flagged=True
+    )
+    assert decide([found], Filter(action=action)).verdict is Verdict.BLOCKED
+
+
+def test_a_text_whose_embedding_is_not_finite_is_an_error(tiny_folder: Path, pictures: np.ndarray) -> None:
+    from tests import engines
+
+    detector = engines.load(tiny_folder).parts.detector
+    with torch.no_grad():
+        detector._text_concepts._text_model.text_projection.weight[0, 0] = float("nan")
+    output = Filter(concepts=(FilterConcept(name="x", text="y", threshold=0.0),))
+    with pytest.raises(DetectorError, match="clip-concepts"):
+        detector.score(pictures[:1], [output])

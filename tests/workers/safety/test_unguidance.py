@@ -163,3 +163,19 @@ def test_a_step_outside_the_schedule_is_scored_and_not_corrected(corrector: Traj
     one = row(corrector, towards(corrector, clean), schedule=StrengthSchedule("window", 5, 6))
     assert torch.equal(corrector.correct([one], clean[:1], [0]), clean[:1])
     assert len(one.record()["scores"]["c0"]) == 1
+
+
+def test_a_similarity_that_is_not_finite_is_an_error_not_a_pass(corrector: TrajectoryCorrector, clean: Tensor) -> None:
+    one = row(corrector, towards(corrector, clean))
+    with pytest.raises(FloatingPointError):
+        corrector.correct([one], clean[:1] * float("nan"), [0])
+
+
+def test_a_gradient_that_fails_leaves_the_record_as_it_was(
+    corrector: TrajectoryCorrector, embedder: Embedder, clean: Tensor
+) -> None:
+    one = row(corrector, towards(corrector, clean))
+    corrector._gradients = lambda rows, latents: (_ for _ in ()).throw(torch.OutOfMemoryError())  # type: ignore[method-assign]
+    with pytest.raises(torch.OutOfMemoryError):
+        corrector.correct([one], clean[:1], [0])
+    assert one.record() == row(corrector, one.concepts).record()
