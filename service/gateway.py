@@ -1,5 +1,6 @@
 """The parts that one gateway process holds, and how routes come by them."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Annotated, Self, cast
 
@@ -38,6 +39,7 @@ class Gateway:
     events: EventStreams
     store: ObjectStore
     metrics: Metrics
+    leaving: asyncio.Event  # set once the process is asked to end: whoever waits is answered now
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -47,9 +49,8 @@ class Gateway:
         redis = Redis.from_url(
             settings.redis_url,
             decode_responses=True,
-            # A busy event loop reads late what has come in time; threads have no such excuse.
-            socket_timeout=1.5 * timeout_s,
-            socket_connect_timeout=1.5 * timeout_s,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
             retry=Retry(NoBackoff(), 0),
             protocol=2,
         )
@@ -69,6 +70,7 @@ class Gateway:
             events=events,
             store=_store(settings.pictures_url),
             metrics=Metrics(events.listeners),
+            leaving=asyncio.Event(),
         )
 
     async def close(self) -> None:

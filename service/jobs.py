@@ -24,7 +24,7 @@ _MARGIN_TOLERANCE = 0.001  # margins are rounded to 3 digits
 _CANCELED = Result(status=Status.CANCELED)
 _EXPIRED = Result(
     status=Status.EXPIRED,
-    error=JobError(code="deadline_exceeded", message="The deadline passed before a worker could start this job."),
+    error=JobError(code="expired", message="The deadline passed before a worker could start this job."),
 )
 
 

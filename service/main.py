@@ -1,7 +1,11 @@
 """`python -m service.main`: one gateway process."""
 
+import asyncio
 import ipaddress
+import socket
 import sys
+from contextlib import suppress
+from types import FrameType
 
 import uvicorn
 from pydantic import ValidationError
@@ -22,8 +26,9 @@ def main() -> None:
             f"SEEMLY_HOST={settings.host} would serve everyone who can reach it, and there are no API keys yet: "
             "listen on 127.0.0.1 or ::1."
         )
-    uvicorn.run(
-        create_app(settings),
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
@@ -33,6 +38,31 @@ def main() -> None:
         server_header=False,
         timeout_graceful_shutdown=10,
     )
+    server = Server(config, app.state.gateway.leaving)
+    with suppress(KeyboardInterrupt):  # uvicorn raises the signal again once all is closed
+        server.run()
+    if not server.started:
+        sys.exit(3)
+
+
+class Server(uvicorn.Server):
+    """Tells the app at once that it is to end; uvicorn itself tells it only once nobody is on the line any more."""
+
+    def __init__(self, config: uvicorn.Config, leaving: asyncio.Event) -> None:
+        super().__init__(config)
+        self._leaving = leaving
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to listen."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take a signal."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._leaving.set)
+        super().handle_exit(sig, frame)
 
 
 def is_loopback(host: str) -> bool:

@@ -2,24 +2,30 @@
 
 import asyncio
 import email.message
+import logging
 import math
 import re
 from collections.abc import Coroutine
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Header, Request, Response
+from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
+from contract.job import Job
 from contract.request import GenerateRequest
-from contract.result import JobView
+from contract.result import JobView, Status
 from service.events import EventStreams
 from service.gateway import LOCAL_TENANT, Here
 from service.problems import BadRequest, UnsupportedMediaType, documented
 
+log = logging.getLogger(__name__)
+
 router = APIRouter(tags=["pictures"])
 
 MAX_WAIT_S = 60
-RECHECK_S = 5.0
+JUST_AFTER_S = 0.02  # a timer that is early by a little must not look before the deadline
 _WAIT = re.compile(r"wait\s*=\s*\"?(\d{1,9})\"?", re.IGNORECASE)
 
 _EXAMPLES: dict[str, Any] = {
@@ -108,9 +114,13 @@ async def generate(
     job = accepted.job
     gateway.metrics.accepted.labels(job.model).inc()
     headers = {"Location": f"/jobs/{job.id}"}
-    if wait_s:
-        await unless_gone(request, _finished(gateway.events, job.id, wait_s))
-    view = (await gateway.jobs.read(job.id, LOCAL_TENANT)).view
+    try:
+        if wait_s:
+            await unless_gone(request, gateway.leaving, _finished(gateway.events, job, wait_s))
+        view = (await gateway.jobs.read(job.id, LOCAL_TENANT)).view
+    except RedisError as error:  # the job is on record all the same: an answer without its id would be sent again
+        log.warning("job %s: Redis failed after it was accepted: %s", job.id, type(error).__name__)
+        view = JobView(id=job.id, status=Status.QUEUED, created_at=job.created_at)
     if wait_s and view.status.is_terminal:
         return _answer(view, 200, {**headers, "Preference-Applied": f"wait={wait_s}"})
     retry_after_s = min(60, max(1, math.ceil(accepted.load.finish_s)))
@@ -121,30 +131,33 @@ def _answer(view: JobView, status: int, headers: dict[str, str]) -> Response:
     return Response(view.model_dump_json(), status, headers, media_type="application/json")
 
 
-async def _finished(events: EventStreams, job_id: str, wait_s: float) -> None:
-    """Return once the job is finished, or when the time is over."""
+async def _finished(events: EventStreams, job: Job, wait_s: float) -> None:
+    """Return once the job is finished, when the time is over, or when the job's deadline has passed."""
+    if job.deadline_at is not None:
+        wait_s = min(wait_s, (job.deadline_at - datetime.now(UTC)).total_seconds() + JUST_AFTER_S)
     loop = asyncio.get_running_loop()
     ends = loop.time() + wait_s
-    async with events.follow(job_id) as subscription:
+    async with events.follow(job.id) as subscription:
         while (left_s := ends - loop.time()) > 0:
             event = await subscription.next_event(left_s)
             if event is not None and event.type == "finished":
                 return
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, None]) -> None:
-    """Await some work, but no longer than the client stays on the line."""
+async def unless_gone(request: Request, leaving: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Await some work, but no longer than the client stays on the line and this process in service."""
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    tasks = {asyncio.create_task(work), asyncio.create_task(gone())}
+    worked = asyncio.create_task(work)
+    tasks = {worked, asyncio.create_task(gone()), asyncio.create_task(leaving.wait())}
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if worked.done():
+            worked.result()
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()

@@ -144,6 +144,14 @@ def test_a_wait_that_does_not_suffice_is_answered_as_without_one(http: httpx.Cli
     assert "Preference-Applied" not in answer.headers
 
 
+def test_a_wait_ends_with_the_jobs_deadline(http: httpx.Client) -> None:
+    began = time.monotonic()
+    answer = http.post("/generate", json={"prompt": PROMPT, "deadline_s": 0.5}, headers={"Prefer": "wait=30"})
+    assert time.monotonic() - began < 5
+    assert (answer.status_code, answer.json()["status"]) == (200, "expired")
+    assert answer.json()["error"]["code"] == "expired"
+
+
 @pytest.mark.parametrize("preference", ["wait=61", "wait=abc", "wait=-1", "wait", "wait=1.5"])
 def test_a_wait_that_cannot_be_kept_is_refused(http: httpx.Client, redis: "Redis", preference: str) -> None:
     before = parts.redis_keys(redis)

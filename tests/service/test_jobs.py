@@ -218,7 +218,7 @@ def test_a_job_that_waits_past_its_deadline_is_expired_when_looked_at(http: http
     assert http.get(f"/jobs/{job_id}").json()["status"] == "queued"
     time.sleep(3.1)
     view = http.get(f"/jobs/{job_id}").json()
-    assert (view["status"], view["error"]["code"]) == ("expired", "deadline_exceeded")
+    assert (view["status"], view["error"]["code"]) == ("expired", "expired")
     assert redis.lrange("rq:queue:seemly-demo", 0, -1) == []
     assert redis.zcard(keys.ACCEPTED) == 0
 

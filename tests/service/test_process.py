@@ -1,7 +1,10 @@
 """The gateway's process: light, without torch, on loopback only, and gone when told."""
 
+import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,8 +12,10 @@ import httpx
 import pytest
 from redis import Redis
 
+from contract import keys
 from service.main import is_loopback
 from tests.redis_server import RedisServer
+from tests.seemly.processes import eventually
 from tests.service.conftest import running_gateway
 
 IDLE_LIMIT_MB = 150
@@ -101,3 +106,27 @@ def test_an_open_stream_does_not_keep_the_process_from_ending(
             gateway.process.wait(9)
             with suppress(httpx.RemoteProtocolError):
                 list(lines)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_whoever_waits_for_a_job_is_given_its_address_when_the_process_ends(
+    redis_server: RedisServer, redis: "Redis", tmp_path: Path, number: signal.Signals
+) -> None:
+    def ask() -> httpx.Response:
+        return httpx.post(
+            f"{gateway.url}/generate", json={"prompt": "a harbour"}, headers={"Prefer": "wait=60"}, timeout=60
+        )
+
+    with running_gateway(redis_server.url, tmp_path) as gateway, ThreadPoolExecutor(5) as pool:
+        asked = [pool.submit(ask) for _ in range(5)]
+        assert eventually(lambda: redis.zcard(keys.ACCEPTED) == 5)
+        assert eventually(lambda: "seemly_event_listeners 5.0" in httpx.get(f"{gateway.url}/metrics").text)
+        began = time.monotonic()
+        gateway.process.send_signal(number)
+        answers = [answer.result() for answer in asked]
+        assert gateway.process.wait(15) in (0, -number)
+        assert time.monotonic() - began < 8
+    for answer in answers:
+        assert (answer.status_code, answer.json()["status"]) == (202, "queued")
+        assert answer.headers["Location"] == f"/jobs/{answer.json()['id']}"
+    assert "Traceback" not in gateway.log.read_text()
