@@ -5,6 +5,7 @@ The record is a hash (`keys.job_key`):
     job          the Job, as JSON
     status       a `Status`
     attempt      how often a worker has started it; 0 while queued. The fencing token of every commit
+    starter      token of the start that made this attempt, so that one sent twice counts once; absent without one
     cancel       "1" once a cancellation of a running job was asked for
     created_at, started_at, finished_at, deadline_at    epoch seconds; absent when not yet, or never
     result       the Result, as JSON, once terminal
@@ -51,17 +52,24 @@ local function finish(status, result, now, ttl)
 end
 """
 
-# ARGV = now. A worker takes a popped job: {attempt, job JSON, cancel} when it is its to run, else {0, why}
-# with why = 'missing' or the terminal status. Every start invalidates the attempts before it.
+# ARGV = now, token of this start (may be left out). A worker takes a popped job: {attempt, job JSON, cancel} when it is
+# its to run, else {0, why} with why = 'missing', the terminal status, or 'corrupt' when `attempt` is no count: such a
+# job can only be ended. Every start invalidates the attempts before it; sent again with the same token, because its
+# reply was lost, it is the same start and answers as the first time.
 START = (
     _FINISH
     + """
-local status = redis.call('HGET', KEYS[1], 'status')
+local record = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'starter')
+local status, starter = record[1], ARGV[2] or ''
 if not status then return {0, 'missing'} end
 if is_terminal(status) then return {0, status} end
-local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
-redis.call('HSET', KEYS[1], 'status', 'running', 'started_at', ARGV[1])
-emit('started', cjson.encode({attempt = attempt}))
+if not string.find(record[2] or '0', '^%d+$') or #(record[2] or '') > 9 then return {0, 'corrupt'} end
+local attempt = tonumber(record[2] or '0')
+if starter == '' or record[3] ~= starter or status ~= 'running' then
+  attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
+  redis.call('HSET', KEYS[1], 'status', 'running', 'started_at', ARGV[1], 'starter', starter)
+  emit('started', cjson.encode({attempt = attempt}))
+end
 return {attempt, redis.call('HGET', KEYS[1], 'job'), redis.call('HGET', KEYS[1], 'cancel') or '0'}
 """
 )

@@ -28,7 +28,7 @@ from contract import keys
 from contract.job import MAX_ATTEMPTS, Job
 from contract.result import Status
 from workers.metrics import WorkerMetrics
-from workers.records import JobRecords
+from workers.records import JobRecords, count_of
 from workers.results import expired, failed
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,8 @@ class Reaper:
                 self.connection.zrem(keys.ACCEPTED, job.job_id)
             elif job.status == Status.QUEUED and job.deadline_at is not None and job.deadline_at < time.time():
                 self.records.end_queued(job.job_id, expired())
-                self._note(job.job_id, "expired")
+                log.info("job %s: expired while it waited", job.job_id)
+                self.metrics.recovered.labels("expired").inc()
             elif job.job_id not in places.waiting | places.popped | places.leased and self._is_ours(job):
                 out_of_place.add(job.job_id)
                 if self._is_due(job.job_id):
@@ -133,10 +134,10 @@ class Reaper:
             for job_id, (status, attempt, deadline), queue in zip(some, answers[::2], answers[1::2], strict=True):
                 yield Accepted(
                     job_id,
-                    status.decode() if status else None,
-                    int(attempt) if attempt and attempt.isdigit() else 0,
-                    float(deadline) if deadline else None,
-                    queue.decode() if queue else None,
+                    status.decode(errors="replace") if status else None,
+                    count_of(attempt),
+                    _time_of(deadline),
+                    queue.decode(errors="replace") if queue else None,
                 )
 
     def _is_ours(self, job: Accepted) -> bool:
@@ -185,3 +186,11 @@ class Reaper:
     def _note(self, job_id: str, end: str) -> None:
         log.warning("job %s: found abandoned; %s", job_id, end)
         self.metrics.recovered.labels(end).inc()
+
+
+def _time_of(field: bytes | None) -> float | None:
+    """Epoch seconds as a record holds them; None when there are none or they make no sense."""
+    try:
+        return float(field) if field else None
+    except ValueError:
+        return None

@@ -58,7 +58,7 @@ class Started:
 
 @dataclass(frozen=True)
 class NotStarted:
-    """A job that nobody needs to run: `missing`, or the terminal status it has already."""
+    """A job that nobody needs to run: `missing`, the terminal status it has already, or `corrupt`."""
 
     why: str
 
@@ -86,9 +86,12 @@ class JobRecords:
         self._commit = connection.register_script(record.COMMIT)
         self._end_queued = connection.register_script(record.END_QUEUED)
 
-    def start(self, job_id: str) -> Started | NotStarted:
-        """Begin an attempt; every start invalidates the attempts before it."""
-        answer: list[Any] = self._start(keys=_keys(job_id), args=[repr(time.time())])
+    def start(self, job_id: str, starter: str) -> Started | NotStarted:
+        """Begin an attempt; every start invalidates the attempts before it.
+
+        The client sends a command again when its reply was lost; by the token `starter` it still counts once.
+        """
+        answer: list[Any] = self._start(keys=_keys(job_id), args=[repr(time.time()), starter])
         if answer[0] == 0:
             return NotStarted(answer[1].decode())
         return Started(int(answer[0]), answer[1].decode(errors="replace"), answer[2] == b"1")
@@ -106,6 +109,12 @@ class JobRecords:
         held = persistently(lambda: self.connection.hmget(keys.job_key(job_id), ["attempt", "result"]))
         return held == [str(attempt).encode(), text.encode()]
 
+    def end_corrupt(self, job_id: str, result: Result) -> bool:
+        """End a job whose record counts its attempts in no way that can be read. Whether it was ended here."""
+        attempt = self.connection.hget(keys.job_key(job_id), "attempt")
+        args = [attempt or b"", result.status.value, result.model_dump_json(), repr(time.time()), self._ttl_s]
+        return bool(self._commit(keys=_keys(job_id), args=args))
+
     def end_queued(self, job_id: str, result: Result) -> str:
         """End a job that no worker has started. Returns the status found before, or `missing`."""
         args = [result.status.value, result.model_dump_json(), repr(time.time()), self._ttl_s]
@@ -119,7 +128,7 @@ class JobRecords:
                 pipeline.hmget(keys.job_key(job_id), ["status", "attempt", "cancel"])
             rows: list[list[bytes | None]] = pipeline.execute()
         return [
-            Standing(status.decode() if status else None, int(attempt or 0), cancel == b"1")
+            Standing(status.decode(errors="replace") if status else None, count_of(attempt), cancel == b"1")
             for status, attempt, cancel in rows
         ]
 
@@ -129,6 +138,11 @@ class JobRecords:
             pipeline.lpush(keys.SERVICE_TIMES, f"{seconds:.3f}")
             pipeline.ltrim(keys.SERVICE_TIMES, 0, SERVICE_TIMES_KEPT - 1)
             pipeline.execute()
+
+
+def count_of(field: bytes | None) -> int:
+    """A count as a record holds it; 0 when there is none or it makes no sense."""
+    return int(field) if field and field.isdigit() else 0
 
 
 def _keys(job_id: str) -> list[str]:

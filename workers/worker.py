@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
+from uuid import uuid4
 
 from obstore.store import ObjectStore
 from pydantic import ValidationError
@@ -135,6 +136,9 @@ class Worker:
             except RedisError as error:
                 self._note_redis_error("taking a job", error)
                 time.sleep(1)
+            except Exception as error:  # noqa: BLE001 - one job's trouble must not end the others
+                _log_error("a job could not be taken", error)
+                time.sleep(1)
             finally:
                 if not is_taken:
                     self._slots.release()
@@ -151,8 +155,11 @@ class Worker:
             return False
         try:
             return self._begin(ticket)
-        except RedisError:
+        except Exception:
             self._rq.forget(ticket)  # its lease ends by itself, and the reaper finds it
+            if self._in_flight.pop(ticket.job_id, None) is not None:
+                self._progress.close(ticket.job_id)
+                self._engine.cancel(ticket.job_id)
             raise
 
     def _begin(self, ticket: Ticket) -> bool:
@@ -162,8 +169,10 @@ class Worker:
         if is_last_attempt and not self._wait_until_alone():
             self._rq.retry(ticket, "the worker stops")
             return False
-        started = self._records.start(ticket.job_id)
+        started = self._records.start(ticket.job_id, starter=ticket.execution.id)
         if isinstance(started, NotStarted):
+            if started.why == "corrupt":
+                self._end_corrupt(ticket.job_id)
             self._rq.finish(ticket)
             return False
         handler = self._handlers.get(ticket.function or "")
@@ -227,9 +236,16 @@ class Worker:
             self._rq.finish(ticket)
 
     def _end_without_ticket(self, job_id: str, result: Result) -> None:
-        started = self._records.start(job_id)
+        started = self._records.start(job_id, starter=uuid4().hex)
+        if isinstance(started, NotStarted) and started.why == "corrupt":
+            self._end_corrupt(job_id)
         if isinstance(started, Started) and self._records.commit(job_id, started.attempt, result):
             self._metrics.jobs.labels(result.status).inc()
+
+    def _end_corrupt(self, job_id: str) -> None:
+        log.error("job %s: its record cannot be read", job_id)
+        if self._records.end_corrupt(job_id, failed("invalid_job", "the job's record cannot be read")):
+            self._metrics.jobs.labels(Status.FAILED).inc()
 
     # Engine
 

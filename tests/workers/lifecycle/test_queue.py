@@ -23,6 +23,9 @@ from tests.redis_server import RedisServer
 from tests.workers.lifecycle.client import Client, job
 from tests.workers.lifecycle.conftest import RunningWorker, working
 from tests.workers.lifecycle.paced_engine import INFO, PacedEngine
+from workers.engine.picture import PictureSpec
+from workers.records import JobRecords, NotStarted, Started
+from workers.results import failed
 from workers.settings import Settings
 
 LONG = 150  # steps
@@ -155,6 +158,86 @@ def test_a_record_that_is_no_job_fails_and_quotes_nothing(server: RedisServer, c
     assert error.code == "invalid_job"
     assert "steps" in error.message
     assert "secret" not in error.message
+
+
+@pytest.mark.parametrize("found", ["queued", "running"])
+@pytest.mark.parametrize("attempt", ["x", "-1", "1.5", "9" * 30, b"\xff"])
+def test_a_record_with_a_corrupt_attempt_fails_and_stops_no_other(
+    server: RedisServer, client: Client, tmp_path: Path, attempt: str | bytes, found: str
+) -> None:
+    wanted, other = client.accept(job()), client.accept(job())
+    client.redis.hset(keys.job_key(wanted), mapping={"attempt": attempt, "status": found})
+    with working(server, tmp_path, PacedEngine()):
+        assert client.wait_for([wanted, other]) == {wanted: Status.FAILED, other: Status.SUCCEEDED}
+    error = client.result(wanted).error
+    assert error is not None
+    assert error.code == "invalid_job"
+    client.assert_ended_once([wanted, other])
+
+
+def test_a_corrupt_deadline_does_not_stop_the_search_for_lost_jobs(client: Client, worker: RunningWorker) -> None:
+    corrupt, lost = client.accept(job(steps=LONG)), client.accept(job(tenant="other"))
+    client.redis.hset(keys.job_key(corrupt), "deadline_at", "the day after")
+    client.redis.delete("rq:queue:seemly-paced")
+    assert set(client.wait_for([corrupt, lost]).values()) == {Status.SUCCEEDED}
+
+
+def test_a_job_that_the_engine_refuses_stops_no_other(server: RedisServer, client: Client, tmp_path: Path) -> None:
+    class Refusing(PacedEngine):
+        def submit(self, spec: PictureSpec) -> None:
+            if spec.prompt == "refused" and spec.index == 1:
+                raise ValueError(spec.prompt)
+            super().submit(spec)
+
+    refused = client.accept(job("refused", pictures=2))
+    with working(server, tmp_path, Refusing(), slots=1) as worker:
+        assert client.wait_for([client.accept(job())]) != {}
+        assert client.wait_for([refused]) == {refused: Status.FAILED}
+        assert worker.stop() == 0
+    error = client.result(refused).error
+    assert error is not None
+    assert error.code == "poison_job"
+    client.assert_ended_once([refused])
+
+
+def test_a_record_that_holds_another_job_is_not_run(client: Client, worker: RunningWorker) -> None:
+    wanted, other = job(steps=LONG), job()
+    client.redis.set("rq:suspended", 1)
+    time.sleep(0.7)  # until the next heartbeat
+    client.accept(wanted)
+    client.redis.hset(keys.job_key(wanted.id), "job", other.model_dump_json())
+    client.redis.delete("rq:suspended")
+    assert client.wait_for([wanted.id]) == {wanted.id: Status.FAILED}
+    error = client.result(wanted.id).error
+    assert error is not None
+    assert error.code == "invalid_job"
+    assert worker.files() == []
+
+
+def test_a_cancellation_asked_of_an_earlier_attempt_is_obeyed_at_the_next(
+    server: RedisServer, client: Client, tmp_path: Path
+) -> None:
+    wanted = client.accept(job())
+    client.redis.hset(keys.job_key(wanted), mapping={"status": "running", "attempt": 1})
+    assert client.cancel(wanted) == "running"
+    with working(server, tmp_path, PacedEngine(), watch_s=1):  # no look for cancellations before the job is done
+        assert client.wait_for([wanted]) == {wanted: Status.CANCELED}
+    client.assert_ended_once([wanted])
+
+
+def test_a_start_sent_twice_counts_once(client: Client) -> None:
+    wanted = client.accept(job())
+    records = JobRecords(client.redis, ttl_s=60)
+    first = records.start(wanted, starter="one")
+    assert isinstance(first, Started)
+    assert first.attempt == 1
+    assert records.start(wanted, starter="one") == first
+    again = records.start(wanted, starter="two")
+    assert isinstance(again, Started)
+    assert again.attempt == 2
+    assert [data["attempt"] for kind, data in client.events(wanted) if kind == "started"] == [1, 2]
+    assert records.commit(wanted, 2, failed("lost", "for the test"))
+    assert records.start(wanted, starter="two") == NotStarted("failed")
 
 
 def test_a_job_listed_three_times_runs_once(server: RedisServer, client: Client, tmp_path: Path) -> None:
