@@ -106,9 +106,10 @@ def result_of(job: Job, judged: Sequence[Judged], timing: Timing, info: ModelInf
     codes = {one.outcome.failure.code if one.outcome.failure else None for one in judged}
     if "canceled" in codes:  # asked for by the client: what was finished before it is withheld as well
         return Result(status=Status.CANCELED)
+    applied = [one.outcome.applied for one in sorted(judged, key=lambda one: one.outcome.failure is not None)]
     safety = AppliedSafety(
         requested=job.requested,
-        applied=next((one.outcome.applied for one in judged if one.outcome.applied), {}),
+        applied=next(filter(None, applied), {}),  # what held for a whole picture before what held for a failed one
         policy=job.policy,
         weights_sha256=info.weights_sha256,
         model=job.model,

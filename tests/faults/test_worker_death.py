@@ -108,6 +108,34 @@ def test_a_worker_frozen_past_its_lease_commits_nothing_when_it_thaws(
     assert stored_files(tmp_path) == files_of(client, wanted)
 
 
+def test_a_late_attempt_commits_nothing_and_leaves_no_file_while_the_next_one_runs(
+    server: RedisServer, client: Client, tmp_path: Path
+) -> None:
+    wanted = job(pictures=2)
+    with worker_process(server, tmp_path, options=("--stand-at", "committing")) as first:
+        client.accept(wanted)
+        first.wait_until_standing()
+        assert len(stored_files(tmp_path)) == 2
+        first.send(signal.SIGSTOP)
+        with worker_process(server, tmp_path, options=("--stand-at", "running")) as second:
+            second.wait_until_standing()
+            first.send(signal.SIGCONT)
+            first.go_on()
+            give_up_at = time.monotonic() + 30
+            while stored_files(tmp_path) and client.status(wanted.id) is Status.RUNNING:
+                assert time.monotonic() < give_up_at
+                time.sleep(0.02)
+            assert stored_files(tmp_path) == set()
+            first.send(signal.SIGTERM)
+            assert first.wait() == 0
+            assert client.status(wanted.id) is Status.RUNNING
+            second.go_on()
+            assert client.wait_for([wanted.id]) == {wanted.id: Status.SUCCEEDED}
+    assert client.attempt(wanted.id) == 2
+    client.assert_ended_once([wanted.id])
+    assert stored_files(tmp_path) == files_of(client, wanted)
+
+
 def test_a_job_that_kills_its_worker_is_set_aside_and_its_neighbours_finish(
     server: RedisServer, client: Client, tmp_path: Path
 ) -> None:

@@ -64,7 +64,7 @@ class _Row:
 class PacedEngine:
     """Takes `step_s` per step for all pictures together. Any of these words in a prompt has its effect:
 
-    weapon, unscored, misscored, nan, wrong-size, row-fails, endless: on the picture
+    weapon, unscored, misscored, nan, wrong-size, row-fails, other-method, endless: on the picture
     kills, raises, hangs: at step 2, on the process (SIGKILL) and on the engine
 
     `one|other` is a prompt for the first picture and one for the second.
@@ -140,7 +140,7 @@ class PacedEngine:
             spec,
             pixels=_pixels(spec),
             scores=_scores(prompt),
-            applied={"output": {"method": "filter"}},
+            applied={"output": {"method": "other" if "other-method" in prompt else "filter"}},
             inference_s=time.monotonic() - row.began,
             unet_rows=2 * spec.steps,
             pictures_per_batch_mean=1.0,

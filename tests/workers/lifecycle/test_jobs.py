@@ -1,6 +1,7 @@
 """What a worker makes of a job."""
 
 import hashlib
+import time
 from io import BytesIO
 
 import pytest
@@ -12,7 +13,7 @@ from contract.plan import Action, Filter, FilterConcept, SafetyPlan
 from contract.request import OutputFormat
 from contract.result import Status
 from contract.verdict import Verdict
-from tests.workers.lifecycle.client import Client, job
+from tests.workers.lifecycle.client import PATIENCE_S, Client, job
 from tests.workers.lifecycle.conftest import RunningWorker
 
 
@@ -58,6 +59,47 @@ def test_a_found_concept_blocks_its_picture_and_no_byte_is_stored(client: Client
     result = client.result(wanted.id)
     assert [picture.verdict for picture in result.images] == [Verdict.BLOCKED] * 2
     assert all(picture.url is None and picture.sha256 is None and picture.reasons for picture in result.images)
+    assert worker.files() == []
+
+
+def test_a_job_delivers_its_passed_picture_and_no_byte_of_the_blocked_one(
+    client: Client, worker: RunningWorker
+) -> None:
+    wanted = job("a weapon|a harbour|a weapon", pictures=3)
+    client.accept(wanted)
+    assert client.wait_for([wanted.id]) == {wanted.id: Status.PARTIAL}
+    first, passed, last = client.result(wanted.id).images
+    for blocked in (first, last):
+        assert blocked.verdict is Verdict.BLOCKED
+        assert blocked.url is None
+        assert blocked.sha256 is None
+    assert passed.verdict is Verdict.PASSED
+    assert passed.url == f"/jobs/{wanted.id}/images/1"
+    key = picture_key(wanted.id, wanted.tenant, 1, 1, OutputFormat.PNG)
+    assert worker.files() == [worker.pictures / key]
+
+
+def test_what_was_applied_is_told_of_the_passed_picture_after_a_failed_one(
+    client: Client, worker: RunningWorker
+) -> None:
+    wanted = job("wrong-size other-method|a harbour", pictures=2)
+    client.accept(wanted)
+    client.wait_for([wanted.id])
+    result = client.result(wanted.id)
+    assert [picture.verdict for picture in result.images] == [Verdict.ERROR, Verdict.PASSED]
+    assert result.safety is not None
+    assert result.safety.applied == {"output": {"method": "filter"}}
+
+
+def test_a_canceled_job_leaves_no_file_of_a_picture_that_was_finished(client: Client, worker: RunningWorker) -> None:
+    wanted = client.accept(job("a harbour|endless", pictures=2))
+    give_up_at = time.monotonic() + PATIENCE_S
+    while ("progress", {"step": 7, "steps": 8}) not in client.events(wanted):  # the first ends with its last step
+        assert time.monotonic() < give_up_at
+        time.sleep(0.02)
+    client.cancel(wanted)
+    assert client.wait_for([wanted]) == {wanted: Status.CANCELED}
+    assert client.result(wanted).images == ()
     assert worker.files() == []
 
 
