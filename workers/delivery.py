@@ -1,4 +1,8 @@
-"""From the engine back to Redis: outcomes collected per job, passed pictures stored, one fenced commit."""
+"""From the engine back to Redis: outcomes collected per job, passed pictures stored, one fenced commit.
+
+A delivery removes the files of the attempts before it. When a job ends without one, they stay, unreadable without a
+result that names them, until `workers.sweeper` finds them.
+"""
 
 import contextlib
 import hashlib
@@ -61,8 +65,8 @@ class StoreFailed(Exception):
 
 
 def open_store(url: str) -> ObjectStore:
-    """The store at a URL; a local folder is created."""
-    return from_url(url, mkdir=True) if url.startswith("file:") else from_url(url)
+    """The store at a URL; a local folder is created, and one that becomes empty inside it removed."""
+    return from_url(url, mkdir=True, automatic_cleanup=True) if url.startswith("file:") else from_url(url)
 
 
 class Delivery:

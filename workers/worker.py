@@ -1,9 +1,10 @@
-"""A worker at work: four threads between the queue and the engine.
+"""A worker at work: five threads between the queue and the engine.
 
     dispatcher (main)   a free slot → pop → lease → START → `engine.submit`
     engine              `engine.step` in a loop, pictures judged as they come out
     finaliser           encode, store, COMMIT, end the job in RQ; progress events
     keeper              cancellations every second, heartbeats, the reaper
+    sweeper             removes pictures whose records are gone; apart, since a slow store must not delay a heartbeat
 
 A thread that fails, and a step of the engine that never ends, end the process; its jobs go back to the queue.
 A job begun for the last time runs alone: should it kill its worker again, it takes no neighbour with it.
@@ -38,6 +39,7 @@ from workers.reaper import Reaper
 from workers.records import JobRecords, NotStarted, Started
 from workers.results import expired, failed, why_refused
 from workers.settings import Settings
+from workers.sweeper import Sweeper
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +73,7 @@ class Worker:
         self._reaper = Reaper(connection, self._rq.queue, self._records, metrics, info.name, settings.homeless_grace_s)
         self._complete: SimpleQueue[JobInFlight] = SimpleQueue()
         self._delivery = Delivery(info, store, self._records, metrics, on_complete=self._complete.put)
+        self._sweeper = Sweeper(store, settings.record_ttl_s + settings.sweep_margin_s)
         self._handlers: dict[str, Callable[[Ticket, Started], bool]] = {keys.GENERATE: self._generate}
         self._in_flight: dict[str, JobInFlight] = {}
         self._slots = threading.Semaphore(settings.slots)
@@ -93,7 +96,7 @@ class Worker:
         self._announcement.publish()
         self._announcement.renew()
         log.info("worker %s serves %s", self._rq.name, self._info.name)
-        loops = (self._drive_engine, self._finalise, self._keep)
+        loops = (self._drive_engine, self._finalise, self._keep, self._sweep)
         threads = [threading.Thread(target=self._guard, args=[loop], name=loop.__name__, daemon=True) for loop in loops]
         for thread in threads:
             thread.start()
@@ -352,6 +355,14 @@ class Worker:
             for one, standing in zip(running, standings, strict=True):
                 if standing.is_canceled or not standing.is_still(one.attempt):
                     self._engine.cancel(one.job.id)
+
+    # Sweeper
+
+    def _sweep(self) -> None:
+        while True:
+            self._sweeper.sweep(self._is_closing.is_set)
+            if self._is_closing.wait(self._settings.sweep_s):
+                return
 
     # The end
 

@@ -1,0 +1,59 @@
+"""Removes pictures whose job's record is gone: the one place where a stored picture is ever old.
+
+A delivered picture is readable as long as its record. Files that no result names go the same way, when nothing else
+removed them: those of an attempt that stored and then lost its worker, whose job ended without another delivery
+(`poison_job`, `lost`, canceled, expired). Only names that `contract.job.picture_key` gives are touched, so that other
+files in the same bucket are safe.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import obstore
+from obstore.store import ObjectStore
+
+from contract.request import OutputFormat
+
+log = logging.getLogger(__name__)
+
+LISTED_AT_ONCE = 500
+PAUSE_S = 0.1  # after each of these lists, so that a sweep never takes the store from the jobs
+
+_FORMATS = "|".join(output_format.value for output_format in OutputFormat)
+PICTURE_KEY = re.compile(rf"[^/]+/[0-9a-f-]{{32,36}}/\d+-\d+\.({_FORMATS})")
+
+
+@dataclass(frozen=True)
+class Sweeper:
+    """Sweeps one store. Several workers may sweep the same one at once."""
+
+    store: ObjectStore
+    keep_s: float
+
+    def sweep(self, is_closing: Callable[[], bool] = lambda: False) -> int:
+        """Remove every picture stored more than `keep_s` ago. How many; what a failing store keeps waits."""
+        removed, old = 0, datetime.now(UTC) - timedelta(seconds=self.keep_s)
+        try:
+            for listed in obstore.list(self.store, chunk_size=LISTED_AT_ONCE):
+                for found in listed:
+                    if is_closing():
+                        return removed
+                    if found["last_modified"] < old and PICTURE_KEY.fullmatch(found["path"]):
+                        removed += self._remove(found["path"])
+                time.sleep(PAUSE_S)
+        except Exception as error:  # noqa: BLE001 - a file too many is a loss of space, not of a job
+            log.warning("the store could not be swept to its end: %s", type(error).__name__)
+        if removed:
+            log.info("removed %d pictures whose jobs are forgotten", removed)
+        return removed
+
+    def _remove(self, key: str) -> bool:
+        try:
+            obstore.delete(self.store, key)
+        except FileNotFoundError:
+            return False  # another worker was first
+        return True
