@@ -10,8 +10,9 @@ from fastapi.openapi.utils import get_openapi
 from service.body_limit import BodyLimit
 from service.error_handlers import add_error_handlers
 from service.gateway import Gateway
+from service.loopback import LoopbackOnly
 from service.observing import Observing
-from service.problems import Problem
+from service.problems import Problem, documented
 from service.routes import catalogue, generate, health, jobs
 from service.settings import Settings
 
@@ -46,6 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
     for routes in (generate, jobs, catalogue, health):
         app.include_router(routes.router)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(LoopbackOnly)
     app.add_middleware(Observing, metrics=gateway.metrics)  # added last: outermost
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
@@ -60,6 +62,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
                 # FastAPI adds a 422 of its own form to whatever has parameters, also where none can be invalid.
                 if "application/json" in operation["responses"].get("422", {}).get("content", {}):
                     del operation["responses"]["422"]
+                for status, response in documented(403, 421).items():
+                    operation["responses"].setdefault(str(status), response)
         schemas = described.setdefault("components", {}).setdefault("schemas", {})
         for replaced in ("HTTPValidationError", "ValidationError"):
             schemas.pop(replaced, None)

@@ -1,9 +1,18 @@
-"""Bodies over a limit are refused unread."""
+"""Bodies over a limit are refused, and thrown away as they come.
+
+An answer while the client still writes would often be lost: a connection closed on unread bytes is reset.
+"""
+
+import asyncio
+from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.observing import request_id_of
-from service.problems import BodyTooLarge, refusal_response
+from service.problems import BodyTooLarge, FieldError, refusal_response
+
+DROPPED_MAX_BYTES = 32 * 1024 * 1024
+DROPPED_MAX_S = 2.0
 
 
 class BodyLimit:
@@ -19,8 +28,12 @@ class BodyLimit:
             return
         messages = [] if self._declares_too_much(scope) else await self._read(receive)
         if not messages:
+            if not _waits_to_be_asked(scope):
+                await _drop(receive)
             refusal = BodyTooLarge(
-                f"The body is larger than {self.max_bytes} bytes; send less.", headers={"Connection": "close"}
+                f"The body is larger than {self.max_bytes} bytes; send less.",
+                errors=(FieldError(field="body", message=f"must have at most {self.max_bytes} bytes"),),
+                headers={"Connection": "close"},
             )
             await refusal_response(refusal, request_id_of(scope))(scope, receive, send)
             return
@@ -47,3 +60,20 @@ class BodyLimit:
             messages.append(message)
             if not message.get("more_body", False):
                 return messages
+
+
+def _waits_to_be_asked(scope: Scope) -> bool:
+    """Whether the client sends the body only once it is asked to, as curl does with large ones."""
+    return any(name == b"expect" and value.lower() == b"100-continue" for name, value in scope["headers"])
+
+
+async def _drop(receive: Receive) -> None:
+    """Read to the end and keep nothing, within bounds of bytes and time."""
+    size = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DROPPED_MAX_S):
+            while size < DROPPED_MAX_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                if not message.get("more_body", False):  # the end, or a client that has gone
+                    return

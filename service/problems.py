@@ -3,6 +3,7 @@
     Refusal                      status  code
     ├── BadRequest               400     bad_request
     ├── ForbiddenByPolicy        403     forbidden_by_policy
+    ├── ForeignOrigin            403     foreign_origin
     ├── JobNotFound              404     job_not_found
     ├── PictureNotFound          404     picture_not_found
     ├── PictureNotReady          404     picture_not_ready
@@ -10,6 +11,7 @@
     ├── AlreadyFinished          409     already_finished
     ├── BodyTooLarge             413     body_too_large
     ├── UnsupportedMediaType     415     unsupported_media_type
+    ├── ForeignHost              421     foreign_host
     ├── InvalidRequest           422     invalid_request       names the fields
     └── Unavailable              503     unavailable           always with Retry-After
         ├── NoModel                      no_model
@@ -82,6 +84,12 @@ class ForbiddenByPolicy(Refusal):
     status, code = 403, "forbidden_by_policy"
 
 
+class ForeignOrigin(Refusal):
+    """A web page from elsewhere sent this."""
+
+    status, code = 403, "foreign_origin"
+
+
 class JobNotFound(Refusal):
     """No such job, or another tenant's."""
 
@@ -116,7 +124,7 @@ class AlreadyFinished(Refusal):
 
 
 class BodyTooLarge(Refusal):
-    """The body is over the limit, and was not read."""
+    """The body is over the limit, and was thrown away."""
 
     status, code = 413, "body_too_large"
 
@@ -125,6 +133,12 @@ class UnsupportedMediaType(Refusal):
     """The body is not JSON by its own account."""
 
     status, code = 415, "unsupported_media_type"
+
+
+class ForeignHost(Refusal):
+    """The request was meant for a name that is not this machine's own."""
+
+    status, code = 421, "foreign_host"
 
 
 class InvalidRequest(Refusal):

@@ -55,7 +55,10 @@ _APPLIED = {"description": "The wait that was kept.", "schema": {"type": "string
 
 
 def require_json(request: Request) -> None:
-    """Refuse a body of another media type, which a web page could send to loopback without asking."""
+    """Refuse a body of another media type, which a web page could send to loopback without asking.
+
+    Where no web page sends, `LoopbackOnly` has already taken curl's own type for JSON.
+    """
     declared = email.message.Message()
     declared["content-type"] = request.headers.get("content-type", "")
     if declared.get_content_type() != "application/json":
@@ -109,7 +112,10 @@ async def generate(
     request: Request,
     gateway: Here,
 ) -> Response:
-    """Accept a request as a job. The pictures are made later: follow the job's address or its events."""
+    """Accept a request as a job. The pictures are made later: follow the job's address or its events.
+
+    Programs may leave out the content type as `curl -d` does; requests with an `Origin` must say `application/json`.
+    """
     accepted = await run_in_threadpool(gateway.admission.admit, body, LOCAL_TENANT)
     job = accepted.job
     gateway.metrics.accepted.labels(job.model).inc()

@@ -196,11 +196,14 @@ def test_many_wrong_fields_are_told_in_bounded_number(http: httpx.Client) -> Non
     assert len(problem(answer)["errors"]) == 20
 
 
-def test_twenty_megabytes_are_refused_unread_and_not_echoed(http: httpx.Client, redis: "Redis") -> None:
+def test_twenty_megabytes_are_refused_and_not_echoed(http: httpx.Client, redis: "Redis") -> None:
     before = parts.redis_keys(redis)
     body = json.dumps({"prompt": "x" * 20_000_000}).encode()
-    answer = http.post("/generate", content=body, headers=JSON)
-    assert (answer.status_code, problem(answer)["code"]) == (413, "body_too_large")
+    for _ in range(5):  # the answer is never lost to a reset connection
+        answer = http.post("/generate", content=body, headers=JSON)
+        told = problem(answer)
+        assert (answer.status_code, told["code"]) == (413, "body_too_large")
+        assert [error["field"] for error in told["errors"]] == ["body"]
     assert parts.redis_keys(redis) == before
 
 
@@ -209,7 +212,8 @@ def test_an_undeclared_length_does_not_get_around_the_limit(gateway: GatewayProc
     address = urlsplit(gateway.url)
     with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
         head = (
-            "POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+            "POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            "Transfer-Encoding: chunked\r\n\r\n"
         )
         connection.sendall(head.encode())
         for _ in range(5):
@@ -220,7 +224,7 @@ def test_an_undeclared_length_does_not_get_around_the_limit(gateway: GatewayProc
     assert parts.redis_keys(redis) == before
 
 
-@pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", None])
+@pytest.mark.parametrize("media_type", ["text/plain", "multipart/form-data", "application/x-www-form", None])
 def test_another_media_type_is_refused(http: httpx.Client, redis: "Redis", media_type: str | None) -> None:
     before = parts.redis_keys(redis)
     headers = {"Content-Type": media_type} if media_type else {}

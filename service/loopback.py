@@ -1,0 +1,52 @@
+"""While there are no API keys, this machine is the key: what a web page from elsewhere sends is refused.
+
+A page can reach loopback through its reader's browser: by a form (which says its Origin), or by a name of its own that
+it lets point to 127.0.0.1 (DNS rebinding; the Host header holds that name). Programs send no Origin; for them curl's
+own content type is taken as what it is, JSON.
+"""
+
+import re
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.observing import request_id_of
+from service.problems import ForeignHost, ForeignOrigin, Refusal, refusal_response
+
+_LOCAL = rb"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?"
+_HOST = re.compile(_LOCAL, re.IGNORECASE)
+_ORIGIN = re.compile(rb"https?://" + _LOCAL, re.IGNORECASE)
+_FORM = b"application/x-www-form-urlencoded"
+_OF_A_BROWSER = (b"origin", b"sec-fetch-site")
+
+
+class LoopbackOnly:
+    """Lets through what programs of this machine and pages served from it send."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        if refusal := _refusal(headers):
+            await refusal_response(refusal, request_id_of(scope))(scope, receive, send)
+            return
+        if not any(name in _OF_A_BROWSER for name, _ in headers):
+            scope["headers"] = [_as_json(name, value) for name, value in headers]
+        await self.app(scope, receive, send)
+
+
+def _refusal(headers: list[tuple[bytes, bytes]]) -> Refusal | None:
+    for name, value in headers:
+        if name == b"host" and not _HOST.fullmatch(value):
+            return ForeignHost("This service answers to localhost, 127.0.0.1 and [::1] only; use one of them.")
+        if name == b"origin" and not _ORIGIN.fullmatch(value):
+            return ForeignOrigin("Pages from elsewhere than this machine are not served; call it from a program.")
+    return None
+
+
+def _as_json(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    is_form = name == b"content-type" and value.partition(b";")[0].strip().lower() == _FORM
+    return (name, b"application/json") if is_form else (name, value)
