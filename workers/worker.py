@@ -103,7 +103,7 @@ class Worker:
         exit_code = EXIT_CUT_SHORT
         try:
             self._dispatch()
-            self._announcement.withdraw()
+            self._withdraw()
             exit_code = self._drain()
         except SystemExit:
             log.warning("stopped at once; %d jobs go back to the queue", len(self._in_flight))
@@ -113,10 +113,15 @@ class Worker:
             self._is_closing.set()
             for thread in threads:
                 thread.join(THREADS_END_WITHIN_S)
-            self._announcement.withdraw()
-            self._rq.retire()
+            self._withdraw()
+            with contextlib.suppress(RedisError):  # its entry ends by itself
+                self._rq.retire()
         log.info("worker %s ends with exit code %d", self._rq.name, exit_code)
         return exit_code
+
+    def _withdraw(self) -> None:
+        with contextlib.suppress(RedisError):  # readiness ends by itself
+            self._announcement.withdraw()
 
     def _guard(self, loop: Callable[[], None]) -> None:
         """Run a thread's loop. However it fails, the process must end and be started anew, never go on without it."""
@@ -325,8 +330,7 @@ class Worker:
             if self._engine_hangs():
                 log.error("a step of the engine lasts longer than %s s; the worker ends", self._settings.step_limit_s)
                 self._thread_failed.set()
-                with contextlib.suppress(RedisError):
-                    self._announcement.withdraw()
+                self._withdraw()
                 return
             try:
                 if time.monotonic() >= next_beat:
