@@ -200,18 +200,16 @@ def test_a_job_that_the_engine_refuses_stops_no_other(server: RedisServer, clien
     client.assert_ended_once([refused])
 
 
-def test_a_record_that_holds_another_job_is_not_run(client: Client, worker: RunningWorker) -> None:
-    wanted, other = job(steps=LONG), job()
-    client.redis.set("rq:suspended", 1)
-    time.sleep(0.7)  # until the next heartbeat
+def test_a_record_that_holds_another_job_is_not_run(server: RedisServer, client: Client, tmp_path: Path) -> None:
+    wanted, other = job(), job()
     client.accept(wanted)
     client.redis.hset(keys.job_key(wanted.id), "job", other.model_dump_json())
-    client.redis.delete("rq:suspended")
-    assert client.wait_for([wanted.id]) == {wanted.id: Status.FAILED}
+    with working(server, tmp_path, PacedEngine()) as worker:
+        assert client.wait_for([wanted.id]) == {wanted.id: Status.FAILED}
+        assert worker.files() == []
     error = client.result(wanted.id).error
     assert error is not None
     assert error.code == "invalid_job"
-    assert worker.files() == []
 
 
 def test_a_cancellation_asked_of_an_earlier_attempt_is_obeyed_at_the_next(
