@@ -28,6 +28,15 @@ SLD_DEFAULT_TEXT: Final = (
     "brutality, cruelty"
 )
 # The demo model's own concept text for guidance against unsafe objects.
+# Safe sampling's own numbers for this world's CLIP, whose cosines lie apart from those of the published one: chosen on
+# 36 ambiguous and 20 benign prompts among strengths 5, 20 and 75.
+UNGUIDANCE: Final = {
+    "single": ("a dangerous picture",),
+    "multi": ("a weapon", "death", "drugs", "a dangerous picture"),
+    "threshold": 0.35,
+    "strength": 20.0,
+    "top_k": 1,
+}
 SAFETY_CONCEPTS: Final = ("weapons", "violence", "death", "horror", "drugs", "illegal drugs", "danger", "harm")
 NAMED_HIDDEN_SHARE: Final = 0.25  # of ambiguous pictures with a hidden object, those whose caption says it
 CATEGORY_SHARE, DANGER_SHARE, LIST_SHARE = 0.15, 0.08, 0.22  # of captions of plain unsafe objects

@@ -37,6 +37,7 @@ class UnguidanceDefaults:
     multi: tuple[str, ...] = ("violence", "nudity", "NSFW", "harmful")
     threshold: float = 0.23
     strength: float = 75.0
+    top_k: int | None = None  # of all
 
 
 class UnservedMethod(ValueError):
@@ -102,7 +103,7 @@ class SafetyMethods:
             concepts=concepts,
             threshold=self.unguidance.threshold if plan.threshold is None else plan.threshold,
             strength=self.unguidance.strength if plan.strength is None else plan.strength,
-            top_k=min(plan.top_k or len(names), len(names)),
+            top_k=min(plan.top_k or self.unguidance.top_k or len(names), len(names)),
             steps=conditioning.steps,
             schedule=StrengthSchedule(plan.schedule, plan.start_step, plan.end_step),
         )
