@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seemly.errors import Invalid, Refused, SeemlyError
+from seemly.errors import FieldError, Invalid, Refused, SeemlyError, Unusable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,6 +54,7 @@ def demo(
         from seemly import demo as show
         from seemly.display import JobBars, verdict_table
 
+        _check_folder(out)
         settings = _settings(url)
         request = _request(
             prompt=prompt or show.PROMPT,
@@ -75,7 +76,10 @@ def demo(
 
 @app.command()
 def serve(
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes any. Default: PORT, else 8000.")] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65_535, help="Port to listen on; 0 takes any. Default: PORT, else 8000."),
+    ] = None,
 ) -> None:
     """Run the embedded stack (Redis, gateway, worker) until Ctrl-C."""
     with _told() as console:
@@ -85,9 +89,15 @@ def serve(
         if port is not None:
             settings = settings.model_copy(update={"port": port})
         stopped = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stopped.set())
         stack = EmbeddedStack(settings)
+
+        def stop(*_: object) -> None:
+            if stopped.is_set():
+                stack.hurry()
+            stopped.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
         try:
             with console.status("Starting Redis, gateway and worker"):
                 stack.start(is_wanted=lambda: not stopped.is_set())
@@ -99,6 +109,8 @@ def serve(
             while not stopped.wait(0.2):
                 stack.check()
         finally:
+            if stopped.is_set():
+                console.print("Draining, Ctrl-C again to stop at once.")
             with console.status("Stopping"):
                 stack.stop()
         console.print("Stopped.")
@@ -122,6 +134,7 @@ def generate(
         from seemly.client import Client
         from seemly.display import JobBars, verdict_table
 
+        _check_folder(out)
         settings = _settings(url)
         plan = {} if not safety else {"safety": safety[0] if len(safety) == 1 else tuple(safety)}
         request = _request(prompt=prompt, num_images=num_images, seed=seed, steps=steps, **plan)
@@ -179,12 +192,13 @@ def _told(as_json: bool = False) -> "Iterator[Console]":
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         yield console
-    except SeemlyError as error:
+    except (SeemlyError, OSError) as error:  # the latter of the caller's files and folders
+        told = _as_json(error)
         if as_json:
-            sys.stderr.write(json.dumps({"error": _as_json(error)}) + "\n")
+            sys.stderr.write(json.dumps({"error": told}) + "\n")
         else:
             errors.print("error:", style="bold red", end=" ")
-            errors.print(str(error), markup=False)
+            errors.print(str(error) if isinstance(error, SeemlyError) else told["detail"], markup=False)
             for field in error.errors if isinstance(error, Invalid) else ():
                 errors.print(f"  {field.field}: {field.message}", markup=False)
         raise typer.Exit(FAILED) from None
@@ -193,10 +207,17 @@ def _told(as_json: bool = False) -> "Iterator[Console]":
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _as_json(error: SeemlyError) -> dict[str, Any]:
-    if isinstance(error, Refused):
-        return {"code": error.code, "status": error.status, "detail": error.detail, "request_id": error.request_id}
-    return {"code": type(error).__name__, "detail": str(error)}
+def _as_json(error: SeemlyError | OSError) -> dict[str, Any]:
+    named = error.errors if isinstance(error, Refused | Unusable) else ()
+    fields = [{"field": field.field, "message": field.message} for field in named]
+    match error:
+        case Refused():
+            told = {"code": error.code, "status": error.status, "detail": error.detail, "request_id": error.request_id}
+        case OSError(filename=str(name), strerror=str(why)):
+            told = {"code": type(error).__name__, "detail": f"{name}: {why}"}
+        case _:
+            told = {"code": type(error).__name__, "detail": str(error)}
+    return told | {"errors": fields}
 
 
 def _settings(url: str | None) -> "Settings":
@@ -207,7 +228,7 @@ def _settings(url: str | None) -> "Settings":
     try:
         settings = Settings()
     except ValidationError as error:
-        raise SeemlyError(f"the environment holds settings that cannot be used: {_named(error)}") from None
+        raise Unusable(*_named(error), where="the environment holds settings that cannot be used: ") from None
     return settings if url is None else settings.model_copy(update={"url": url})
 
 
@@ -219,14 +240,21 @@ def _request(**values: Any) -> "GenerateRequest":
     try:
         return GenerateRequest(**values)
     except ValidationError as error:
-        raise SeemlyError(_named(error)) from None
+        raise Unusable(*_named(error)) from None
 
 
-def _named(error: Any) -> str:
-    return "; ".join(
-        f"{'.'.join(str(part) for part in entry['loc'])}: {entry['msg'].removeprefix('Value error, ')}"
-        for entry in error.errors()
-    )
+def _named(error: Any) -> Iterator[FieldError]:
+    for entry in error.errors():
+        # Of a plan, pydantic also names which of its forms was tried.
+        location = entry["loc"][:1] if entry["loc"][:1] == ("safety",) else entry["loc"]
+        yield FieldError(".".join(map(str, location)), entry["msg"].removeprefix("Value error, "))
+
+
+def _check_folder(folder: Path) -> None:
+    """Told before anything runs for nothing."""
+    taken = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    if taken.exists() and not taken.is_dir():
+        raise Unusable(FieldError("--out", f"{taken} is a file; name a folder"))
 
 
 @contextmanager
@@ -294,3 +322,7 @@ def _pass_on(module: str, context: typer.Context) -> None:
                 ' extras, pip install -e ".[gpu]"'
             ) from None
         commands.app(context.args, prog_name=f"seemly {context.info_name}")
+
+
+if __name__ == "__main__":
+    app()

@@ -5,10 +5,12 @@
         for picture in job.images:
             print(picture.verdict, picture.reasons)
 
-Every call raises the tree in `seemly.errors`. Answers 429 and 503 are waited out as Retry-After asks, `retries` times.
+Every call raises the tree in `seemly.errors`. Answers 429 and 503 are waited out as Retry-After asks, `retries` times;
+`generate` only those after which there is certainly no job yet.
 """
 
 import asyncio
+import ipaddress
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
@@ -38,6 +40,15 @@ def _headers(api_key: str | None) -> dict[str, str]:
     return {"authorization": f"Bearer {api_key}"} if api_key else {}
 
 
+def _is_loopback(url: str) -> bool:
+    """Whether the service is on this machine, where no proxy of the environment's would find it."""
+    host = httpx.URL(url).host
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _deadline(timeout_s: float | None) -> float:
     return time.monotonic() + timeout_s if timeout_s is not None else float("inf")
 
@@ -61,7 +72,13 @@ class Client:
         retries: int = RETRIES,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._http = httpx.Client(base_url=url, headers=_headers(api_key), timeout=timeout_s, transport=transport)
+        self._http = httpx.Client(
+            base_url=url,
+            headers=_headers(api_key),
+            timeout=timeout_s,
+            transport=transport,
+            trust_env=not _is_loopback(url),
+        )
         self._exchanges = Exchanges(self._http.build_request, retries)
 
     def __enter__(self) -> Self:
@@ -168,7 +185,13 @@ class AsyncClient:
         retries: int = RETRIES,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._http = httpx.AsyncClient(base_url=url, headers=_headers(api_key), timeout=timeout_s, transport=transport)
+        self._http = httpx.AsyncClient(
+            base_url=url,
+            headers=_headers(api_key),
+            timeout=timeout_s,
+            transport=transport,
+            trust_env=not _is_loopback(url),
+        )
         self._exchanges = Exchanges(self._http.build_request, retries)
 
     async def __aenter__(self) -> Self:

@@ -14,12 +14,14 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 import httpx
 
+from contract import keys
 from seemly.errors import NoRedis, StackError, StackRunning
 from seemly.redis_process import RedisPlace, find_binary, is_answering
 from seemly.settings import Settings
@@ -68,17 +70,23 @@ class EmbeddedStack:
         Raises:
             StackError: when it cannot; nothing is left running.
         """
-        self._data.mkdir(parents=True, exist_ok=True)
-        self._take_lock()
+        _check_policy(self._settings.policy)
+        try:
+            self._data.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+        except OSError as error:
+            raise StackError(f"{self._data} cannot be used: {error.strerror}; set SEEMLY_DATA to a folder") from None
         try:
             port = self._take_port()
             self.url = f"http://{_url_host(self._settings.host)}:{port}"
             self._write_lock()
             redis_child = self._redis_child()
+            # Another's Redis may have ready workers of its own; in ours, a worker that is not there is not ready.
+            forget_ready = partial(RedisPlace.of(self._data).forget, keys.READY_WORKERS) if redis_child else None
             environment = self._environment(port)
             children = [
                 self._python_child("gateway", "service.main", environment, GATEWAY_GRACE_S),
-                self._python_child("worker", "workers.main", environment, WORKER_GRACE_S),
+                self._python_child("worker", "workers.main", environment, WORKER_GRACE_S, forget_ready),
             ]
             self._supervisor = Supervisor([*redis_child, *children])
             self._supervisor.start()
@@ -97,6 +105,11 @@ class EmbeddedStack:
             if self._lock is not None:
                 self._lock.close()
                 self._lock = None
+
+    def hurry(self) -> None:
+        """Make a stop that is under way, or comes, kill what has not ended yet; Redis still writes out its file."""
+        if self._supervisor is not None:
+            self._supervisor.hurry()
 
     def check(self) -> None:
         """Raise what ended the stack, if something did.
@@ -160,7 +173,14 @@ class EmbeddedStack:
             )
         ]
 
-    def _python_child(self, name: str, module: str, environment: dict[str, str], grace_s: float) -> ChildSpec:
+    def _python_child(
+        self,
+        name: str,
+        module: str,
+        environment: dict[str, str],
+        grace_s: float,
+        while_absent: Callable[[], None] | None = None,
+    ) -> ChildSpec:
         return ChildSpec(
             name=name,
             command=(sys.executable, "-m", module),
@@ -168,6 +188,7 @@ class EmbeddedStack:
             log=self.logs / f"{name}.log",
             death_signal=signal.SIGKILL,  # its jobs stand in Redis; a later worker takes them over
             grace_s=grace_s,
+            while_absent=while_absent,
         )
 
     def _environment(self, port: int) -> dict[str, str]:
@@ -209,6 +230,19 @@ class EmbeddedStack:
             if child.spec.is_up is None
         )
         raise StackError(f"the service was not ready within {START_TIMEOUT_S:.0f} s\n{shown}")
+
+
+def _check_policy(name_or_path: str) -> None:
+    """Load the policy as the gateway will, so that a mistake is told before anything starts."""
+    from service.policy import load_policy
+
+    try:
+        load_policy(name_or_path)
+    except FileNotFoundError as error:
+        raise StackError(f"SEEMLY_POLICY: {error}") from None
+    except Exception as error:  # noqa: BLE001 - YAML's and pydantic's many ways to say that it is none
+        first = str(error).partition("\n")[0]
+        raise StackError(f"SEEMLY_POLICY: {name_or_path} is not a policy: {first}") from None
 
 
 def _url_host(host: str) -> str:

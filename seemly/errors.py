@@ -4,6 +4,7 @@ SeemlyError
 ├── Unreachable            no answer from the service
 ├── TimedOut               a job did not finish in the time the caller gave it
 ├── Unintelligible         an answer that is not the service's
+├── Unusable               the command's own words or settings; `errors` names them
 ├── Refused                an answer with a problem (RFC 9457): status, code, detail
 │   ├── NotFound           404: no such job, or another tenant's
 │   ├── Invalid            422: the request itself; `errors` names the fields
@@ -39,6 +40,14 @@ class FieldError:
 
     field: str
     message: str
+
+
+class Unusable(SeemlyError):
+    """What was asked for cannot be; nothing was sent. `errors` names the fields."""
+
+    def __init__(self, *errors: FieldError, where: str = "") -> None:
+        self.errors = errors
+        super().__init__(where + "; ".join(f"{error.field}: {error.message}" for error in errors))
 
 
 class Refused(SeemlyError):

@@ -18,6 +18,7 @@ from seemly.errors import Busy, FieldError, Invalid, NotFound, Refused, Unintell
 
 MAX_PAUSE_S = 30.0
 _BUSY = (429, 503)
+_NOT_ACCEPTED = ("queue_full", "no_model")  # after any other 503 the job may exist all the same
 
 Model = TypeVar("Model", bound=BaseModel)
 Value = TypeVar("Value")
@@ -43,7 +44,8 @@ class Exchanges:
     def generate(self, request: GenerateRequest | str) -> Exchange[JobView]:
         """Hand in a job."""
         body = GenerateRequest(prompt=request) if isinstance(request, str) else request
-        response = yield from self._send(self._build("POST", "/generate", json=body.model_dump(mode="json")))
+        sent = self._build("POST", "/generate", json=body.model_dump(mode="json"))
+        response = yield from self._send(sent, makes_a_job=True)
         return parsed(JobView, response)
 
     def job(self, job_id: str) -> Exchange[JobView]:
@@ -69,7 +71,7 @@ class Exchanges:
         except ValueError:
             raise _unintelligible(response) from None
 
-    def _send(self, request: httpx.Request) -> Exchange[httpx.Response]:
+    def _send(self, request: httpx.Request, *, makes_a_job: bool = False) -> Exchange[httpx.Response]:
         failures = 0
         while True:
             try:
@@ -84,6 +86,8 @@ class Exchanges:
                 if response.is_success:
                     return response
                 if response.status_code not in _BUSY or failures >= self._retries:
+                    raise problem_of(response)
+                if makes_a_job and response.status_code == 503 and _code_of(response) not in _NOT_ACCEPTED:
                     raise problem_of(response)
                 wait_s = retry_after_s(response) or backoff_s(failures)
                 if wait_s > MAX_PAUSE_S:
@@ -134,6 +138,11 @@ def problem_of(response: httpx.Response) -> Refused | Unintelligible:
         retry_after_s=retry_after_s(response),
         errors=errors,
     )
+
+
+def _code_of(response: httpx.Response) -> str | None:
+    problem = problem_of(response)
+    return problem.code if isinstance(problem, Refused) else None
 
 
 def _unintelligible(response: httpx.Response) -> Unintelligible:

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
@@ -99,6 +100,11 @@ class RedisPlace:
     def pid_file(self) -> Path:
         """Written by the server at start, removed by it in an orderly end."""
         return self.folder / "redis.pid"
+
+    def forget(self, key: str) -> None:
+        """Delete a key; where no server answers, nothing."""
+        with suppress(redis.RedisError, OSError), _asked_once(self.url) as client:
+            client.delete(key)
 
     def command(self, binary: RedisBinary) -> tuple[str, ...]:
         """The server's command line.

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from seemly.errors import ChildDied, SeemlyError
 QUICK_S = 30.0  # a life shorter than this counts against the child
 MAX_QUICK_DEATHS = 3
 BACKOFF_S = 0.5  # doubled with every quick death
+BACKOFF_MAX_S = 15.0
 POLL_S = 0.05
 LOG_LINES_SHOWN = 15
 
@@ -30,6 +32,7 @@ class ChildSpec:
     death_signal: signal.Signals  # sent by the kernel when this process dies without having stopped the child
     grace_s: float  # from SIGTERM to SIGKILL
     is_up: Callable[[], bool] | None = None  # given: the others need it, start after it and end before it
+    while_absent: Callable[[], None] | None = None  # called before each start and after each death
 
 
 class Child:
@@ -47,7 +50,8 @@ class Child:
         """Start the process when it is due, note its death; whether those that need it can go on.
 
         Raises:
-            ChildDied: after MAX_QUICK_DEATHS short lives in a row. Before the stack was ready, every life is short.
+            ChildDied: after MAX_QUICK_DEATHS lives before the stack was ready. Once it was, there is something to keep:
+                a child that keeps dying is started again and again, at growing distances.
         """
         now = time.monotonic()
         if self.process is None:
@@ -56,10 +60,11 @@ class Child:
         elif self.process.poll() is not None:
             is_quick = not stack_was_ready or now - self._started_at < QUICK_S
             self._quick_deaths = self._quick_deaths + 1 if is_quick else 0
-            if self._quick_deaths >= MAX_QUICK_DEATHS:
+            if not stack_was_ready and self._quick_deaths >= MAX_QUICK_DEATHS:
                 raise ChildDied(self._obituary(self.process.returncode))
-            self._start_at = now + BACKOFF_S * 2**self._quick_deaths / 2
+            self._start_at = now + min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(self._quick_deaths - 1, 10))
             self.process, self._is_up = None, False
+            self._note_absence()
         if not self._is_up:
             self._is_up = self.process is not None and (self.spec.is_up is None or self.spec.is_up())
         return self._is_up
@@ -69,13 +74,17 @@ class Child:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
 
-    def wait_for_end(self) -> None:
-        """Wait out the grace, then kill."""
+    def wait_for_end(self, at_once: threading.Event) -> None:
+        """Wait out the grace, then kill; a child that no other needs is killed already when nobody wants to wait."""
         if self.process is None:
             return
-        try:
-            self.process.wait(self.spec.grace_s)
-        except subprocess.TimeoutExpired:
+        ends = time.monotonic() + self.spec.grace_s
+        while self.process.poll() is None and time.monotonic() < ends:
+            if at_once.is_set() and self.spec.is_up is None:
+                break
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(POLL_S)
+        if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
 
@@ -87,7 +96,12 @@ class Child:
             return ""
         return "\n".join(f"  {line}" for line in lines[-LOG_LINES_SHOWN:])
 
+    def _note_absence(self) -> None:
+        if self.spec.while_absent is not None:
+            self.spec.while_absent()
+
     def _start(self, now: float) -> None:
+        self._note_absence()
         self.spec.log.parent.mkdir(parents=True, exist_ok=True)
         if self._started_at == 0 and self.spec.log.exists():  # of an earlier stack; one is kept
             self.spec.log.replace(self.spec.log.with_suffix(".log.1"))
@@ -120,6 +134,7 @@ class Supervisor:
         self.failure: SeemlyError | None = None
         self._stack_was_ready = False
         self._stopping = threading.Event()
+        self._at_once = threading.Event()
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
 
     def start(self) -> None:
@@ -127,8 +142,13 @@ class Supervisor:
         self._thread.start()
 
     def note_ready(self) -> None:
-        """From now on a child's long life clears its record."""
+        """From now on a child's long life clears its record, and no child's death ends the stack."""
         self._stack_was_ready = True
+
+    def hurry(self) -> None:
+        """Stop, or go on stopping, without waiting for what the children have begun."""
+        self._at_once.set()
+        self._stopping.set()
 
     def stop(self) -> None:
         """End all children and wait for it. Safe to call twice."""
@@ -152,4 +172,4 @@ class Supervisor:
                 for child in group:
                     child.ask_to_end()
                 for child in group:
-                    child.wait_for_end()
+                    child.wait_for_end(self._at_once)

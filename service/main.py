@@ -26,7 +26,10 @@ def main() -> None:
             f"SEEMLY_HOST={settings.host} would serve everyone who can reach it, and there are no API keys yet: "
             "listen on 127.0.0.1 or ::1."
         )
-    app = create_app(settings)
+    try:
+        app = create_app(settings)
+    except FileNotFoundError as error:
+        sys.exit(f"SEEMLY_POLICY: {error}")
     config = uvicorn.Config(
         app,
         host=settings.host,

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,6 +148,63 @@ def test_errors_are_json_for_programs(tmp_path: Path) -> None:
     assert answer.stdout == ""
     assert "unknown safety method" in json.loads(answer.stderr)["error"]["detail"]
     assert not list(tmp_path.iterdir())
+
+
+def test_errors_for_programs_name_the_fields(gateway: GatewayProcess, redis: Redis, tmp_path: Path) -> None:
+    answer = CliRunner().invoke(app, generate(gateway, tmp_path, "--safety", "sega", "--json"))
+    told = json.loads(answer.stderr.splitlines()[-1])["error"]  # after the bars
+    assert (told["status"], [error["field"] for error in told["errors"]]) == (422, ["safety.guidance"])
+    answer = CliRunner().invoke(app, generate(gateway, tmp_path, "--safety", "prayer", "--steps", "999", "--json"))
+    told = json.loads(answer.stderr)["error"]
+    assert [error["field"] for error in told["errors"]] == ["safety", "steps"]
+
+
+@pytest.mark.parametrize("inside", [(), ("deeper",)])
+def test_a_file_in_the_folders_place_is_told_before_anything_starts(tmp_path: Path, inside: tuple[str, ...]) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("mine")
+    for command in (("demo",), ("generate", "a cat")):
+        answer = CliRunner().invoke(app, [*command, "--out", str(taken.joinpath(*inside))])
+        assert answer.exit_code == FAILED
+        assert f"{taken} is a file" in answer.stderr
+        assert "Traceback" not in answer.output
+    assert taken.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [
+        ("SEEMLY_DATA", "/dev/null/x", "set SEEMLY_DATA to a folder"),
+        ("SEEMLY_DATA", "/proc/x", "set SEEMLY_DATA to a folder"),
+        ("SEEMLY_POLICY", "strictest", "no policy 'strictest'; shipped: default, production"),
+        ("SEEMLY_POLICY", "pyproject.toml", "pyproject.toml is not a policy"),
+    ],
+)
+def test_a_stack_that_cannot_be_is_told_at_once(
+    setting: str, value: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEEMLY_DATA", str(tmp_path))
+    monkeypatch.setenv(setting, value)
+    began = time.monotonic()
+    for command in (("serve",), ("generate", "a cat")):
+        answer = CliRunner().invoke(app, list(command))
+        assert answer.exit_code == FAILED
+        assert words in answer.stderr
+        assert "Traceback" not in answer.output
+    assert time.monotonic() - began < 10
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_port_that_cannot_be_is_misuse() -> None:
+    answer = CliRunner().invoke(app, ["serve", "--port", "99999"])
+    assert answer.exit_code == MISUSED
+    assert "--port" in answer.stderr
+    assert "Traceback" not in answer.output
+
+
+def test_the_module_is_a_program() -> None:
+    answer = subprocess.run([sys.executable, "-m", "seemly.cli", "--help"], capture_output=True, text=True, check=True)
+    assert "generate" in answer.stdout
 
 
 def test_a_setting_that_cannot_be_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

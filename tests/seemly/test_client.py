@@ -132,6 +132,8 @@ class Answers(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    do_POST = do_GET  # noqa: N815 - the base class's way
+
     def log_message(self, *_: object) -> None:
         """Stay silent."""
 
@@ -174,6 +176,40 @@ def test_a_service_that_stays_busy_is_told_with_its_own_words() -> None:
     ):
         client.models()
     assert (refused.value.status, refused.value.code, refused.value.detail) == (503, "queue_full", "Full.")
+
+
+@pytest.mark.parametrize(("code", "asked"), [("queue_full", 2), ("no_model", 2), ("redis_unavailable", 1)])
+def test_a_job_is_sent_again_only_when_there_is_certainly_none_yet(code: str, asked: int) -> None:
+    busy = (503, {"retry-after": "0.1"}, BUSY.replace(b"queue_full", code.encode()))
+    with (
+        server_saying(*[busy] * asked) as server,
+        Client(url_of(server), retries=1) as client,
+        pytest.raises(Refused) as refused,
+    ):
+        client.generate("a cat")
+    assert refused.value.code == code
+    assert len(server.asked_at) == asked  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_no_proxy_stands_before_loopback(
+    gateway: GatewayProcess, redis: Redis, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    url = gateway.url.replace("127.0.0.1", host)
+    with Client(url, retries=0) as client:
+        assert client.models()["default"] == parts.MODEL
+    with Client("http://service.example:8000", retries=0) as client, pytest.raises(Unreachable):
+        client.models()
+
+    async def ask() -> str:
+        async with AsyncClient(url, retries=0) as client:
+            return str((await client.models())["default"])
+
+    assert asyncio.run(ask()) == parts.MODEL
 
 
 def test_a_longer_wait_than_anyone_has_is_left_to_the_caller() -> None:

@@ -83,6 +83,15 @@ def test_a_killed_child_is_replaced_and_nothing_is_forgotten(stack: EmbeddedStac
     make_picture(stack.url)
 
 
+def test_a_dead_worker_is_not_ready(stack: EmbeddedStack) -> None:
+    assert eventually(lambda: httpx.get(f"{stack.url}/healthz/ready").is_success)
+    killed = stack.pids["worker"]
+    os.kill(killed, signal.SIGKILL)
+    assert eventually(lambda: httpx.get(f"{stack.url}/healthz/ready").status_code == 503, timeout_s=3)
+    assert eventually(lambda: httpx.get(f"{stack.url}/healthz/ready").is_success, timeout_s=120)
+    assert stack.pids["worker"] != killed
+
+
 def test_a_second_stack_on_the_same_folder_is_refused(stack: EmbeddedStack, tiny_folder: Path) -> None:
     with pytest.raises(StackRunning, match=rf"already runs.*process {os.getpid()}, {stack.url}.*SEEMLY_DATA"):
         EmbeddedStack(settings(tiny_folder, stack.logs.parent)).start()
@@ -171,6 +180,7 @@ def test_a_killed_stack_leaves_no_process_and_the_next_one_its_jobs(tiny_folder:
     second.send_signal(signal.SIGINT)
     rest, _ = second.communicate(timeout=60)
     assert second.returncode == 0
+    assert "Draining, Ctrl-C again to stop at once." in rest
     assert "Stopped." in rest
     assert not any(is_running(pid) for pid in children)
 

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,6 +77,44 @@ def test_a_child_that_keeps_dying_ends_the_stack_with_its_last_words(
     assert "the broken ended with code 4, 3 times in a row" in str(running.failure)
     assert str(running.failure).endswith("no model here")
     assert eventually(lambda: pid_of(running) is None), "the other child was left running"
+
+
+def test_once_the_stack_was_ready_no_death_ends_it(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(supervisor, "BACKOFF_MAX_S", 0.02)
+    gate, lives = tmp_path / "gate", tmp_path / "lives"
+    dying = f"import os, time; open({str(lives)!r}, 'a').write('x')\n"
+    dying += f"while not os.path.exists({str(gate)!r}): time.sleep(0.01)"
+    running = run(spec(tmp_path, "sleeper", SLEEP), spec(tmp_path, "dying", dying))
+    assert eventually(lambda: lives.exists())
+    running.note_ready()
+    gate.touch()
+    assert eventually(lambda: len(lives.read_text()) > 2 * supervisor.MAX_QUICK_DEATHS)
+    assert running.failure is None
+    assert pid_of(running) is not None
+
+
+def test_absence_is_noted_before_each_start_and_after_each_death(tmp_path: Path, run: Run) -> None:
+    noted: list[int | None] = []
+    running = run(spec(tmp_path, "sleeper", SLEEP, while_absent=lambda: noted.append(pid_of(running))))
+    running.note_ready()
+    assert eventually(lambda: pid_of(running) is not None)
+    os.kill(first := pid_of(running) or 0, signal.SIGKILL)
+    assert eventually(lambda: pid_of(running) not in (None, first))
+    assert noted == [None, None, None]
+
+
+def test_whoever_is_in_a_hurry_waits_for_no_grace(tmp_path: Path, run: Run) -> None:
+    deaf = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+    )
+    running = run(spec(tmp_path, "deaf", deaf, grace_s=60))
+    log = tmp_path / "deaf.log"
+    assert eventually(lambda: log.exists() and "up" in log.read_text())
+    began = time.monotonic()
+    threading.Timer(0.3, running.hurry).start()
+    running.stop()
+    assert time.monotonic() - began < 5
 
 
 def test_a_program_that_is_not_there_ends_the_stack(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
