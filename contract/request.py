@@ -1,5 +1,6 @@
 """What an app asks for: the body of `POST /generate`."""
 
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -9,18 +10,24 @@ from pydantic import (
     Field,
     StringConstraints,
     Tag,
+    ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     field_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from contract.plan import MAX_STEPS, SafetyPlan
-from contract.strict import Strict, Text
+from contract.strict import Number, Strict, Text
 
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 MAX_PICTURES = 16
 
 # Stripped first and measured then: StringConstraints alone would measure first and let blanks pass as an empty text.
 PromptText = Annotated[Text, StringConstraints(strip_whitespace=True), Field(min_length=1, max_length=4000)]
+
+
+SidePx = Annotated[int, Field(ge=16, le=2048), Number]
 
 
 class Scheduler(StrEnum):
@@ -73,6 +80,21 @@ RequestedPlan = Annotated[
 ]
 
 
+Location = tuple[str | int, ...]
+
+
+def _texts_read_as_numbers(sent: Any, read: Any, location: Location = ()) -> Iterator[Location]:
+    """Where in a plan a number was made of a text or a truth value."""
+    if isinstance(sent, dict):
+        for name, part in sent.items():
+            yield from _texts_read_as_numbers(part, getattr(read, name), (*location, name))
+    elif isinstance(sent, list | tuple):
+        for index, (part, value) in enumerate(zip(sent, read, strict=True)):
+            yield from _texts_read_as_numbers(part, value, (*location, index))
+    elif isinstance(sent, bool | str | bytes) and isinstance(read, int | float):
+        yield location
+
+
 class GenerateRequest(Strict):
     """A request for pictures. A null field takes the model's own default, which the result states."""
 
@@ -80,18 +102,22 @@ class GenerateRequest(Strict):
     negative_prompt: Annotated[Text, StringConstraints(strip_whitespace=True, max_length=4000)] | None = None
     model: str | None = Field(None, max_length=200, description="Null takes the deployment's default model.")
     safety: RequestedPlan = "filter"
-    num_images: int = Field(1, ge=1, le=MAX_PICTURES)
-    width: int | None = Field(None, ge=16, le=2048, description="Pixels.")
-    height: int | None = Field(None, ge=16, le=2048, description="Pixels.")
-    steps: int | None = Field(None, ge=1, le=MAX_STEPS)
-    guidance_scale: float | None = Field(None, ge=0, le=30)
+    num_images: Annotated[int, Field(ge=1, le=MAX_PICTURES), Number] = 1
+    width: SidePx | None = Field(None, description="Pixels.")
+    height: SidePx | None = Field(None, description="Pixels.")
+    steps: Annotated[int, Field(ge=1, le=MAX_STEPS), Number] | None = None
+    guidance_scale: Annotated[float, Field(ge=0, le=30), Number] | None = None
     scheduler: Scheduler = Scheduler.DDIM
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Picture i uses seed + i. Null draws one at random.")
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED), Number] | None = Field(
+        None, description="Picture i uses seed + i. Null draws one at random."
+    )
     output_format: OutputFormat = OutputFormat.PNG
     webhook_url: str | None = Field(None, max_length=2048)
     end_user: str | None = Field(None, max_length=200)
     priority: Literal["low", "normal", "high"] = "normal"
-    deadline_s: float | None = Field(None, gt=0, le=86_400, description="Seconds from acceptance; then: expired.")
+    deadline_s: Annotated[float, Field(gt=0, le=86_400), Number] | None = Field(
+        None, description="Seconds from acceptance; then: expired."
+    )
 
     @field_validator("webhook_url", "end_user", "priority")
     @classmethod
@@ -99,6 +125,17 @@ class GenerateRequest(Strict):
         if value not in (None, "normal"):
             raise ValueError(f"{info.field_name!r} is not served by this version; leave it out")
         return value
+
+    @field_validator("safety", mode="wrap")
+    @classmethod
+    def _numbers_are_numbers(cls, sent: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        plan = handler(sent)
+        if wrong := list(_texts_read_as_numbers(sent, plan)):
+            kind = PydanticCustomError("number_type", "must be a number, not a text, true or false")
+            raise ValidationError.from_exception_data(
+                "plan", [InitErrorDetails(type=kind, loc=location, input=None) for location in wrong]
+            )
+        return plan
 
     @property
     def plan(self) -> SafetyPlan:

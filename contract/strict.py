@@ -1,14 +1,25 @@
 """The base of every model that crosses a process: frozen, closed to unknown fields, finite numbers only."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 
 class Strict(BaseModel):
     """Immutable; unknown fields, NaN and infinity are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _as_sent(number: Any) -> Any:
+    """Refuse what pydantic would make a number of, although the description says that it is none."""
+    if isinstance(number, bool | str | bytes):
+        raise ValueError("must be a number, not a text, true or false")
+    return number
+
+
+# Annotated[int, Field(ge=1), Number]: an int stays fine where a float is asked for.
+Number = BeforeValidator(_as_sent)
 
 
 def _encodable(text: str) -> str:

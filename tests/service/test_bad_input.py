@@ -72,6 +72,18 @@ def problem(answer: httpx.Response) -> dict[str, Any]:
         ({"webhook_url": "https://example.org"}, "webhook_url", "not served by this version"),
         ({"end_user": "somebody"}, "end_user", "not served by this version"),
         ({"priority": "high"}, "priority", "not served by this version"),
+        ({"steps": "2"}, "steps", "must be a number"),
+        ({"num_images": True}, "num_images", "must be a number"),
+        ({"guidance_scale": "7.5"}, "guidance_scale", "must be a number"),
+        ({"deadline_s": "60"}, "deadline_s", "must be a number"),
+        ({"seed": False}, "seed", "must be a number"),
+        ({"width": "64"}, "width", "must be a number"),
+        ({"safety": {"guidance": {"method": "sld", "scale": "900"}}}, "safety.guidance.scale", "must be a number"),
+        (
+            {"safety": {"output": {"concepts": [{"name": "x", "text": "y", "threshold": True}]}}},
+            "safety.output.concepts.0.threshold",
+            "must be a number",
+        ),
         ({"n": 4}, "n", "not a field of this request; remove it"),
     ],
 )
