@@ -23,13 +23,13 @@ def test_what_is_stored_is_what_the_engine_makes(
     server: RedisServer, client: Client, tmp_path: Path, tiny_model: LoadedModel
 ) -> None:
     jobs = [job(f"a cat {number}", pictures=2, plan=SafetyPlan(), **SIZE) for number in range(3)]
-    with working(server, tmp_path, engines.engine(tiny_model.parts), tiny_model) as worker:
+    with working(server, tmp_path, engines.engine(tiny_model), tiny_model) as worker:
         for wanted in jobs:
             client.accept(wanted)
         assert set(client.wait_for([wanted.id for wanted in jobs]).values()) == {Status.SUCCEEDED}
         client.assert_ended_once([wanted.id for wanted in jobs])
     for wanted in jobs:
-        alone = engines.run(engines.engine(tiny_model.parts), PictureSpec.all_of(wanted))
+        alone = engines.run(engines.engine(tiny_model), PictureSpec.all_of(wanted))
         for outcome, picture in zip(alone, client.result(wanted.id).images, strict=True):
             file = worker.pictures / wanted.tenant / wanted.id / f"1-{picture.index}.{OutputFormat.PNG.value}"
             with Image.open(file) as stored:
@@ -40,7 +40,7 @@ def test_what_is_stored_is_what_the_engine_makes(
 
 def test_a_result_tells_what_ran(server: RedisServer, client: Client, tmp_path: Path, tiny_model: LoadedModel) -> None:
     wanted = job(plan=SafetyPlan(output=Filter()), **SIZE)
-    with working(server, tmp_path, engines.engine(tiny_model.parts), tiny_model) as worker:
+    with working(server, tmp_path, engines.engine(tiny_model), tiny_model) as worker:
         client.accept(wanted)
         client.wait_for([wanted.id])
         result = client.result(wanted.id)
@@ -59,7 +59,7 @@ def test_a_canceled_job_leaves_the_engine(
     server: RedisServer, client: Client, tmp_path: Path, tiny_model: LoadedModel
 ) -> None:
     wanted = job(steps=150, pictures=4, **SIZE)
-    with working(server, tmp_path, engines.engine(tiny_model.parts), tiny_model) as worker:
+    with working(server, tmp_path, engines.engine(tiny_model), tiny_model) as worker:
         client.accept(wanted)
         client.wait_until_started(wanted.id)
         assert client.cancel(wanted.id) == "running"
