@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.idle import idle_settings
 from contract.job import Job
 from contract.model import ModelInfo
 from contract.plan import Action
@@ -53,6 +54,8 @@ def why_refused(job: Job, info: ModelInfo) -> JobError | None:
         actions = {job.plan.output.action, *(concept.action for concept in job.plan.output.concepts)} - {None}
         if unserved := sorted(str(action) for action in actions if action not in DECIDABLE_ACTIONS & {*info.actions}):
             return JobError(code="invalid_job", message=f"this worker cannot act by: {', '.join(unserved)}")
+    for field, reason in idle_settings(job.plan, job.guidance_scale, job.steps, job.scheduler, job.negative_prompt):
+        return JobError(code="invalid_job", message=f"{field}: {reason}")
     return None
 
 
