@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     lease_s: int = Field(60, ge=1, description="A job whose lease was not renewed for so long is given to another.")
     maintenance_s: float = Field(15, gt=0, description="Between two searches for abandoned jobs.")
     watch_s: float = Field(1, gt=0, description="Between two looks for cancellations.")
-    progress_s: float = Field(0.1, gt=0, description="Between two rounds of progress events.")
+    progress_s: float = Field(0.25, gt=0, description="Between two rounds of progress events.")
     step_limit_s: float = Field(120, gt=0, description="Longest step of the engine; past it the worker ends.")
     drain_limit_s: float | None = Field(
         None, gt=0, description="Longest wait for jobs in flight at SIGTERM; null: none."

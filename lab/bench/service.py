@@ -4,17 +4,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import torch
 
-from contract.request import GenerateRequest
 from contract.result import Status
 from lab.bench.engine import PROMPT, run_engine, specs_for
 from lab.bench.interleaved import Timing, time_interleaved
-from seemly.client import Client
 from seemly.embedded import EmbeddedStack
 from seemly.settings import Settings
 from workers import models
 from workers.engine.engine import Engine, EngineLimits
+
+WAIT_S = 60
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,16 @@ def compare_service(
     model = models.load(source, name="bench", device=torch.device("cpu"))
     engine = Engine(model.parts, model.methods, EngineLimits(pictures_in_flight=concurrency))
     specs = specs_for(model.info, range(pictures), steps)
-    with EmbeddedStack(Settings(data=data, port=0, model=source)) as stack, Client(stack.url) as client:
+    with (
+        EmbeddedStack(Settings(data=data, port=0, model=source)) as stack,
+        httpx.Client(base_url=stack.url, trust_env=False, timeout=WAIT_S + 10) as client,
+    ):
 
         def one(seed: int) -> None:
-            request = GenerateRequest(prompt=PROMPT, seed=seed, steps=steps)
-            job = client.wait(client.generate(request).id)
-            if job.status is not Status.SUCCEEDED:
-                raise RuntimeError(f"job {job.id} ended as {job.status.value}: {job.error}")
+            body = {"prompt": PROMPT, "seed": seed, "steps": steps}
+            answer = client.post("/generate", json=body, headers={"Prefer": f"wait={WAIT_S}"}).raise_for_status()
+            if answer.json()["status"] != Status.SUCCEEDED:
+                raise RuntimeError(f"a job ended otherwise than succeeded: {answer.json()['status']}")
 
         def all_requests() -> None:
             with ThreadPoolExecutor(concurrency) as threads:
