@@ -16,10 +16,8 @@ from seemly import demo
 from seemly.redis_process import RedisPlace
 from seemly.settings import REPOSITORY
 
-MODEL = REPOSITORY / "models" / "demo"
 
 
-@pytest.mark.skipif(not (MODEL / "model_index.json").exists(), reason="the demo model is not here")
 @pytest.mark.timeout(300)
 def test_the_demonstration_shows_what_the_filter_withholds(tmp_path: Path) -> None:
     out, data = tmp_path / "out", tmp_path / "data"
