@@ -14,8 +14,6 @@ from contract.result import JobView
 from contract.verdict import Verdict
 from seemly import demo
 from seemly.redis_process import RedisPlace
-from seemly.settings import REPOSITORY
-
 
 
 @pytest.mark.timeout(300)
