@@ -7,6 +7,7 @@ from pydantic import AwareDatetime, Field
 
 from contract.job import PolicyRef
 from contract.request import RequestedPlan
+from contract.steps import GuidanceRecord, TrajectoryRecord
 from contract.strict import Strict
 from contract.verdict import ConceptScore, Verdict
 
@@ -48,8 +49,8 @@ class Picture(Strict):
     height: int
     concepts: tuple[ConceptScore, ...] = ()
     reasons: tuple[str, ...] = ()
-    guidance: dict[str, Any] | None = Field(None, description="Per step: strength and share of the guidance's push.")
-    trajectory: dict[str, Any] | None = Field(None, description="Per step: every concept's score, and corrections.")
+    guidance: GuidanceRecord | None = None
+    trajectory: TrajectoryRecord | None = None
     error: JobError | None = None
 
 

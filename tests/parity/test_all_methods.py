@@ -88,12 +88,12 @@ def test_what_ran_is_told_with_every_parameter(tiny_model: LoadedModel) -> None:
     ]
     assert full.applied["guidance"]["scale"] == 5000.0
     assert full.guidance is not None
-    assert len(full.guidance["push"]) == full.spec.steps
+    assert len(full.guidance.push) == full.spec.steps
     assert full.trajectory is not None
-    assert full.trajectory["corrected_steps"] == list(range(full.spec.steps))
-    assert all(len(scores) == full.spec.steps for scores in full.trajectory["scores"].values())
+    assert full.trajectory.corrected_steps == tuple(range(full.spec.steps))
+    assert all(len(scores) == full.spec.steps for scores in full.trajectory.scores.values())
     assert outcomes[8].trajectory is not None
-    assert outcomes[8].trajectory["corrected_steps"] == []
+    assert outcomes[8].trajectory.corrected_steps == ()
 
 
 @pytest.mark.parametrize("top_k", [1, 4, 17])
@@ -107,7 +107,7 @@ def test_unguidance_equals_a_straight_line_program(tiny_folder: Path, exact: Loa
     [latents] = recorder.decoded
     expected, corrected = straight_line(tiny_folder, steps, scale, strength, threshold, top_k)
     assert outcome.trajectory is not None
-    assert outcome.trajectory["corrected_steps"] == corrected
+    assert outcome.trajectory.corrected_steps == tuple(corrected)
     assert len(corrected) > 0
     assert (latents - expected).abs().max() <= 1e-9
 

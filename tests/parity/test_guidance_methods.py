@@ -168,6 +168,26 @@ def test_the_record_tells_when_the_push_set_in(tiny_model: LoadedModel) -> None:
 
     latents_of(tiny_model, sld, seed=0, steps=10)
     record = built[0].record()
-    assert record["push"][:7] == [0.0] * 7
-    assert all(strength > 0 for strength in record["push"][7:])
-    assert all(0 < share <= 1 for share in record["share"][7:])
+    assert record.push[:7] == (0.0,) * 7
+    assert all(strength is not None and strength > 0 for strength in record.push[7:])
+    assert all(share is not None and 0 < share <= 1 for share in record.share[7:])
+
+
+def test_the_record_of_sega_tells_the_share_over_the_threshold_not_what_the_momentum_touches() -> None:
+    conditioning = Conditioning("a cat", "", 7.5, 30)
+    concepts = (SegaConcept(text="gore", threshold=0.9, warmup_steps=2, cooldown_step=20),)
+    sega = SemanticGuidance(conditioning, concepts, momentum_scale=0.5, momentum_beta=0.4)
+    torch.manual_seed(0)
+    for step in range(22):
+        sega.combine(torch.randn(3, 4, 16, 16, dtype=torch.float64), step)
+    record = sega.record()
+    assert record.share[:2] == (0.0, 0.0)
+    assert all(share == pytest.approx(0.1, abs=0.01) for share in record.share[2:20])
+    assert record.share[20:] == (0.0, 0.0)
+    assert all(push is not None and push > 0 for push in record.push[20:])  # the momentum goes on alone
+
+
+def test_a_push_that_is_not_finite_is_recorded_as_null() -> None:
+    sld = SafeLatentDiffusion(Conditioning("a cat", "", 7.5, 30), SLD_PRESETS["max"], CONCEPTS)
+    sld.combine(torch.full((3, 4, 16, 16), torch.nan), 0)
+    assert sld.record().push == (None,)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from contract.job import Job
 from contract.plan import SafetyPlan
 from contract.request import Scheduler
+from contract.steps import GuidanceRecord, TrajectoryRecord
 from contract.verdict import ConceptScore
 
 
@@ -82,8 +83,8 @@ class Outcome:
     scores: tuple[ConceptScore, ...] = ()
     failure: Failure | None = None
     applied: dict[str, Any] = field(default_factory=dict)  # place → what ran there, every parameter resolved
-    guidance: dict[str, Any] | None = None  # per step, how strong the guidance's push was
-    trajectory: dict[str, Any] | None = None  # per step, what the trajectory method saw and did
+    guidance: GuidanceRecord | None = None
+    trajectory: TrajectoryRecord | None = None
     inference_s: float = 0.0  # from admission to judgement
     unet_rows: int = 0
     pictures_per_batch_mean: float = (

@@ -3,7 +3,8 @@
 Guidance and trajectory are built once per row, so their state is private by construction.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from contract.plan import Filter, SafetyPlan
+from contract.steps import GuidanceRecord, PerStep, TrajectoryRecord
 from contract.verdict import ConceptScore
 
 
@@ -66,7 +68,7 @@ class Guidance(Protocol):
         """What runs, with every parameter resolved, for `safety.applied`."""
         ...
 
-    def record(self) -> dict[str, Any] | None:
+    def record(self) -> GuidanceRecord | None:
         """How strong the push was at each step, None for a guidance without one."""
         ...
 
@@ -79,23 +81,24 @@ class StepRecord:
         self._shares: list[Tensor | None] = []
 
     def add(self, push: Tensor | None, where: Tensor | None) -> None:
-        """One step: the push, or None when there was none, and the elements it acts on."""
+        """One step: the push, or None when there was none, and the elements that were over the mask."""
         self._strengths.append(None if push is None else push.abs().mean())
         self._shares.append(None if push is None or where is None else where.to(push.dtype).mean())
 
-    def as_dict(self) -> dict[str, list[float]]:
-        """`push`: mean magnitude per step; `share`: part of the latent's elements it acted on."""
-        return {
-            "push": [round(strength, 6) for strength in _read(self._strengths)],
-            "share": [round(share, 4) for share in _read(self._shares)],
-        }
+    def read(self) -> GuidanceRecord:
+        """All steps so far, off the device in one go."""
+        return GuidanceRecord(push=_read(self._strengths, digits=6), share=_read(self._shares, digits=4))
 
 
-def _read(values: Sequence[Tensor | None]) -> list[float]:
-    """Scalars off the device in one go; 0 where there is none."""
+def _read(values: Sequence[Tensor | None], digits: int) -> PerStep:
     present = [value for value in values if value is not None]
     numbers = iter(torch.stack(present).tolist() if present else [])
-    return [0.0 if value is None else next(numbers) for value in values]
+    return rounded([0.0 if value is None else next(numbers) for value in values], digits)
+
+
+def rounded(numbers: Iterable[float], digits: int) -> PerStep:
+    """As a record tells them: None for what is not finite."""
+    return tuple(round(number, digits) if math.isfinite(number) else None for number in numbers)
 
 
 class Corrector(Protocol):
@@ -115,7 +118,7 @@ class Trajectory(Protocol):
         """What runs, with every parameter resolved, for `safety.applied`."""
         ...
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> TrajectoryRecord:
         """What happened at each step so far, for the picture's `trajectory`."""
         ...
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from contract.plan import SegaConcept
+from contract.steps import GuidanceRecord
 from workers.safety.protocol import Conditioning, StepRecord
 
 
@@ -67,7 +68,7 @@ class SemanticGuidance:
             push = total
         elif warm:
             push = torch.stack(warm).mean(dim=0)
-        self._record.add(push, None if push is None else push != 0)
+        self._record.add(push, _any_over(warm, empty))
         return guided if push is None else guided + push
 
     def describe(self) -> dict[str, Any]:
@@ -80,9 +81,17 @@ class SemanticGuidance:
             "momentum_beta": self.momentum_beta,
         }
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> GuidanceRecord:
         """Per step, how strong the push was and on what share of the latent."""
-        return self._record.as_dict()
+        return self._record.read()
+
+
+def _any_over(vectors: Sequence[Tensor], like: Tensor) -> Tensor:
+    """Where any concept acts of itself. The momentum, which stays on all it ever touched, is left aside."""
+    over = torch.zeros_like(like, dtype=torch.bool)
+    for vector in vectors:
+        over |= vector != 0
+    return over
 
 
 def _edit(concept: SegaConcept, direction: Tensor) -> Tensor:

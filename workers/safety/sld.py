@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from contract.plan import SldParameters
+from contract.steps import GuidanceRecord
 from workers.safety.protocol import Conditioning, StepRecord
 
 
@@ -63,6 +64,6 @@ class SafeLatentDiffusion:
             **self.parameters.model_dump(),
         }
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> GuidanceRecord:
         """Per step, how strong the push was and on what share of the latent."""
-        return self._record.as_dict()
+        return self._record.read()

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
-from workers.safety.protocol import Corrector
+from contract.steps import TrajectoryRecord
+from workers.safety.protocol import Corrector, rounded
 
 FLOOR = 1e-3
 
@@ -82,15 +83,15 @@ class CorrectedRow:
             },
         }
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> TrajectoryRecord:
         """Per step the similarity of every concept; which steps were corrected, and how long each gradient was."""
         per_step = torch.stack(self.similarities).tolist() if self.similarities else []
-        return {
-            "threshold": self.threshold,
-            "corrected_steps": list(self.corrected_steps),
-            "gradient_norms": [round(float(norm), 6) for norm in self.gradient_norms],
-            "scores": {name: [round(step[i], 4) for step in per_step] for i, name in enumerate(self.names)},
-        }
+        return TrajectoryRecord(
+            threshold=self.threshold,
+            scores={name: rounded([step[i] for step in per_step], 4) for i, name in enumerate(self.names)},
+            corrected_steps=tuple(self.corrected_steps),
+            gradient_norms=rounded(torch.stack(self.gradient_norms).tolist() if self.gradient_norms else [], 6),
+        )
 
 
 class TrajectoryCorrector:

@@ -162,7 +162,7 @@ def test_schedules_weigh_the_strength(schedule: StrengthSchedule, weights: list[
 def test_a_step_outside_the_schedule_is_scored_and_not_corrected(corrector: TrajectoryCorrector, clean: Tensor) -> None:
     one = row(corrector, towards(corrector, clean), schedule=StrengthSchedule("window", 5, 6))
     assert torch.equal(corrector.correct([one], clean[:1], [0]), clean[:1])
-    assert len(one.record()["scores"]["c0"]) == 1
+    assert len(one.record().scores["c0"]) == 1
 
 
 def test_a_similarity_that_is_not_finite_is_an_error_not_a_pass(corrector: TrajectoryCorrector, clean: Tensor) -> None:
