@@ -47,8 +47,7 @@ def spec(index: int = 0, **changes: object) -> PictureSpec:
 
 def run(running: Engine, specs: Sequence[PictureSpec] = ()) -> list[Outcome]:
     """Submit, step until idle, outcomes in the order of their index."""
-    for wanted in specs:
-        running.submit(wanted)
+    running.submit(*specs)
     outcomes = []
     while not running.is_idle:
         outcomes += [event for event in running.step() if isinstance(event, Outcome)]
@@ -78,8 +77,7 @@ def final_latents(
     """The latents each picture ends with, (4, h, w), in the order of the specs' index."""
     recorder = recording(model.parts)
     running = engine(model, limits, recorder)
-    for wanted in specs:
-        running.submit(wanted)
+    running.submit(*specs)
     order = []
     while not running.is_idle:
         for event in running.step():

@@ -34,7 +34,7 @@ class PictureEngine(Protocol):
     @property
     def is_idle(self) -> bool: ...  # noqa: D102
 
-    def submit(self, spec: PictureSpec) -> None: ...  # noqa: D102
+    def submit(self, *specs: PictureSpec) -> None: ...  # noqa: D102
 
     def cancel(self, job_id: str) -> None: ...  # noqa: D102
 

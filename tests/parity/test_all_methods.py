@@ -13,7 +13,6 @@ from contract.plan import SafetyPlan
 from tests import engines, tiny
 from workers.engine.engine import Engine
 from workers.models import LoadedModel
-from workers.safety.unguidance import TrajectoryCorrector
 
 SLD: dict[str, Any] = {"method": "sld", "preset": "max", "concepts": ["harm", "blood"]}
 SEGA: dict[str, Any] = {
@@ -41,24 +40,6 @@ PLANS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def exact(tiny_model: LoadedModel) -> LoadedModel:
-    """The tiny model with unguidance's CLIP in float64: the detector keeps its own in float32."""
-    pipeline = tiny.pipeline()  # the same weights: the seed is the same
-    checker, processor = pipeline.safety_checker.double().eval().requires_grad_(False), pipeline.feature_extractor
-    corrector = TrajectoryCorrector(
-        decoder=tiny_model.parts.decode,
-        embedder=lambda pictures: checker.visual_projection(checker.vision_model(pictures)[1]),
-        size_px=32,
-        mean=processor.image_mean,
-        std=processor.image_std,
-    )
-    names, _ = tiny_model.methods.checker_concepts
-    concepts = torch.nn.functional.normalize(checker.concept_embeds, dim=-1)
-    methods = replace(tiny_model.methods, corrector=corrector, checker_concepts=(names, concepts))
-    return replace(tiny_model, methods=methods)
-
-
 def specs() -> list[Any]:
     return [
         engines.spec(i, steps=6 + i % 3, seed=i, plan=SafetyPlan.model_validate(plan), prompt=f"a cat {i}")
@@ -66,11 +47,11 @@ def specs() -> list[Any]:
     ]
 
 
-def test_a_mixed_batch_of_all_methods_equals_solo_runs_in_float64(exact: LoadedModel) -> None:
-    together = engines.final_latents(exact, specs())
-    plain = engines.final_latents(exact, [replace(spec, plan=SafetyPlan()) for spec in specs()])
+def test_a_mixed_batch_of_all_methods_equals_solo_runs_in_float64(exact_model: LoadedModel) -> None:
+    together = engines.final_latents(exact_model, specs())
+    plain = engines.final_latents(exact_model, [replace(spec, plan=SafetyPlan()) for spec in specs()])
     for spec, latents, without in zip(specs(), together, plain, strict=True):
-        [alone] = engines.final_latents(exact, [spec])
+        [alone] = engines.final_latents(exact_model, [spec])
         assert (latents - alone).abs().max() <= 1e-10
         if spec.plan.guidance or spec.plan.trajectory:  # SAFREE may find nothing to steer in random embeddings
             assert (latents - without).abs().max() > 1e-6
@@ -97,13 +78,13 @@ def test_what_ran_is_told_with_every_parameter(tiny_model: LoadedModel) -> None:
 
 
 @pytest.mark.parametrize("top_k", [1, 4, 17])
-def test_unguidance_equals_a_straight_line_program(tiny_folder: Path, exact: LoadedModel, top_k: int) -> None:
+def test_unguidance_equals_a_straight_line_program(tiny_folder: Path, exact_model: LoadedModel, top_k: int) -> None:
     """Autograd through decode and CLIP at every DDIM step, written down plainly."""
     steps, scale, strength, threshold = 7, 7.5, 3.0, -0.02
     plan = {"trajectory": {"preset": "filter", "threshold": threshold, "strength": strength, "top_k": top_k}}
     wanted = engines.spec(0, seed=3, steps=steps, guidance_scale=scale, plan=SafetyPlan.model_validate(plan))
-    recorder = engines.recording(exact.parts)
-    [outcome] = engines.run(Engine(recorder, exact.methods), [wanted])
+    recorder = engines.recording(exact_model.parts)
+    [outcome] = engines.run(Engine(recorder, exact_model.methods), [wanted])
     [latents] = recorder.decoded
     expected, corrected = straight_line(tiny_folder, steps, scale, strength, threshold, top_k)
     assert outcome.trajectory is not None

@@ -40,7 +40,9 @@ def noise(seed: int) -> Tensor:
     return torch.randn((1, 4, 16, 16), generator=torch.Generator("cpu").manual_seed(seed)).double()
 
 
-def latents_of(model: LoadedModel, build: Any, **spec: Any) -> Tensor:
+def latents_of(model: LoadedModel, build: Any, *, rows: int | None = None, **spec: Any) -> Tensor:
+    """The latents that a guidance comes to; `rows`: UNet rows that it should have taken."""
+
     def build_safety(_: object, conditioning: Conditioning) -> RowSafety:
         guidance: Guidance = build(conditioning)
         return RowSafety(guidance)
@@ -48,6 +50,7 @@ def latents_of(model: LoadedModel, build: Any, **spec: Any) -> Tensor:
     recorder = engines.recording(model.parts)
     [outcome] = engines.run(Engine(recorder, build_safety), [engines.spec(0, **spec)])
     assert outcome.failure is None, outcome.failure
+    assert rows in (None, outcome.unet_rows)
     [latents] = recorder.decoded
     return latents
 
@@ -74,7 +77,8 @@ def test_sld_equals_diffusers(
         sld_mom_beta=parameters.momentum_beta,
     )
     sld = lambda conditioning: SafeLatentDiffusion(conditioning, parameters, CONCEPTS)  # noqa: E731
-    latents = latents_of(tiny_model, sld, seed=seed, steps=steps, guidance_scale=scale)
+    spared = parameters.warmup_steps if parameters.momentum_scale == 0 else 0
+    latents = latents_of(tiny_model, sld, rows=3 * steps - spared, seed=seed, steps=steps, guidance_scale=scale)
     assert (latents - expected).abs().max() <= 1e-9
     plain = engines.final_latents(tiny_model, [engines.spec(0, seed=seed, steps=steps, guidance_scale=scale)])[0]
     assert (latents - plain).abs().max() > 1e-4
@@ -101,6 +105,15 @@ SEGA_CASES = {
         ),
         momentum_scale=0.4,
         momentum_beta=0.6,
+    ),
+    "three, staggered, no momentum": Sega(
+        method="sega",
+        concepts=(
+            SegaConcept(text="violence", warmup_steps=2, threshold=0.8),
+            SegaConcept(text="a hat", direction="add", warmup_steps=6, scale=3.0, cooldown_step=12),
+            SegaConcept(text="nudity", warmup_steps=9, scale=7.0),
+        ),
+        momentum_scale=0.0,
     ),
 }
 
@@ -134,7 +147,12 @@ def test_sega_equals_diffusers(
     sega = lambda conditioning: SemanticGuidance(  # noqa: E731
         conditioning, concepts, plan.momentum_scale, plan.momentum_beta
     )
-    latents = latents_of(tiny_model, sega, seed=seed, steps=steps, guidance_scale=scale)
+    acting = [
+        min(concept.cooldown_step or steps, steps) - (0 if plan.momentum_scale else concept.warmup_steps)
+        for concept in concepts
+    ]
+    rows = 2 * steps + sum(acting)
+    latents = latents_of(tiny_model, sega, rows=rows, seed=seed, steps=steps, guidance_scale=scale)
     assert (latents - expected).abs().max() <= 1e-9
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from workers.engine.batch import gather, split
+from workers.engine.batch import find_twins, gather, split
 from workers.engine.model import EngineModel
 from workers.engine.row import Row, failure_from
 from workers.engine.schedule import advance
@@ -17,15 +17,16 @@ log = logging.getLogger(__name__)
 
 def denoise(rows: Sequence[Row], model: EngineModel, most_unet_rows: int) -> None:
     """Move rows of one shape one step on. A row that cannot go on gets a `failure`; the others do not notice."""
-    for group in split(rows, most_unet_rows):
-        for predicted, output in _predict(group, model):
-            _advance(predicted, output)
+    find_twins(rows)
+    for call in split(rows, most_unet_rows):
+        for predicted, outputs in _predict(call, model):
+            _advance(predicted, outputs)
 
 
-def _predict(rows: list[Row], model: EngineModel) -> Iterator[tuple[list[Row], Tensor]]:
-    """Rows that went through the UNet together, with its output (UNet rows, 4, h, w).
+def _predict(rows: list[Row], model: EngineModel) -> Iterator[tuple[list[Row], list[list[Tensor]]]]:
+    """Rows that went through the UNet together, each with the outputs (4, h, w) of its branches.
 
-    A group that fails, for want of memory or otherwise, is halved until the row that cannot run stands alone.
+    A call that fails, for want of memory or otherwise, is halved until the row that cannot run stands alone.
 
     Raises:
         torch.AcceleratorError: the device is lost; nothing in this process can run on it again.
@@ -45,16 +46,18 @@ def _predict(rows: list[Row], model: EngineModel) -> Iterator[tuple[list[Row], T
         yield from _predict(rows[:half], model)
         yield from _predict(rows[half:], model)
     else:
-        yield rows, output
+        for row, computed in zip(rows, batch.computed, strict=True):
+            row.unet_rows += computed
+            row.neighbours += len(rows)
+        outputs = output.unbind()
+        yield rows, [[outputs[place] for place in places] for places in batch.places]
 
 
-def _advance(rows: list[Row], output: Tensor) -> None:
+def _advance(rows: list[Row], outputs: list[list[Tensor]]) -> None:
     """Combine each row's branches with its own guidance, then take the sampler's step for all rows at once."""
     guided: list[Row] = []
     combined: list[Tensor] = []
-    for row, branches in zip(rows, output.split([row.branches for row in rows]), strict=True):
-        row.unet_rows += row.branches
-        row.neighbours += len(rows)
+    for row, branches in zip(rows, outputs, strict=True):
         try:
             combined.append(row.safety.guidance.combine(branches, row.step))
             guided.append(row)

@@ -6,9 +6,10 @@ scales and seeds. `step` moves all of them one step on. It knows neither Redis n
 
 import threading
 from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import groupby
+from itertools import groupby, takewhile
 
 import torch
 
@@ -52,11 +53,11 @@ class Engine:
         """Every picture submitted so far has come out."""
         return self._unresolved == 0
 
-    def submit(self, spec: PictureSpec) -> None:
-        """Ask for a picture. Its outcome comes out of a later `step`, whatever happens."""
+    def submit(self, *specs: PictureSpec) -> None:
+        """Ask for pictures, those of one group in one go. Their outcomes come out of later steps, whatever happens."""
         with self._changed:
-            self._waiting.append(spec)
-            self._unresolved += 1
+            self._waiting.extend(specs)
+            self._unresolved += len(specs)
             self._changed.notify()
 
     def cancel(self, job_id: str) -> None:
@@ -103,11 +104,7 @@ class Engine:
     def _admit(self) -> list[Outcome]:
         """Turn waiting pictures into rows while there is room; a picture that cannot start fails alone."""
         failures = []
-        while len(self._rows) < self._limits.pictures_in_flight:
-            with self._changed:
-                if not self._waiting:
-                    break
-                spec = self._waiting.popleft()
+        for spec in self._admissible():
             try:
                 self._rows.append(self._start(spec))
             except torch.AcceleratorError:
@@ -115,6 +112,18 @@ class Engine:
             except Exception as error:  # noqa: BLE001 - whatever it is, it is this picture's own
                 failures.append(Outcome(spec, failure=failure_from(error)))
         return failures
+
+    def _admissible(self) -> Iterator[PictureSpec]:
+        """Waiting pictures in order, a group's together: it waits for room for all of it, at worst for all there is."""
+        while True:
+            with self._changed:
+                if not self._waiting:
+                    return
+                together = _together(self._waiting)
+                if self._rows and len(self._rows) + together > self._limits.pictures_in_flight:
+                    return
+                admitted = [self._waiting.popleft() for _ in range(together)]
+            yield from admitted
 
     def _start(self, spec: PictureSpec) -> Row:
         """A picture's row, with its first noise.
@@ -143,6 +152,12 @@ class Engine:
         if key not in self._schedules:
             self._schedules[key] = build_schedule(spec.scheduler, spec.steps, self._model.scheduler_config)
         return self._schedules[key]
+
+
+def _together(waiting: Sequence[PictureSpec]) -> int:
+    """How many of the waiting pictures, from the first, are to be started at once."""
+    group = waiting[0].group
+    return 1 if group is None else sum(1 for _ in takewhile(lambda spec: spec.group == group, waiting))
 
 
 def _over(spec: PictureSpec, canceled: set[str]) -> Failure | None:

@@ -30,6 +30,7 @@ class PictureSpec:
     height: int  # pixels
     plan: SafetyPlan
     deadline_at: datetime | None = None
+    group: str | None = None  # pictures of one group start together and share UNet rows for as long as they are alike
 
     @classmethod
     def all_of(cls, job: Job) -> "tuple[PictureSpec, ...]":
@@ -86,7 +87,7 @@ class Outcome:
     guidance: GuidanceRecord | None = None
     trajectory: TrajectoryRecord | None = None
     inference_s: float = 0.0  # from admission to judgement
-    unet_rows: int = 0
+    unet_rows: int = 0  # computed for it; one that its group shares counts for the group's first picture only
     pictures_per_batch_mean: float = (
         0.0  # pictures that shared a UNet call with this one, itself included, mean over steps
     )

@@ -2,7 +2,8 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from workers.engine.picture import Failure, Outcome, PictureSpec, Progress
 from workers.engine.schedule import Schedule
 from workers.engine.text_attention import TextProjection
 from workers.safety.protocol import RowSafety
+
+Input: TypeAlias = tuple[object, str, str]  # a row's `latents_id`, a text, what a prompt method makes of the text
 
 
 @dataclass(eq=False)
@@ -28,21 +31,40 @@ class Row:
     failure: Failure | None = None  # set once; the row leaves at the end of the step
     unet_rows: int = 0
     neighbours: int = 0  # pictures per UNet call, itself included, summed over steps
+    latents_id: object = field(default_factory=object)  # the same for rows of a group whose latents are the same
     admitted_at: float = field(default_factory=time.monotonic)
 
     @property
-    def branches(self) -> int:
-        """Conditionings of this row, hence rows of a UNet call."""
-        return len(self.texts)
+    def branches(self) -> tuple[int, ...]:
+        """Which of the texts the current step needs."""
+        return self.safety.guidance.branches(self.step)
 
     @property
-    def conditioning(self) -> Tensor:
-        """(branches, tokens, columns) at the current step: the texts, with the prompt as its own method changes it."""
-        if self.safety.prompt is None:
-            return self.texts
-        changed = self.texts.clone()
-        changed[self.safety.guidance.prompt_branch] = self.project_text(self.safety.prompt.embedding(self.step))
-        return changed
+    def inputs(self) -> list[Input]:
+        """One for each of `branches`. Rows of UNet calls with the same input have the same output."""
+        guidance = self.safety.guidance
+        changed = guidance.prompt_branch if self._prompt_is_changed else None
+        return [
+            (self.latents_id, guidance.texts[branch], self._prompt_change if branch == changed else "")
+            for branch in self.branches
+        ]
+
+    @property
+    def conditioning(self) -> list[Tensor]:
+        """One (tokens, columns) for each of `branches`: its text, the prompt's as its own method changes it."""
+        conditioning = [self.texts[branch] for branch in self.branches]
+        if self.safety.prompt is not None and self._prompt_is_changed:
+            place = self.branches.index(self.safety.guidance.prompt_branch)
+            conditioning[place] = self.project_text(self.safety.prompt.embedding(self.step))
+        return conditioning
+
+    @property
+    def _prompt_is_changed(self) -> bool:
+        return self.safety.prompt is not None and self.safety.prompt.is_acting(self.step)
+
+    @cached_property
+    def _prompt_change(self) -> str:
+        return repr(self.safety.prompt.describe()) if self.safety.prompt else ""
 
     @property
     def shape(self) -> torch.Size:

@@ -11,6 +11,7 @@
 At s_g ≤ 1 only the prompt's branch runs, as in diffusers' pipelines.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -28,8 +29,12 @@ class ClassifierFreeGuidance:
         self.texts: tuple[str, ...] = prompts
         self.prompt_branch = len(prompts) - 1
 
-    def combine(self, output: Tensor, step: int) -> Tensor:
-        """(2 or 1, 4, h, w) → (4, h, w)."""
+    def branches(self, step: int) -> tuple[int, ...]:
+        """All: the empty prompt is no text of an unguided row."""
+        return tuple(range(len(self.texts)))
+
+    def combine(self, output: Sequence[Tensor], step: int) -> Tensor:
+        """2 or 1 of (4, h, w) → (4, h, w)."""
         if not self.is_guided:
             return output[0]
         empty, prompt = output

@@ -9,6 +9,7 @@
 | s_g | scale |
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -26,8 +27,12 @@ class NegativePrompt:
         negative = ", ".join(filter(None, (conditioning.negative_prompt, concept_text)))
         self.texts: tuple[str, ...] = (negative, conditioning.prompt)
 
-    def combine(self, output: Tensor, step: int) -> Tensor:
-        """(2, 4, h, w) → (4, h, w)."""
+    def branches(self, step: int) -> tuple[int, ...]:
+        """Both."""
+        return 0, 1
+
+    def combine(self, output: Sequence[Tensor], step: int) -> Tensor:
+        """2 of (4, h, w) → (4, h, w)."""
         negative, prompt = output
         return negative + self.scale * (prompt - negative)
 

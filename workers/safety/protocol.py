@@ -43,7 +43,11 @@ class PromptReader(Protocol):
 
 
 class PromptMethod(Protocol):
-    """A change of the prompt's own conditioning."""
+    """A change of the prompt's own conditioning. Two for one prompt whose descriptions are the same change it alike."""
+
+    def is_acting(self, step: int) -> bool:
+        """Whether the prompt's conditioning is another than its own at a step."""
+        ...
 
     def embedding(self, step: int) -> Tensor:
         """The prompt's conditioning at a step, (tokens, dim)."""
@@ -57,11 +61,15 @@ class PromptMethod(Protocol):
 class Guidance(Protocol):
     """How the noise predictions of one row's branches become one."""
 
-    texts: tuple[str, ...]  # the conditioning of every branch, in the order `combine` receives them
+    texts: tuple[str, ...]  # the conditioning of every branch
     prompt_branch: int  # which of them is the prompt
 
-    def combine(self, output: Tensor, step: int) -> Tensor:
-        """(branches, 4, h, w) → (4, h, w); `step` counts this row's UNet calls from 0."""
+    def branches(self, step: int) -> tuple[int, ...]:
+        """Which of the texts this step needs: one whose output could not change the picture is left out."""
+        ...
+
+    def combine(self, output: Sequence[Tensor], step: int) -> Tensor:
+        """The output for each of `branches(step)`, (4, h, w) each → (4, h, w); `step` counts UNet calls from 0."""
         ...
 
     def describe(self) -> dict[str, Any]:

@@ -41,11 +41,16 @@ class SteeredPrompt:
         prompt = PromptTokens(prompt.embedding.to(exact), prompt.masked.to(exact))
         concepts = concepts.to(exact)
         self.triggers = trigger_words(prompt.masked, concepts)  # (words,), bool
+        self._has_triggers = bool(self.triggers.any())
         self._plain = prompt.embedding
         self._steered = steer(prompt, concepts, self.triggers)
         words = slice(1, 1 + len(self.triggers))
         drift = 1 - cosine_similarity(self._plain[words], self._steered[words], dim=-1).mean()
         self.acting_steps = round(float(MOST_STEPS * torch.sigmoid(5 * (10 * drift - 5.333))))
+
+    def is_acting(self, step: int) -> bool:
+        """For the first N steps, where a word is a trigger at all."""
+        return self._has_triggers and step < self.acting_steps
 
     def embedding(self, step: int) -> Tensor:
         """The prompt's conditioning at a step, (tokens, dim)."""

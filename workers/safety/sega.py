@@ -13,6 +13,8 @@
 | s_g, s_c, λ_c | guidance_scale, scale, threshold |
 | ν, s_m, β | momentum, momentum_scale, momentum_beta |
 | V | push |
+
+A concept's branch is left out after its cool-down, and before its warm-up's end where s_m = 0, as ν never matters then.
 """
 
 from collections.abc import Sequence
@@ -50,15 +52,18 @@ class SemanticGuidance:
         self._momentum: Tensor | None = None
         self._record = StepRecord()
 
-    def combine(self, output: Tensor, step: int) -> Tensor:
-        """(2 + concepts, 4, h, w) → (4, h, w)."""
+    def branches(self, step: int) -> tuple[int, ...]:
+        """Empty prompt, prompt, and every concept that pushes or whose momentum is carried on."""
+        return 0, 1, *(2 + i for i, concept in enumerate(self.concepts) if self._counts(concept, step))
+
+    def combine(self, output: Sequence[Tensor], step: int) -> Tensor:
+        """2 and one for each concept that counts, (4, h, w) each → (4, h, w)."""
         empty, prompt, *edits = output
         guided = empty + self.guidance_scale * (prompt - empty)
         momentum = torch.zeros_like(empty) if self._momentum is None else self._momentum
         acting = [
             (concept, _edit(concept, edit - empty))
-            for concept, edit in zip(self.concepts, edits, strict=True)
-            if concept.cooldown_step is None or step < concept.cooldown_step
+            for concept, edit in zip((c for c in self.concepts if self._counts(c, step)), edits, strict=True)
         ]
         total = sum((vector for _, vector in acting), start=torch.zeros_like(empty)) + self.momentum_scale * momentum
         self._momentum = self.momentum_beta * momentum + (1 - self.momentum_beta) * total
@@ -70,6 +75,10 @@ class SemanticGuidance:
             push = torch.stack(warm).mean(dim=0)
         self._record.add(push, _any_over(warm, empty))
         return guided if push is None else guided + push
+
+    def _counts(self, concept: SegaConcept, step: int) -> bool:
+        is_over = concept.cooldown_step is not None and step >= concept.cooldown_step
+        return not is_over and (step >= concept.warmup_steps or self.momentum_scale > 0)
 
     def describe(self) -> dict[str, Any]:
         """Every parameter of every concept."""

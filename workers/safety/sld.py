@@ -14,10 +14,13 @@
 | s_g | guidance_scale |
 | s_S, λ, s_m, β | scale, threshold, momentum_scale, momentum_beta |
 
+While s_m = 0, ν never matters: the safety concept's branch is left out of the warm-up.
+
 The presets are `contract.plan.SLD_PRESETS`. For a model that predicts v, the same rule is applied to its raw output,
 as diffusers does; λ then means another distance than for ε.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,19 +44,32 @@ class SafeLatentDiffusion:
         self._momentum: Tensor | None = None
         self._record = StepRecord()
 
-    def combine(self, output: Tensor, step: int) -> Tensor:
-        """(3, 4, h, w) → (4, h, w)."""
+    def branches(self, step: int) -> tuple[int, ...]:
+        """The safety concept is needed where it pushes, and before that where its momentum is carried on."""
+        return (0, 1, 2) if self._is_warm(step) or self.parameters.momentum_scale else (0, 1)
+
+    def combine(self, output: Sequence[Tensor], step: int) -> Tensor:
+        """3 or, in a warm-up without momentum, 2 of (4, h, w) → (4, h, w)."""
+        empty, prompt, *safety = output
+        push, mask = self._push(empty, prompt, *safety) if safety else (None, None)
+        if not self._is_warm(step):
+            push = None
+        self._record.add(push, None if mask is None else mask > 0)
+        direction = prompt - empty if push is None else prompt - empty - push
+        return empty + self.guidance_scale * direction
+
+    def _push(self, empty: Tensor, prompt: Tensor, safety: Tensor) -> tuple[Tensor, Tensor]:
+        """The push and its mask, (4, h, w) each; carries the momentum on."""
         p = self.parameters
-        empty, prompt, safety = output
         lean = prompt - safety
         mask = torch.where(lean >= p.threshold, 0.0, (lean.abs() * p.scale).clamp(max=1.0))
         momentum = torch.zeros_like(empty) if self._momentum is None else self._momentum
         push = (safety - empty) * mask + p.momentum_scale * momentum
         self._momentum = p.momentum_beta * momentum + (1 - p.momentum_beta) * push
-        is_warm = step >= p.warmup_steps
-        self._record.add(push if is_warm else None, mask > 0)
-        direction = prompt - empty - push if is_warm else prompt - empty
-        return empty + self.guidance_scale * direction
+        return push, mask
+
+    def _is_warm(self, step: int) -> bool:
+        return step >= self.parameters.warmup_steps
 
     def describe(self) -> dict[str, Any]:
         """Every parameter, and the concept text as it was encoded."""

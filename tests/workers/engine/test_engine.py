@@ -92,7 +92,7 @@ class Raising(ClassifierFreeGuidance):
         super().__init__(conditioning)
         self.gives_nan = gives_nan
 
-    def combine(self, output: Tensor, step: int) -> Tensor:
+    def combine(self, output: Sequence[Tensor], step: int) -> Tensor:
         if step == 2 and not self.gives_nan:
             raise RuntimeError("third step")
         noise = super().combine(output, step)
@@ -320,6 +320,9 @@ class Replaced:
 
     def __init__(self, first: Tensor, then: Tensor) -> None:
         self.first, self.then = first, then
+
+    def is_acting(self, step: int) -> bool:
+        return True
 
     def embedding(self, step: int) -> Tensor:
         return self.first if step < 2 else self.then

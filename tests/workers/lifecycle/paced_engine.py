@@ -83,10 +83,10 @@ class PacedEngine:
         with self._inbox:
             return not self._rows
 
-    def submit(self, spec: PictureSpec) -> None:
-        """Ask for a picture."""
+    def submit(self, *specs: PictureSpec) -> None:
+        """Ask for pictures."""
         with self._inbox:
-            self._rows.append(_Row(spec, time.monotonic()))
+            self._rows += [_Row(spec, time.monotonic()) for spec in specs]
             self._inbox.notify()
 
     def cancel(self, job_id: str) -> None:

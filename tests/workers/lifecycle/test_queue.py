@@ -184,10 +184,10 @@ def test_a_corrupt_deadline_does_not_stop_the_search_for_lost_jobs(client: Clien
 
 def test_a_job_that_the_engine_refuses_stops_no_other(server: RedisServer, client: Client, tmp_path: Path) -> None:
     class Refusing(PacedEngine):
-        def submit(self, spec: PictureSpec) -> None:
-            if spec.prompt == "refused" and spec.index == 1:
-                raise ValueError(spec.prompt)
-            super().submit(spec)
+        def submit(self, *specs: PictureSpec) -> None:
+            if any(spec.prompt == "refused" for spec in specs):
+                raise ValueError("refused")
+            super().submit(*specs)
 
     refused = client.accept(job("refused", pictures=2))
     with working(server, tmp_path, Refusing(), slots=1) as worker:
