@@ -6,8 +6,8 @@ becomes of it, stands in our own record (`contract.record`); RQ carries the id, 
 
     take → (begin → finish | fail | retry) | release
 
-Nothing that is named in Redis is ever imported: functions are keys of a table of ours, callbacks and webhooks are off,
-and JSON is the only serializer.
+Nothing that is named in Redis is ever imported: functions are keys of a table of ours, the rest is in
+`workers.rq_disarmed`.
 """
 
 import contextlib
@@ -19,10 +19,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 from uuid import uuid4
 
-import rq.serializers
 from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import RedisError
@@ -31,54 +30,17 @@ from rq.command import parse_payload
 from rq.exceptions import DequeueTimeout, DeserializationError
 from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job as RqJob
-from rq.registry import BaseRegistry
 from rq.serializers import JSONSerializer
 from rq.suspension import WORKERS_SUSPENDED
-from rq.timeouts import BaseDeathPenalty
 from rq.worker.base import BaseWorker, WorkerStatus
 from rq.worker_registration import register
+
+from workers.rq_disarmed import InertJob, NoDeathPenalty
 
 log = logging.getLogger(__name__)
 
 DEQUEUE_TIMEOUT_S = 1
 SECOND_SIGNAL_AFTER_S = 1.0
-
-
-class NoDeathPenalty(BaseDeathPenalty):
-    """Time limits live in the engine; RQ's alarms work in a main thread only."""
-
-    def setup_death_penalty(self) -> None:
-        """Set no alarm."""
-
-    def cancel_death_penalty(self) -> None:
-        """There is no alarm."""
-
-
-class InertJob(RqJob):
-    """A job that runs nothing: no function, no callback, no webhook that its hash in Redis may name."""
-
-    success_callback = failure_callback = stopped_callback = None
-
-    @property
-    def func(self) -> NoReturn:
-        """Refused: what a job does is looked up in the worker's own table."""
-        raise PermissionError("functions named in Redis are not imported")
-
-    def perform(self) -> NoReturn:
-        """Refused, as `func`."""
-        raise PermissionError("jobs are run by the engine, not by RQ")
-
-    def send_webhooks(self, status: Any, *, exc_string: str | None = None) -> None:
-        """Send none: RQ's are unsigned and go wherever the job's hash says."""
-
-
-def disarm_rq() -> None:
-    """Take pickle and alarms out of RQ, for the whole process. To be called before anything is fetched."""
-    rq.serializers.PickleSerializer = rq.serializers.DefaultSerializer = JSONSerializer
-    rq.serializers.SERIALIZER_ALIASES["pickle"] = JSONSerializer
-    BaseRegistry.death_penalty_class = NoDeathPenalty
-    for name in ("rq.worker", "rq.job", "rq.queue", "rq.registry", "rq.scripts"):
-        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 class Unreadable(Exception):

@@ -8,10 +8,10 @@ import torch
 
 from workers.delivery import open_store
 from workers.engine.engine import Engine, EngineLimits
-from workers.lifecycle import disarm_rq
 from workers.metrics import MetricsServer, WorkerMetrics
 from workers.models import load
 from workers.records import connect
+from workers.rq_disarmed import disarm_rq
 from workers.settings import Settings
 from workers.worker import Worker
 

@@ -14,11 +14,9 @@ import contextlib
 import logging
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
-from queue import Empty, SimpleQueue
-from uuid import uuid4
+from queue import SimpleQueue
 
 from obstore.store import ObjectStore
 from pydantic import ValidationError
@@ -30,8 +28,11 @@ from contract.job import MAX_ATTEMPTS, Job
 from contract.model import ModelInfo
 from contract.result import Result, Status
 from workers.announce import Announcement
-from workers.delivery import Delivery, JobInFlight, PictureEngine, StoreFailed
+from workers.delivery import Delivery, JobInFlight, PictureEngine
+from workers.ending import Ending
 from workers.engine.picture import Outcome, PictureSpec, Progress
+from workers.finaliser import Finaliser
+from workers.keeper import Keeper
 from workers.lifecycle import RqWorker, Ticket, Unreadable
 from workers.metrics import WorkerMetrics
 from workers.progress import ProgressBoard
@@ -40,6 +41,7 @@ from workers.records import JobRecords, NotStarted, Started
 from workers.results import expired, failed, why_refused
 from workers.settings import Settings
 from workers.sweeper import Sweeper
+from workers.trouble import log_error, log_redis_error
 
 log = logging.getLogger(__name__)
 
@@ -70,16 +72,40 @@ class Worker:
         self._rq = RqWorker(keys.queue_name(info.name), connection, settings.lease_s, on_stop_job=engine.cancel)
         self._announcement = Announcement(connection, info, tokenizer_json, self._rq.name, settings.lease_s)
         self._progress = ProgressBoard(connection)
-        self._reaper = Reaper(connection, self._rq.queue, self._records, metrics, info.name, settings.homeless_grace_s)
-        self._complete: SimpleQueue[JobInFlight] = SimpleQueue()
-        self._delivery = Delivery(info, store, self._records, metrics, on_complete=self._complete.put)
-        self._sweeper = Sweeper(store, settings.record_ttl_s + settings.sweep_margin_s)
-        self._handlers: dict[str, Callable[[Ticket, Started], bool]] = {keys.GENERATE: self._generate}
         self._in_flight: dict[str, JobInFlight] = {}
         self._slots = threading.Semaphore(settings.slots)
         self._is_closing = threading.Event()
         self._thread_failed = threading.Event()
         self._step_began: float | None = None  # monotonic; None between two steps
+        self._handlers: dict[str, Callable[[Ticket, Started], bool]] = {keys.GENERATE: self._generate}
+        complete: SimpleQueue[JobInFlight] = SimpleQueue()
+        self._delivery = Delivery(info, store, self._records, metrics, on_complete=complete.put)
+        self._ending = Ending(self._records, self._rq, metrics)
+        self._finaliser = Finaliser(
+            complete,
+            self._delivery,
+            self._ending,
+            self._rq,
+            self._progress,
+            metrics,
+            settings.progress_s,
+            self._is_closing,
+            on_done=self._free,
+        )
+        self._keeper = Keeper(
+            settings,
+            self._rq,
+            self._announcement,
+            Reaper(connection, self._rq.queue, self._records, metrics, info.name, settings.homeless_grace_s),
+            self._records,
+            engine,
+            metrics,
+            self._in_flight,
+            step_began=lambda: self._step_began,
+            is_closing=self._is_closing,
+            has_failed=self._thread_failed,
+        )
+        self._sweeper = Sweeper(store, settings.record_ttl_s + settings.sweep_margin_s)
 
     @property
     def name(self) -> str:
@@ -96,8 +122,13 @@ class Worker:
         self._announcement.publish()
         self._announcement.renew()
         log.info("worker %s serves %s", self._rq.name, self._info.name)
-        loops = (self._drive_engine, self._finalise, self._keep, self._sweep)
-        threads = [threading.Thread(target=self._guard, args=[loop], name=loop.__name__, daemon=True) for loop in loops]
+        loops: dict[str, Callable[[], None]] = {
+            "engine": self._drive_engine,
+            "finaliser": self._finaliser.run,
+            "keeper": self._keeper.run,
+            "sweeper": self._sweep,
+        }
+        threads = [threading.Thread(target=self._guard, args=loop, name=loop[0], daemon=True) for loop in loops.items()]
         for thread in threads:
             thread.start()
         exit_code = EXIT_CUT_SHORT
@@ -123,12 +154,12 @@ class Worker:
         with contextlib.suppress(RedisError):  # readiness ends by itself
             self._announcement.withdraw()
 
-    def _guard(self, loop: Callable[[], None]) -> None:
+    def _guard(self, name: str, loop: Callable[[], None]) -> None:
         """Run a thread's loop. However it fails, the process must end and be started anew, never go on without it."""
         try:
             loop()
         except BaseException as error:  # noqa: BLE001
-            _log_error(f"{loop.__name__} failed; the worker ends", error)
+            log_error(f"the {name} failed; the worker ends", error)
             self._thread_failed.set()
 
     # Dispatcher
@@ -142,10 +173,10 @@ class Worker:
             try:
                 is_taken = self._take_one()
             except RedisError as error:
-                self._note_redis_error("taking a job", error)
+                log_redis_error("taking a job", error, self._metrics)
                 time.sleep(1)
             except Exception as error:  # noqa: BLE001 - one job's trouble must not end the others
-                _log_error("a job could not be taken", error)
+                log_error("a job could not be taken", error)
                 time.sleep(1)
             finally:
                 if not is_taken:
@@ -156,7 +187,7 @@ class Worker:
         try:
             ticket = self._rq.take()
         except Unreadable as unreadable:
-            self._end_without_ticket(unreadable.job_id, failed("invalid_job", "the queued job cannot be read"))
+            self._ending.end_without_ticket(unreadable.job_id, failed("invalid_job", "the queued job cannot be read"))
             self._rq.discard(unreadable.job_id)
             return False
         if ticket is None:
@@ -166,6 +197,7 @@ class Worker:
         except Exception:
             self._rq.forget(ticket)  # its lease ends by itself, and the reaper finds it
             if self._in_flight.pop(ticket.job_id, None) is not None:
+                self._metrics.in_flight.set(len(self._in_flight))
                 self._progress.close(ticket.job_id)
                 self._engine.cancel(ticket.job_id)
             raise
@@ -180,13 +212,13 @@ class Worker:
         started = self._records.start(ticket.job_id, starter=ticket.execution.id)
         if isinstance(started, NotStarted):
             if started.why == "corrupt":
-                self._end_corrupt(ticket.job_id)
+                self._ending.end_corrupt(ticket.job_id)
             self._rq.finish(ticket)
             return False
         handler = self._handlers.get(ticket.function or "")
         if handler is None:
             message = "the job names a function that this worker does not know"
-            self._end(ticket, started.attempt, failed("unknown_function", message))
+            self._ending.end(ticket, started.attempt, failed("unknown_function", message))
             return False
         is_taken = handler(ticket, started)
         if is_taken and is_last_attempt:
@@ -199,10 +231,11 @@ class Worker:
             job = Job.model_validate_json(started.job_json)
         except ValidationError as error:
             places = ", ".join(sorted({".".join(map(str, one["loc"])) or "the whole" for one in error.errors()}))
-            self._end(ticket, started.attempt, failed("invalid_job", f"the job's record is invalid at: {places}"))
+            result = failed("invalid_job", f"the job's record is invalid at: {places}")
+            self._ending.end(ticket, started.attempt, result)
             return False
-        if (result := self._reason_not_to_run(job, ticket, started)) is not None:
-            self._end(ticket, started.attempt, result)
+        if (reason := self._reason_not_to_run(job, ticket, started)) is not None:
+            self._ending.end(ticket, started.attempt, reason)
             return False
         self._in_flight[job.id] = JobInFlight(job, started.attempt, ticket)
         self._metrics.in_flight.set(len(self._in_flight))
@@ -232,28 +265,11 @@ class Worker:
             time.sleep(0.02)
         return True
 
-    def _end(self, ticket: Ticket, attempt: int, result: Result) -> None:
-        """Commit a result that needed no engine."""
-        if not self._records.commit(ticket.job_id, attempt, result):
-            self._rq.release(ticket)
-            return
-        self._metrics.jobs.labels(result.status).inc()
-        if result.status is Status.FAILED and result.error is not None:
-            self._rq.fail(ticket, result.error.code)
-        else:
-            self._rq.finish(ticket)
-
-    def _end_without_ticket(self, job_id: str, result: Result) -> None:
-        started = self._records.start(job_id, starter=uuid4().hex)
-        if isinstance(started, NotStarted) and started.why == "corrupt":
-            self._end_corrupt(job_id)
-        if isinstance(started, Started) and self._records.commit(job_id, started.attempt, result):
-            self._metrics.jobs.labels(result.status).inc()
-
-    def _end_corrupt(self, job_id: str) -> None:
-        log.error("job %s: its record cannot be read", job_id)
-        if self._records.end_corrupt(job_id, failed("invalid_job", "the job's record cannot be read")):
-            self._metrics.jobs.labels(Status.FAILED).inc()
+    def _free(self, job_id: str) -> None:
+        """A job has left: its slot is another's."""
+        self._in_flight.pop(job_id, None)
+        self._metrics.in_flight.set(len(self._in_flight))
+        self._slots.release()
 
     # Engine
 
@@ -272,93 +288,6 @@ class Worker:
             self._progress.note(event)
         elif (in_flight := self._in_flight.get(event.spec.job_id)) is not None:
             self._delivery.collect(in_flight, event)
-
-    # Finaliser
-
-    def _finalise(self) -> None:
-        next_flush = 0.0
-        while True:
-            try:
-                self._finish(self._complete.get(timeout=self._settings.progress_s))
-            except Empty:
-                if self._is_closing.is_set():
-                    return
-            if time.monotonic() >= next_flush:
-                next_flush = time.monotonic() + self._settings.progress_s
-                try:
-                    self._progress.flush()
-                except RedisError as error:
-                    self._note_redis_error("telling progress", error)
-
-    def _finish(self, in_flight: JobInFlight) -> None:
-        """Deliver a complete job and free its slot, whatever happens."""
-        job_id, ticket = in_flight.job.id, in_flight.ticket
-        self._progress.close(job_id)
-        try:
-            self._deliver(in_flight)
-        except Exception as error:  # noqa: BLE001 - one job's trouble must not end the others
-            _log_error(f"job {job_id} could not be delivered", error)
-            self._rq.forget(ticket)  # its lease ends by itself, and the reaper finds it
-        finally:
-            self._in_flight.pop(job_id, None)
-            self._metrics.in_flight.set(len(self._in_flight))
-            self._slots.release()
-
-    def _deliver(self, in_flight: JobInFlight) -> None:
-        ticket, attempt = in_flight.ticket, in_flight.attempt
-        try:
-            result = self._delivery.deliver(in_flight)
-        except StoreFailed as error:
-            log.error("job %s, attempt %d: %s", in_flight.job.id, attempt, error)
-            if attempt < MAX_ATTEMPTS:
-                self._rq.retry(ticket, "the store refused a picture")
-            else:
-                self._end(ticket, attempt, failed("storage_failed", "the pictures could not be stored"))
-            return
-        if result is None:
-            self._rq.release(ticket)
-        elif result.status is Status.FAILED:
-            self._rq.fail(ticket, result.error.code if result.error else "failed")
-        else:
-            self._rq.finish(ticket)
-
-    # Keeper
-
-    def _keep(self) -> None:
-        next_beat = next_maintenance = 0.0
-        while not self._is_closing.wait(self._settings.watch_s):
-            if self._engine_hangs():
-                log.error("a step of the engine lasts longer than %s s; the worker ends", self._settings.step_limit_s)
-                self._thread_failed.set()
-                self._withdraw()
-                return
-            try:
-                if time.monotonic() >= next_beat:
-                    self._rq.beat()
-                    if not self._rq.stop_was_requested:
-                        self._announcement.renew()
-                    next_beat = time.monotonic() + self._settings.heartbeat_s
-                self._watch()
-                if time.monotonic() >= next_maintenance:
-                    self._reaper.run()
-                    next_maintenance = time.monotonic() + self._settings.maintenance_s
-            except RedisError as error:
-                self._note_redis_error("keeping leases", error)
-            except Exception as error:  # noqa: BLE001 - without this thread every lease would end
-                _log_error("the keeper stumbled", error)
-
-    def _engine_hangs(self) -> bool:
-        began = self._step_began
-        return began is not None and time.monotonic() - began > self._settings.step_limit_s
-
-    def _watch(self) -> None:
-        """Cancel what was asked to be canceled, and what another attempt or an ending has made pointless."""
-        running = list(self._in_flight.values())
-        if running:
-            standings = self._records.standings([one.job.id for one in running])
-            for one, standing in zip(running, standings, strict=True):
-                if standing.is_canceled or not standing.is_still(one.attempt):
-                    self._engine.cancel(one.job.id)
 
     # Sweeper
 
@@ -390,15 +319,5 @@ class Worker:
             try:
                 self._rq.retry(one.ticket, "the worker stopped")
             except RedisError as error:
-                self._note_redis_error("handing jobs back", error)
+                log_redis_error("handing jobs back", error, self._metrics)
                 return
-
-    def _note_redis_error(self, doing: str, error: RedisError) -> None:
-        self._metrics.redis_errors.inc()
-        log.warning("Redis failed while %s: %s", doing, type(error).__name__)
-
-
-def _log_error(what: str, error: BaseException) -> None:
-    """Log where an error arose, without its message: that could quote a request."""
-    frames = "".join(traceback.format_tb(error.__traceback__))
-    log.error("%s: %s\n%s", what, type(error).__name__, frames)

@@ -14,8 +14,8 @@ import pytest
 from contract.job import Job, picture_key
 from tests.redis_server import RedisServer, running_redis
 from tests.workers.lifecycle.client import Client
-from workers.lifecycle import disarm_rq
 from workers.records import connect
+from workers.rq_disarmed import disarm_rq
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

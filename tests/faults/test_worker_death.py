@@ -15,8 +15,8 @@ from tests.faults.conftest import files_of, stored_files, worker_process
 from tests.faults.worker_process import POINTS
 from tests.redis_server import RedisServer, running_redis
 from tests.workers.lifecycle.client import Client, job
-from workers.lifecycle import disarm_rq
 from workers.records import connect
+from workers.rq_disarmed import disarm_rq
 
 RECOVERY_S = 1 + 30  # the promise: the lease and half a minute
 

@@ -18,9 +18,10 @@ import obstore
 import workers.delivery
 from tests.workers.lifecycle.paced_engine import INFO, PacedEngine
 from workers.delivery import open_store
-from workers.lifecycle import RqWorker, disarm_rq
+from workers.lifecycle import RqWorker
 from workers.metrics import WorkerMetrics
 from workers.records import JobRecords, connect
+from workers.rq_disarmed import disarm_rq
 from workers.settings import Settings
 from workers.worker import Worker
 

@@ -11,10 +11,10 @@ from tests.redis_server import RedisServer, running_redis
 from tests.workers.lifecycle.client import Client
 from tests.workers.lifecycle.paced_engine import INFO, PacedEngine
 from workers.delivery import PictureEngine, open_store
-from workers.lifecycle import disarm_rq
 from workers.metrics import WorkerMetrics
 from workers.models import LoadedModel
 from workers.records import connect
+from workers.rq_disarmed import disarm_rq
 from workers.settings import Settings
 from workers.worker import Worker
 

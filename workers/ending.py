@@ -1,0 +1,47 @@
+"""Ends of jobs that come to nothing in the engine: the record's, and RQ's after it."""
+
+import logging
+from dataclasses import dataclass
+from uuid import uuid4
+
+from contract.result import Result, Status
+from workers.lifecycle import RqWorker, Ticket
+from workers.metrics import WorkerMetrics
+from workers.records import JobRecords, NotStarted, Started
+from workers.results import failed
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Commits results for which there is nothing to deliver."""
+
+    records: JobRecords
+    rq: RqWorker
+    metrics: WorkerMetrics
+
+    def end(self, ticket: Ticket, attempt: int, result: Result) -> None:
+        """Commit a result that needed no engine."""
+        if not self.records.commit(ticket.job_id, attempt, result):
+            self.rq.release(ticket)
+            return
+        self.metrics.jobs.labels(result.status).inc()
+        if result.status is Status.FAILED and result.error is not None:
+            self.rq.fail(ticket, result.error.code)
+        else:
+            self.rq.finish(ticket)
+
+    def end_without_ticket(self, job_id: str, result: Result) -> None:
+        """The same for a job that RQ could not read."""
+        started = self.records.start(job_id, starter=uuid4().hex)
+        if isinstance(started, NotStarted) and started.why == "corrupt":
+            self.end_corrupt(job_id)
+        if isinstance(started, Started) and self.records.commit(job_id, started.attempt, result):
+            self.metrics.jobs.labels(result.status).inc()
+
+    def end_corrupt(self, job_id: str) -> None:
+        """End a job whose attempts cannot be counted."""
+        log.error("job %s: its record cannot be read", job_id)
+        if self.records.end_corrupt(job_id, failed("invalid_job", "the job's record cannot be read")):
+            self.metrics.jobs.labels(Status.FAILED).inc()
