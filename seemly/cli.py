@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -157,6 +158,37 @@ def generate(
             for path in paths:
                 console.print(f"Wrote {path}")
         _leave_as(job, len(paths), request.num_images)
+
+
+@app.command()
+def explain(
+    job: Annotated[str, typer.Argument(help="A job's id, as `generate` tells it.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="The file to write; JOB.png when left out.")] = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a finished job: its concepts' scores over the steps, what was corrected, how the verdict came about."""
+    with _told(as_json) as console:
+        from seemly.client import Client
+
+        if re.fullmatch(r"[0-9a-f]{32}", job) is None:
+            raise Unusable(FieldError("JOB", "is no job's id, which has 32 digits and letters a to f"))
+        path = out or Path(f"{job}.png")
+        _check_folder(path.parent)
+        if path.is_dir():
+            raise Unusable(FieldError("--out", f"{path} is a folder; name a file"))
+        settings = _settings(url)
+        with (
+            _service(settings.model_copy(update={"port": 0}), console) as address,
+            Client(address, api_key=_api_key(settings)) as client,
+        ):
+            drawn = client.explanation(job)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(drawn)
+        if as_json:
+            _write_json({"id": job, "file": str(path)})
+        else:
+            console.print(f"Wrote {path}")
 
 
 @app.command()

@@ -109,6 +109,10 @@ class Client:
         """The file of a passed picture. A withheld one raises: its bytes were never kept."""
         return self._run(self._exchanges.image(job_id, index))
 
+    def explanation(self, job_id: str) -> bytes:
+        """A finished job's scores over the steps, drawn; a PNG that shows none of its pictures."""
+        return self._run(self._exchanges.explanation(job_id))
+
     def models(self) -> Any:
         """The models served, with their bounds and defaults."""
         return self._run(self._exchanges.listing("/models"))
@@ -221,6 +225,10 @@ class AsyncClient:
     async def image(self, job_id: str, index: int) -> bytes:
         """The file of a passed picture. A withheld one raises: its bytes were never kept."""
         return await self._run(self._exchanges.image(job_id, index))
+
+    async def explanation(self, job_id: str) -> bytes:
+        """A finished job's scores over the steps, drawn; a PNG that shows none of its pictures."""
+        return await self._run(self._exchanges.explanation(job_id))
 
     async def models(self) -> Any:
         """The models served, with their bounds and defaults."""

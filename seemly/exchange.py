@@ -63,6 +63,11 @@ class Exchanges:
         response = yield from self._send(self._build("GET", f"/jobs/{job_id}/images/{index}"))
         return response.content
 
+    def explanation(self, job_id: str) -> Exchange[bytes]:
+        """A finished job, drawn; a PNG."""
+        response = yield from self._send(self._build("GET", f"/jobs/{job_id}/explanation.png"))
+        return response.content
+
     def listing(self, path: str) -> Exchange[Any]:
         """A page of JSON that lists what can be asked for."""
         response = yield from self._send(self._build("GET", path))

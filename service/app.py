@@ -13,7 +13,7 @@ from service.gateway import Gateway
 from service.loopback import LoopbackOnly
 from service.observing import Observing
 from service.problems import Problem, documented
-from service.routes import catalogue, generate, health, jobs
+from service.routes import catalogue, explanation, generate, health, jobs
 from service.settings import Settings
 
 DESCRIPTION = """
@@ -44,7 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.gateway = gateway
     add_error_handlers(app)
-    for routes in (generate, jobs, catalogue, health):
+    for routes in (generate, jobs, explanation, catalogue, health):
         app.include_router(routes.router)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(LoopbackOnly)

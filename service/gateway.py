@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 
 from service.admission import Admission
 from service.events import EventStreams
+from service.explanation.drawings import Drawings
 from service.jobs import Jobs
 from service.metrics import Metrics
 from service.models import Catalogue
@@ -37,6 +38,7 @@ class Gateway:
     admission: Admission
     jobs: Jobs
     events: EventStreams
+    drawings: Drawings
     store: ObjectStore
     metrics: Metrics
     leaving: asyncio.Event  # set once the process is asked to end: whoever waits is answered now
@@ -68,6 +70,7 @@ class Gateway:
             admission=Admission(catalogue, policy, queue, settings.queue_limit),
             jobs=Jobs(redis, silence, queue, settings.result_ttl_s),
             events=events,
+            drawings=Drawings(),
             store=_store(settings.pictures_url),
             metrics=Metrics(events.listeners),
             leaving=asyncio.Event(),

@@ -8,6 +8,7 @@
     ├── PictureNotFound          404     picture_not_found
     ├── PictureNotReady          404     picture_not_ready
     ├── PictureWithheld          404     picture_withheld
+    ├── NothingToDraw            404     nothing_to_draw
     ├── AlreadyFinished          409     already_finished
     ├── BodyTooLarge             413     body_too_large
     ├── UnsupportedMediaType     415     unsupported_media_type
@@ -17,6 +18,7 @@
         ├── NoModel                      no_model
         ├── PolicyNotServed              policy_not_served
         ├── QueueFull                    queue_full
+        ├── DrawingBusy                  drawing_busy
         ├── NotReady                     not_ready
         └── RedisAway                    redis_unavailable
 
@@ -117,6 +119,12 @@ class PictureWithheld(Refusal):
     status, code = 404, "picture_withheld"
 
 
+class NothingToDraw(Refusal):
+    """The job ended before any of its pictures was scored."""
+
+    status, code = 404, "nothing_to_draw"
+
+
 class AlreadyFinished(Refusal):
     """Nothing is left to cancel."""
 
@@ -175,6 +183,12 @@ class QueueFull(Unavailable):
     """As many jobs wait as may wait."""
 
     code = "queue_full"
+
+
+class DrawingBusy(Unavailable):
+    """As many explanations wait to be drawn as may wait."""
+
+    code = "drawing_busy"
 
 
 class NotReady(Unavailable):

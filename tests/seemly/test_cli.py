@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from redis import Redis
 from typer.testing import CliRunner
 
@@ -16,6 +17,7 @@ from contract import keys
 from contract.result import JobError, Result, Status
 from contract.verdict import Verdict
 from seemly.cli import DONE, FAILED, MISUSED, WITHHELD, app
+from seemly.client import Client
 from tests.seemly.processes import eventually
 from tests.service import parts
 from tests.service.conftest import GatewayProcess
@@ -74,11 +76,11 @@ from seemly.cli import app
 try:
     app(["--help"])
 finally:
-    print("HEAVY", sorted({"torch", "numpy", "PIL", "diffusers", "fastapi", "rq"} & set(sys.modules)))
+    print("HEAVY", sorted({"torch", "numpy", "PIL", "diffusers", "fastapi", "rq", "matplotlib"} & set(sys.modules)))
 """
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "HEAVY []" in answer.stdout
-    for command in ("demo", "serve", "generate", "gateway", "worker", "bench", "world"):
+    for command in ("demo", "serve", "generate", "explain", "gateway", "worker", "bench", "world"):
         assert f" {command} " in answer.stdout
 
 
@@ -118,6 +120,36 @@ def test_a_plan_reaches_the_service(gateway: GatewayProcess, redis: Redis, tmp_p
     told = json.loads(answer.stdout)
     assert told["safety"]["requested"] == ["sld:max", "filter"]
     assert told["images"][0]["seed"] == 5
+
+
+def drawable(gateway: GatewayProcess, redis: Redis) -> str:
+    """A finished job's id."""
+    with worker(gateway, redis, Verdict.PASSED), Client(gateway.url) as client:
+        return client.wait(client.generate("a midnight harbour").id).id
+
+
+def test_a_finished_job_is_drawn_into_a_file(gateway: GatewayProcess, redis: Redis, tmp_path: Path) -> None:
+    job_id, file = drawable(gateway, redis), tmp_path / "deeper" / "why.png"
+    answer = CliRunner().invoke(app, ["explain", job_id, "--url", gateway.url, "--out", str(file), "--json"])
+    assert answer.exit_code == DONE, answer.output
+    assert json.loads(answer.stdout) == {"id": job_id, "file": str(file)}
+    with Image.open(file) as drawn:
+        assert (drawn.format, drawn.width) == ("PNG", 560)
+
+
+def test_a_job_that_cannot_be_drawn_is_told_and_nothing_is_written(
+    gateway: GatewayProcess, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for job, more, message in (
+        ("0" * 32, (), "There is no such job."),
+        ("../../etc", (), "JOB: is no job's id"),
+        ("0" * 32, ("--out", str(tmp_path)), "is a folder; name a file"),
+    ):
+        answer = CliRunner().invoke(app, ["explain", job, "--url", gateway.url, *more])
+        assert answer.exit_code == FAILED
+        assert message in answer.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

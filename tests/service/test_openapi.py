@@ -65,6 +65,7 @@ def test_every_promised_route_is_there(http: httpx.Client) -> None:
         ("post", "/jobs/{job_id}/cancel"),
         ("get", "/jobs/{job_id}/events"),
         ("get", "/jobs/{job_id}/images/{index}"),
+        ("get", "/jobs/{job_id}/explanation.png"),
         ("get", "/safety/methods"),
         ("get", "/models"),
         ("get", "/healthz/live"),

@@ -19,7 +19,7 @@ from tests.seemly.processes import eventually
 from tests.service.conftest import running_gateway
 
 IDLE_LIMIT_MB = 150
-FORBIDDEN = ("torch", "workers", "lab", "transformers", "diffusers", "numpy")
+FORBIDDEN = ("torch", "workers", "lab", "transformers", "diffusers", "numpy", "matplotlib")
 
 
 def resident_mb(process_id: int) -> float:

@@ -1,0 +1,43 @@
+"""A job drawn, for those who would rather look than read."""
+
+import hashlib
+
+from fastapi import APIRouter, Request, Response
+
+from service.gateway import LOCAL_TENANT, Here
+from service.problems import PictureNotReady, documented
+from service.routes.jobs import JobId
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+
+@router.get(
+    "/{job_id}/explanation.png",
+    operation_id="explain_job",
+    summary="A job's scores, drawn",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "For every picture: its concepts' scores over the steps with the corrections made, the "
+            "strength of the guidance's push, and its final scores against their thresholds; as much as is on record.",
+            "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+            "headers": {"ETag": {"description": "Of the result that was drawn.", "schema": {"type": "string"}}},
+        },
+        304: {"description": "As the caller has it."},
+        **documented(404, 503),
+    },
+)
+async def explain_job(job_id: JobId, request: Request, gateway: Here) -> Response:
+    """What was seen and done while a job's pictures were made, as one picture. It shows none of them."""
+    record = await gateway.jobs.read(job_id, LOCAL_TENANT)
+    if not record.status.is_terminal:
+        raise PictureNotReady(f"The job is {record.status.value}; it can be explained once it is finished.")
+    view = record.view
+    headers = {
+        "ETag": f'W/"{hashlib.sha256(view.model_dump_json().encode()).hexdigest()}"',
+        "Cache-Control": "private",
+        "X-Content-Type-Options": "nosniff",
+    }
+    if headers["ETag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return Response(await gateway.drawings.png(view), headers=headers, media_type="image/png")
