@@ -85,9 +85,12 @@ class RedisPlace:
 
     @classmethod
     def of(cls, folder: Path) -> "RedisPlace":
-        """The folder's socket: inside it, or in a short private folder when its path is too long for a socket."""
+        """The folder's socket: inside it, or in a short private folder when its path would not do for a socket.
+
+        Redis tells the socket's path in its list of clients, as one `addr=PATH` between blanks, and RQ reads that list.
+        """
         socket = folder / "redis.sock"
-        if len(os.fsencode(socket)) > SOCKET_PATH_MAX_BYTES:
+        if len(os.fsencode(socket)) > SOCKET_PATH_MAX_BYTES or re.search(r"[\s=]", str(socket)):
             socket = _private_folder(hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]) / "redis.sock"
         return cls(folder, socket)
 

@@ -47,7 +47,7 @@ def settings(model: Path, data: Path, **more: Any) -> Settings:
 
 @pytest.fixture(scope="module")
 def stack(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory, environment: None) -> Iterator[EmbeddedStack]:
-    with EmbeddedStack(settings(tiny_folder, tmp_path_factory.mktemp("stack"))) as running:
+    with EmbeddedStack(settings(tiny_folder, tmp_path_factory.mktemp("a stack = here"))) as running:
         yield running
 
 
