@@ -97,8 +97,8 @@ def load(
     Raises:
         UnusableModel: no such folder, no safetensors, no safety checker, another kind of model.
     """
-    folder = _folder(source, revision)
-    pipeline = _pipeline(folder, dtype)
+    folder = find_folder(source, revision)
+    pipeline = open_pipeline(folder, dtype)
     defaults = _defaults(folder / "seemly.json")
     weights_sha256 = hash_weights(folder)
     checker, image_processor = _checker(folder)
@@ -146,8 +146,12 @@ def hash_weights(folder: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _folder(source: str, revision: str | None) -> Path:
-    """The checkpoint on this machine, downloaded when `source` is a hub id and not a folder."""
+def find_folder(source: str, revision: str | None = None) -> Path:
+    """The checkpoint on this machine, downloaded when `source` is a hub id and not a folder.
+
+    Raises:
+        UnusableModel: neither a folder nor to be had.
+    """
     folder = Path(source)
     if folder.is_dir():
         return folder
@@ -161,8 +165,12 @@ def _folder(source: str, revision: str | None) -> Path:
         raise UnusableModel(f"{source!r} is no folder here and could not be had from the hub: {error}") from error
 
 
-def _pipeline(folder: Path, dtype: torch.dtype) -> Any:
-    """diffusers' own pipeline, for its parts."""
+def open_pipeline(folder: Path, dtype: torch.dtype) -> Any:
+    """diffusers' own pipeline without the checker, for its parts.
+
+    Raises:
+        UnusableModel: no text-to-image checkpoint in safetensors.
+    """
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()
         library.set_verbosity_error()
@@ -203,7 +211,7 @@ def _text_concepts(
     tokenizer: CLIPTokenizer, folder: Path, device: torch.device, text_tower: str | None
 ) -> TextConcepts | None:
     """The text tower of the checker's own CLIP, when there is one."""
-    tower = _folder(text_tower, None) if text_tower else folder / "clip_text"
+    tower = find_folder(text_tower) if text_tower else folder / "clip_text"
     if not tower.is_dir():
         return None
     model = CLIPTextModelWithProjection.from_pretrained(

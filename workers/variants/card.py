@@ -1,0 +1,93 @@
+"""A variant's card: how its weights came to be, from which model, and what they were measured to do."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue, StringConstraints
+
+from contract.plan import ConceptText, VariantName
+from contract.strict import Strict
+
+CARD, WEIGHTS = "card.json", "variant.safetensors"
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Kind(StrEnum):
+    """Which part of the UNet differs from the base: what serving it costs follows from this."""
+
+    KV_ONLY = "kv_only"  # cross-attention's keys and values
+    ATTN2_ONLY = "attn2_only"  # cross-attention
+    FULL = "full"  # anything else
+
+
+def kind_of(names: list[str] | tuple[str, ...]) -> Kind:
+    """The kind of a variant with tensors of these names."""
+    if all(is_key_or_value(name) for name in names):
+        return Kind.KV_ONLY
+    return Kind.ATTN2_ONLY if all(is_cross_attention(name) for name in names) else Kind.FULL
+
+
+def is_cross_attention(name: str) -> bool:
+    """Whether a tensor of the UNet belongs to cross-attention."""
+    return "attn2" in name.split(".")
+
+
+def is_key_or_value(name: str) -> bool:
+    """Whether a tensor of the UNet projects the text to cross-attention's keys or values."""
+    return name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))
+
+
+class Base(Strict):
+    """The model that was erased from."""
+
+    name: str
+    weights_sha256: Sha256 = Field(description="As `workers.models.hash_weights` computes it and `/models` tells it.")
+
+
+class Effect(Strict):
+    """One figure before and after: the same prompts and seeds on the base model and on the variant."""
+
+    measure: str
+    prompts: str
+    pictures: int = Field(ge=1)
+    before: float
+    after: float
+
+
+class VariantCard(Strict):
+    """What `card.json` holds."""
+
+    format: Literal[1] = 1
+    name: VariantName
+    method: Literal["esd-x", "esd-x-strict", "esd-u", "sdd", "uce", "imported"]
+    concepts: tuple[ConceptText, ...] = ()
+    preserved: tuple[ConceptText, ...] = ()
+    base: Base
+    kind: Kind
+    tensors: tuple[str, ...] = Field(min_length=1, description="Names of the changed tensors, sorted.")
+    dtype: str = Field(description="In which the tensors are stored.")
+    weights_sha256: Sha256 = Field(description="Of `variant.safetensors`.")
+    hyperparameters: dict[str, JsonValue] = Field({})
+    training: dict[str, JsonValue] = Field({}, description="What was seen while training: losses, seconds.")
+    effects: tuple[Effect, ...] = ()
+    chosen_by: str = Field("", description="How the hyper-parameters were chosen.")
+    command: str = ""
+    licence: str = ""
+
+
+def read_card(folder: Path) -> VariantCard:
+    """The card of a variant's folder.
+
+    Raises:
+        OSError: there is none to read.
+        ValueError: it is not as this version writes it; the message names the field.
+    """
+    return VariantCard.model_validate_json((folder / CARD).read_bytes())
+
+
+def write_card(folder: Path, card: VariantCard) -> None:
+    """Write a card in place of the one that was there, at once."""
+    part = folder / f"{CARD}.part"
+    part.write_text(card.model_dump_json(indent=2) + "\n")
+    part.replace(folder / CARD)
