@@ -1,8 +1,8 @@
 """A job: one request, validated, with its policy resolved and every default filled in."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, model_validator
 
 from contract.plan import SafetyPlan
 from contract.request import OutputFormat, RequestedPlan, Scheduler
@@ -16,6 +16,14 @@ class PolicyRef(Strict):
 
     id: str
     version: int
+
+
+class ComparedPlan(Strict):
+    """One plan of a compare: what it is called, as the caller wrote it, and as it is in effect."""
+
+    label: str
+    requested: RequestedPlan
+    plan: SafetyPlan
 
 
 class Job(Strict):
@@ -38,6 +46,22 @@ class Job(Strict):
     requested: RequestedPlan = Field(description="The plan as the caller wrote it.")
     plan: SafetyPlan = Field(description="The effective plan: the stricter of request, policy and global floor.")
     policy: PolicyRef
+    compared: tuple[ComparedPlan, ...] = Field(
+        (), description="Of a compare: each picture's own plan; `requested` and `plan` are then the first one's."
+    )
+
+    @model_validator(mode="after")
+    def _every_picture_has_its_plan(self) -> Self:
+        if self.compared and len(self.compared) != len(self.seeds):
+            raise ValueError(f"{len(self.compared)} plans cannot be compared on {len(self.seeds)} pictures")
+        return self
+
+    def of_picture(self, index: int) -> "Job":
+        """The job as it is for one of its pictures: itself, or, of a compare, under that picture's own plan."""
+        if not self.compared:
+            return self
+        own = self.compared[index]
+        return self.model_copy(update={"requested": own.requested, "plan": own.plan})
 
 
 def picture_key(job_id: str, tenant: str, attempt: int, index: int, output_format: OutputFormat) -> str:

@@ -7,7 +7,9 @@ READY_WORKERS = f"{PREFIX}workers:ready"  # sorted set: "model|worker" → time 
 ACCEPTED = f"{PREFIX}jobs:accepted"  # sorted set: job id → acceptance, epoch seconds; holds every job not yet terminal
 SERVICE_TIMES = f"{PREFIX}jobs:service-times"  # list, capped: seconds a job took, newest first
 
-GENERATE = "generate"  # the one name in a worker's handler table for jobs of POST /generate
+# names in a worker's handler table
+GENERATE = "generate"  # jobs of POST /generate
+COMPARE = "compare"  # jobs of POST /compare
 
 
 def queue_name(model: str) -> str:

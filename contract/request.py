@@ -1,4 +1,4 @@
-"""What an app asks for: the body of `POST /generate`."""
+"""What an app asks for: the body of `POST /generate`, and what it has in common with that of `POST /compare`."""
 
 from collections.abc import Iterator
 from enum import StrEnum
@@ -13,6 +13,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
+    WrapValidator,
     field_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -95,29 +96,52 @@ def _texts_read_as_numbers(sent: Any, read: Any, location: Location = ()) -> Ite
         yield location
 
 
-class GenerateRequest(Strict):
-    """A request for pictures. A null field takes the model's own default, which the result states."""
+def _numbers_are_numbers(sent: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    plan = handler(sent)
+    if wrong := list(_texts_read_as_numbers(sent, plan)):
+        kind = PydanticCustomError("number_type", "must be a number, not a text, true or false")
+        raise ValidationError.from_exception_data(
+            "plan", [InitErrorDetails(type=kind, loc=location, input=None) for location in wrong]
+        )
+    return plan
+
+
+AskedPlan = Annotated[RequestedPlan, WrapValidator(_numbers_are_numbers)]
+
+
+def plan_of(requested: RequestedPlan) -> SafetyPlan:
+    """A requested plan, written out."""
+    return requested if isinstance(requested, SafetyPlan) else SafetyPlan.from_short_form(requested)
+
+
+class PicturesRequest(Strict):
+    """What every request for pictures says. A null field takes the model's own default, which the result states."""
 
     prompt: PromptText
     negative_prompt: Annotated[Text, StringConstraints(strip_whitespace=True, max_length=4000)] | None = None
     model: str | None = Field(None, max_length=200, description="Null takes the deployment's default model.")
-    safety: RequestedPlan = "filter"
-    num_images: Annotated[int, Field(ge=1, le=MAX_PICTURES), Number] = 1
     width: SidePx | None = Field(None, description="Pixels.")
     height: SidePx | None = Field(None, description="Pixels.")
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS), Number] | None = None
     guidance_scale: Annotated[float, Field(ge=0, le=30), Number] | None = None
     scheduler: Scheduler = Scheduler.DDIM
     seed: Annotated[int, Field(ge=0, le=MAX_SEED), Number] | None = Field(
-        None, description="Picture i uses seed + i. Null draws one at random."
+        None, description="Picture i of POST /generate uses seed + i. Null draws one at random."
     )
     output_format: OutputFormat = OutputFormat.PNG
-    webhook_url: str | None = Field(None, max_length=2048)
-    end_user: str | None = Field(None, max_length=200)
-    priority: Literal["low", "normal", "high"] = "normal"
     deadline_s: Annotated[float, Field(gt=0, le=86_400), Number] | None = Field(
         None, description="Seconds from acceptance; then: expired."
     )
+
+
+class GenerateRequest(PicturesRequest):
+    """A request for pictures under one safety plan."""
+
+    safety: AskedPlan = "filter"
+    num_images: Annotated[int, Field(ge=1, le=MAX_PICTURES), Number] = 1
+    webhook_url: str | None = Field(None, max_length=2048)
+    end_user: str | None = Field(None, max_length=200)
+    priority: Literal["low", "normal", "high"] = "normal"
 
     @field_validator("webhook_url", "end_user", "priority")
     @classmethod
@@ -126,18 +150,7 @@ class GenerateRequest(Strict):
             raise ValueError(f"{info.field_name!r} is not served by this version; leave it out")
         return value
 
-    @field_validator("safety", mode="wrap")
-    @classmethod
-    def _numbers_are_numbers(cls, sent: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        plan = handler(sent)
-        if wrong := list(_texts_read_as_numbers(sent, plan)):
-            kind = PydanticCustomError("number_type", "must be a number, not a text, true or false")
-            raise ValidationError.from_exception_data(
-                "plan", [InitErrorDetails(type=kind, loc=location, input=None) for location in wrong]
-            )
-        return plan
-
     @property
     def plan(self) -> SafetyPlan:
         """The requested plan, written out."""
-        return self.safety if isinstance(self.safety, SafetyPlan) else SafetyPlan.from_short_form(self.safety)
+        return plan_of(self.safety)

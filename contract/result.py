@@ -1,5 +1,6 @@
 """Results: what a job came to, as kept in Redis and told over HTTP."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -64,6 +65,34 @@ class AppliedSafety(Strict):
     model: str
 
 
+class ScoreDifference(Strict):
+    """How much another plan moved one concept's score."""
+
+    name: str
+    detector: str
+    difference: float = Field(description="The score under this plan minus the score under the first plan.")
+
+
+class ComparedPicture(Strict):
+    """What one plan of a compare made of the prompt and seed, beside what the first plan made of them."""
+
+    index: int = Field(description="Of the plan, and of its picture in `images`.")
+    label: str
+    safety: AppliedSafety
+    unet_rows: int = Field(
+        description="UNet rows computed for this plan beyond those computed for the plans before it already; they add"
+        " up to the `unet_rows` of `metrics`."
+    )
+    differences: tuple[ScoreDifference, ...] = Field(
+        (), description="For every concept that both pictures were scored for; none for the first plan."
+    )
+    distance: float | None = Field(
+        None,
+        description="Root mean square difference from the first plan's picture over all 8-bit RGB values, 0 to 255, to"
+        " one decimal, as the pictures were made: also where one of them is withheld. Null where there is no picture.",
+    )
+
+
 class Metrics(Strict):
     """Seconds on the worker's clock; `unet_rows` counts rows that went through the UNet, over all pictures."""
 
@@ -81,6 +110,7 @@ class Result(Strict):
     status: Status
     safety: AppliedSafety | None = None
     images: tuple[Picture, ...] = ()
+    comparison: tuple[ComparedPicture, ...] = ()
     metrics: Metrics | None = None
     error: JobError | None = None
 
@@ -93,8 +123,9 @@ class JobView(Strict):
     created_at: AwareDatetime
     started_at: AwareDatetime | None = None
     finished_at: AwareDatetime | None = None
-    safety: AppliedSafety | None = None
+    safety: AppliedSafety | None = Field(None, description="Null of a compare: each of its plans has its own.")
     images: tuple[Picture, ...] = ()
+    comparison: tuple[ComparedPicture, ...] = Field((), description="Of a compare: one entry for each plan, in order.")
     metrics: Metrics | None = None
     error: JobError | None = Field(None, description="Set when the status is failed or expired.")
 
@@ -107,3 +138,24 @@ def status_of(verdicts: tuple[Verdict, ...]) -> Status:
     if passed:
         return Status.PARTIAL
     return Status.FAILED if all(verdict is Verdict.ERROR for verdict in verdicts) else Status.BLOCKED
+
+
+def nearest_scores(picture: Picture, count: int) -> list[ConceptScore]:
+    """The concepts furthest over their thresholds or nearest to them; special care, which never flags, left out."""
+    judged = [score for score in picture.concepts if not score.special_care]
+    return sorted(judged, key=lambda score: -score.margin)[:count]
+
+
+def concepts_to_compare(job: JobView, count: int = 3) -> list[tuple[str, str]]:
+    """Detector and name of the concepts that come nearest to their thresholds in any of a job's pictures."""
+    highest: dict[tuple[str, str], float] = {}
+    for score in (score for picture in job.images for score in nearest_scores(picture, len(picture.concepts))):
+        concept = score.detector, score.name
+        highest[concept] = max(score.margin, highest.get(concept, score.margin))
+    return sorted(highest, key=lambda concept: -highest[concept])[:count]
+
+
+def scores_of(picture: Picture, concepts: Sequence[tuple[str, str]]) -> list[ConceptScore]:
+    """A picture's scores for these concepts, in their order, without those it was not scored for."""
+    own = {(score.detector, score.name): score for score in picture.concepts}
+    return [own[concept] for concept in concepts if concept in own]

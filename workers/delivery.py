@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from contract.job import Job, picture_key
 from contract.model import ModelInfo
 from contract.result import Result, Status
+from workers.comparison import Distances, with_comparison
 from workers.encode import encode
 from workers.engine.picture import Outcome, PictureSpec, Progress
 from workers.metrics import WorkerMetrics
@@ -53,6 +54,7 @@ class JobInFlight:
     started_at: float = field(default_factory=time.time)
     judged_at: float = 0.0
     judged: dict[int, Judged] = field(default_factory=dict)  # by the picture's index
+    distances: Distances = field(default_factory=Distances)  # of a compare
 
     @property
     def is_complete(self) -> bool:
@@ -92,7 +94,9 @@ class Delivery:
         if index in in_flight.judged:
             log.error("job %s: picture %d came out twice", in_flight.job.id, index)
             return
-        in_flight.judged[index] = judge(outcome, in_flight.job, self._info)
+        in_flight.judged[index] = judge(outcome, in_flight.job.of_picture(index), self._info)
+        if in_flight.job.compared:
+            in_flight.distances.note(in_flight.judged[index], outcome.pixels)
         if in_flight.is_complete:
             in_flight.judged_at = time.time()
             self._on_complete(in_flight)
@@ -106,11 +110,11 @@ class Delivery:
         job, attempt = in_flight.job, in_flight.attempt
         began = time.monotonic()
         judged = [in_flight.judged[index] for index in range(len(job.seeds))]
-        draft = result_of(job, judged, self._timing(in_flight), self._info)
+        draft = self._result(in_flight, judged)
         is_delivering = draft.status in (Status.SUCCEEDED, Status.PARTIAL)
         if is_delivering:
             judged = self._store_passed(job, attempt, judged)
-        result = result_of(job, judged, self._timing(in_flight), self._info)
+        result = self._result(in_flight, judged)
         is_committed = self._records.commit(job.id, attempt, result)
         earlier = attempt if is_committed else attempt + 1
         self._remove([key for a in range(1, earlier) for key in _keys_of(job, a)] if earlier > 1 else [])
@@ -120,6 +124,10 @@ class Delivery:
             return None
         self._count(in_flight, result, time.monotonic() - began)
         return result
+
+    def _result(self, in_flight: JobInFlight, judged: list[Judged]) -> Result:
+        result = result_of(in_flight.job, judged, self._timing(in_flight), self._info)
+        return with_comparison(result, in_flight.job, judged, in_flight.distances)
 
     def _timing(self, in_flight: JobInFlight) -> Timing:
         return Timing(

@@ -77,7 +77,11 @@ class Worker:
         self._is_closing = threading.Event()
         self._thread_failed = threading.Event()
         self._step_began: float | None = None  # monotonic; None between two steps
-        self._handlers: dict[str, Callable[[Ticket, Started], bool]] = {keys.GENERATE: self._generate}
+        # A compare is the same to run: the job itself tells its pictures' plans.
+        self._handlers: dict[str, Callable[[Ticket, Started], bool]] = {
+            keys.GENERATE: self._generate,
+            keys.COMPARE: self._generate,
+        }
         complete: SimpleQueue[JobInFlight] = SimpleQueue()
         self._delivery = Delivery(info, store, self._records, metrics, on_complete=complete.put)
         self._ending = Ending(self._records, self._rq, metrics)
@@ -226,7 +230,7 @@ class Worker:
         return is_taken
 
     def _generate(self, ticket: Ticket, started: Started) -> bool:
-        """Start a job of POST /generate, or end it at once when there is a reason to."""
+        """Start a job of POST /generate or POST /compare, or end it at once when there is a reason to."""
         try:
             job = Job.model_validate_json(started.job_json)
         except ValidationError as error:
@@ -240,8 +244,7 @@ class Worker:
         self._in_flight[job.id] = JobInFlight(job, started.attempt, ticket)
         self._metrics.in_flight.set(len(self._in_flight))
         self._progress.open(job, started.attempt)
-        for spec in PictureSpec.all_of(job):
-            self._engine.submit(spec)
+        self._engine.submit(*PictureSpec.all_of(job))
         return True
 
     def _reason_not_to_run(self, job: Job, ticket: Ticket, started: Started) -> Result | None:
@@ -253,8 +256,9 @@ class Worker:
             return failed("poison_job", f"the job ended its worker {MAX_ATTEMPTS} times and is not tried again")
         if job.deadline_at is not None and job.deadline_at <= datetime.now(UTC):
             return expired()
-        if (error := why_refused(job, self._info)) is not None:
-            return Result(status=Status.FAILED, error=error)
+        for index in range(max(1, len(job.compared))):
+            if (error := why_refused(job.of_picture(index), self._info)) is not None:
+                return Result(status=Status.FAILED, error=error)
         return None
 
     def _wait_until_alone(self) -> bool:

@@ -58,15 +58,18 @@ def split(rows: Sequence[Row], most: int) -> Iterator[list[Row]]:
     for row in rows:
         families.setdefault(row.latents_id, []).append(row)
     call: list[Row] = []
+    held: set[Input] = set()  # what the call computes
     for family in families.values():
-        if call and _unet_rows([*call, *family]) > most:
+        inputs = [set(row.inputs) for row in family]
+        if call and len(held.union(*inputs)) > most:
             yield call
-            call = []
-        for row in family:
-            if call and _unet_rows([*call, row]) > most:
+            call, held = [], set()
+        for row, own in zip(family, inputs, strict=True):
+            if call and len(held | own) > most:
                 yield call
-                call = []
+                call, held = [], set()
             call.append(row)
+            held |= own
     if call:
         yield call
 
@@ -76,8 +79,9 @@ def gather(rows: Sequence[Row]) -> Batch:
     place_of: dict[Input, int] = {}
     pictures: list[int] = []  # of each UNet row
     conditioning: list[Tensor] = []
+    inputs = [row.inputs for row in rows]
     for picture, row in enumerate(rows):
-        for each, text in zip(row.inputs, row.conditioning, strict=True):
+        for each, text in zip(inputs[picture], row.conditioning, strict=True):
             if each not in place_of:
                 place_of[each] = len(place_of)
                 pictures.append(picture)
@@ -93,10 +97,6 @@ def gather(rows: Sequence[Row]) -> Batch:
         latents=(latents * input_scale[:, None, None, None])[index],
         timesteps=timesteps[index],
         conditioning=torch.stack(conditioning + conditioning[-1:] * padding),
-        places=[[place_of[each] for each in row.inputs] for row in rows],
+        places=[[place_of[each] for each in own] for own in inputs],
         computed=[pictures.count(picture) for picture in range(len(rows))],
     )
-
-
-def _unet_rows(rows: Sequence[Row]) -> int:
-    return len({each for row in rows for each in row.inputs})

@@ -34,7 +34,7 @@ class PictureSpec:
 
     @classmethod
     def all_of(cls, job: Job) -> "tuple[PictureSpec, ...]":
-        """The pictures of a job, in order."""
+        """The pictures of a job, in order; those of a compare as one group, each with its own plan."""
         return tuple(
             cls(
                 job_id=job.id,
@@ -47,8 +47,9 @@ class PictureSpec:
                 scheduler=job.scheduler,
                 width=job.width,
                 height=job.height,
-                plan=job.plan,
+                plan=job.of_picture(index).plan,
                 deadline_at=job.deadline_at,
+                group=job.id if job.compared else None,
             )
             for index, seed in enumerate(job.seeds)
         )
