@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -19,9 +19,11 @@ from seemly.errors import FieldError, Invalid, Refused, SeemlyError, Unusable
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from contract.request import GenerateRequest
+    from contract.request import PicturesRequest
     from contract.result import JobView
     from seemly.settings import Settings
+
+    Request = TypeVar("Request", bound=PicturesRequest)
 
 DONE, FAILED, MISUSED, WITHHELD, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -52,12 +54,14 @@ def demo(
 ) -> None:
     """Make the same pictures plain and under the filter, and show what the filter found."""
     with _told(as_json) as console:
+        from contract.request import GenerateRequest
         from seemly import demo as show
         from seemly.display import JobBars, verdict_table
 
         _check_folder(out)
         settings = _settings(url)
         request = _request(
+            GenerateRequest,
             prompt=prompt or show.PROMPT,
             num_images=show.PICTURES if num_images is None else num_images,
             seed=show.SEED if seed is None else seed,
@@ -132,13 +136,14 @@ def generate(
 ) -> None:
     """Make pictures. Exit code 0: all were written; 3: some were withheld; 1: it failed."""
     with _told(as_json) as console:
+        from contract.request import GenerateRequest
         from seemly.client import Client
         from seemly.display import JobBars, verdict_table
 
         _check_folder(out)
         settings = _settings(url)
         plan = {} if not safety else {"safety": safety[0] if len(safety) == 1 else tuple(safety)}
-        request = _request(prompt=prompt, num_images=num_images, seed=seed, steps=steps, **plan)
+        request = _request(GenerateRequest, prompt=prompt, num_images=num_images, seed=seed, steps=steps, **plan)
         files = {}
         with (
             _service(settings.model_copy(update={"port": 0}), console) as address,
@@ -189,6 +194,60 @@ def explain(
             _write_json({"id": job, "file": str(path)})
         else:
             console.print(f"Wrote {path}")
+
+
+@app.command()
+def compare(
+    prompt: Annotated[str, typer.Argument(help="What to show.")],
+    plan: Annotated[
+        list[str], typer.Option(help='A safety plan, as in "none", "sld:medium" or "safree+filter"; twice or more.')
+    ],
+    label: Annotated[list[str] | None, typer.Option(help="What a plan is called; for each of them, or none.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What not to show, under every plan.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every picture; drawn at random when left out.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; the model's default when left out.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="How closely to keep to the prompt.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures, result.json and contact-sheet.png.")] = Path(
+        "out/compare"
+    ),
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make one picture under each of several safety plans, and measure them against the first."""
+    with _told(as_json) as console:
+        from contract.compare import CompareRequest
+        from seemly.client import Client
+        from seemly.compare import plan_named, write_files
+        from seemly.display import JobBars, comparison_table
+
+        _check_folder(out)
+        settings = _settings(url)
+        request = _request(
+            CompareRequest,
+            prompt=prompt,
+            plans=tuple(map(plan_named, plan)),
+            labels=tuple(label) if label else None,
+            negative_prompt=negative_prompt,
+            seed=seed,
+            steps=steps,
+            guidance_scale=guidance_scale,
+        )
+        with (
+            _service(settings.model_copy(update={"port": 0}), console) as address,
+            Client(address, api_key=_api_key(settings)) as client,
+        ):
+            with JobBars(console) as bars:
+                bar = bars.add(request.prompt)
+                job = client.wait(client.compare(request).id, on_event=lambda event: bars.note(bar, event))
+            files = {p.index: client.image(job.id, p.index) for p in job.images if p.url is not None}
+            sheet = client.contact_sheet(job.id) if job.images else None
+        paths = write_files(job, request, files, sheet, out)
+        if as_json:
+            _write_json(job.model_dump(mode="json") | {"files": [str(path) for path in paths]})
+        else:
+            console.print(comparison_table(job))
+            console.print(f"Pictures, result.json and contact-sheet.png are in {out}")
+        _leave_as(job, len(files), len(request.plans))
 
 
 @app.command()
@@ -264,21 +323,20 @@ def _settings(url: str | None) -> "Settings":
     return settings if url is None else settings.model_copy(update={"url": url})
 
 
-def _request(**values: Any) -> "GenerateRequest":
+def _request(kind: "type[Request]", **values: Any) -> "Request":
     from pydantic import ValidationError
 
-    from contract.request import GenerateRequest
-
     try:
-        return GenerateRequest(**values)
+        return kind(**values)
     except ValidationError as error:
         raise Unusable(*_named(error)) from None
 
 
 def _named(error: Any) -> Iterator[FieldError]:
     for entry in error.errors():
-        # Of a plan, pydantic also names which of its forms was tried.
-        location = entry["loc"][:1] if entry["loc"][:1] == ("safety",) else entry["loc"]
+        location = entry["loc"]
+        if (depth := {"safety": 1, "plans": 2}.get(location[0] if location else "")) is not None:
+            location = location[:depth]  # below, pydantic also names which of a plan's forms was tried
         yield FieldError(".".join(map(str, location)), entry["msg"].removeprefix("Value error, "))
 
 

@@ -6,7 +6,7 @@
             print(picture.verdict, picture.reasons)
 
 Every call raises the tree in `seemly.errors`. Answers 429 and 503 are waited out as Retry-After asks, `retries` times;
-`generate` only those after which there is certainly no job yet.
+`generate` and `compare` only those after which there is certainly no job yet.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
+from contract.compare import CompareRequest
 from contract.request import GenerateRequest
 from contract.result import JobView
 from seemly.errors import Busy, TimedOut
@@ -97,6 +98,10 @@ class Client:
         """Hand in a job, or a prompt with everything else left to the service; returns as soon as it is accepted."""
         return self._run(self._exchanges.generate(request))
 
+    def compare(self, request: CompareRequest) -> JobView:
+        """Hand in a compare of safety plans; returns as soon as it is accepted."""
+        return self._run(self._exchanges.compare(request))
+
     def job(self, job_id: str) -> JobView:
         """A job as it stands now."""
         return self._run(self._exchanges.job(job_id))
@@ -112,6 +117,10 @@ class Client:
     def explanation(self, job_id: str) -> bytes:
         """A finished job's scores over the steps, drawn; a PNG that shows none of its pictures."""
         return self._run(self._exchanges.explanation(job_id))
+
+    def contact_sheet(self, job_id: str) -> bytes:
+        """A finished job's pictures on one sheet, as PNG; withheld ones are empty tiles."""
+        return self._run(self._exchanges.contact_sheet(job_id))
 
     def models(self) -> Any:
         """The models served, with their bounds and defaults."""
@@ -214,6 +223,10 @@ class AsyncClient:
         """Hand in a job, or a prompt with everything else left to the service; returns as soon as it is accepted."""
         return await self._run(self._exchanges.generate(request))
 
+    async def compare(self, request: CompareRequest) -> JobView:
+        """Hand in a compare of safety plans; returns as soon as it is accepted."""
+        return await self._run(self._exchanges.compare(request))
+
     async def job(self, job_id: str) -> JobView:
         """A job as it stands now."""
         return await self._run(self._exchanges.job(job_id))
@@ -229,6 +242,10 @@ class AsyncClient:
     async def explanation(self, job_id: str) -> bytes:
         """A finished job's scores over the steps, drawn; a PNG that shows none of its pictures."""
         return await self._run(self._exchanges.explanation(job_id))
+
+    async def contact_sheet(self, job_id: str) -> bytes:
+        """A finished job's pictures on one sheet, as PNG; withheld ones are empty tiles."""
+        return await self._run(self._exchanges.contact_sheet(job_id))
 
     async def models(self) -> Any:
         """The models served, with their bounds and defaults."""

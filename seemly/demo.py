@@ -15,7 +15,7 @@ from contract.verdict import Verdict
 from seemly.client import AsyncClient
 from seemly.display import JobBars
 from seemly.errors import SeemlyError
-from seemly.sheet import SheetRow, contact_sheet
+from service.sheet import SheetRow, contact_sheet, tile_of
 
 PROMPT = "a pirate scene"
 SEED = 7
@@ -82,7 +82,14 @@ def write_files(jobs: list[DemoJob], request: GenerateRequest, folder: Path) -> 
     views = {job.safety: job.view.model_dump(mode="json") for job in jobs}
     result.write_text(json.dumps({"prompt": request.prompt, "seed": request.seed, "jobs": views}, indent=2) + "\n")
     sheet = folder / "contact-sheet.png"
-    rows = [SheetRow(f'{TITLES[job.safety]}   (safety "{job.safety}")', job.view, job.files) for job in jobs]
+    rows = [
+        SheetRow(
+            f'{TITLES[job.safety]}   (safety "{job.safety}")',
+            job.view,
+            {index: tile_of(file) for index, file in job.files.items()},
+        )
+        for job in jobs
+    ]
     contact_sheet(f'"{request.prompt}", model {_model_of(jobs)}', rows).save(sheet)
     return [*written, result, sheet]
 

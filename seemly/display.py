@@ -9,8 +9,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from contract.result import JobView, Picture
-from contract.verdict import ConceptScore, Verdict
+from contract.result import JobView, Picture, concepts_to_compare, nearest_scores, scores_of
+from contract.verdict import Verdict
 from seemly.events import Event
 
 STYLES = {Verdict.PASSED: "green", Verdict.BLOCKED: "bold red", Verdict.REVIEW: "yellow", Verdict.ERROR: "dim"}
@@ -43,10 +43,27 @@ def _add_picture(table: Table, title: str, picture: Picture, scores_shown: int) 
         table.add_row(*(head if number == 0 else [""] * len(head)), *(Text(cell, style=style) for cell in cells))
 
 
-def nearest_scores(picture: Picture, count: int) -> list[ConceptScore]:
-    """The concepts furthest over their thresholds or nearest to them; special care, which never flags, left out."""
-    judged = [score for score in picture.concepts if not score.special_care]
-    return sorted(judged, key=lambda score: -score.margin)[:count]
+def comparison_table(job: JobView) -> Table:
+    """A line for each plan: what it cost, how far it is from the first, and the scores nearest to their thresholds."""
+    table = Table(header_style="bold")
+    for name in ("plan", "verdict"):
+        table.add_column(name, no_wrap=True)
+    concepts = concepts_to_compare(job)
+    for name in ("UNet rows", "distance", *(name for _, name in concepts)):
+        table.add_column(name, justify="right")
+    for entry in job.comparison:
+        picture = job.images[entry.index]
+        scores = {(score.detector, score.name): score for score in scores_of(picture, concepts)}
+        moved = {(each.detector, each.name): each.difference for each in entry.differences}
+        cells = []
+        for concept in concepts:
+            score, change = scores.get(concept), moved.get(concept)
+            text = "" if score is None else f"{score.score:.3f}" + ("" if change is None else f" ({change:+.3f})")
+            cells.append(Text(text, style="red" if score is not None and score.flagged else ""))
+        distance = "" if entry.distance is None else f"{entry.distance:.1f}"
+        verdict = Text(picture.verdict.value, style=STYLES[picture.verdict])
+        table.add_row(entry.label, verdict, str(entry.unet_rows), distance, *cells)
+    return table
 
 
 class JobBars:

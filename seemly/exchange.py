@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from contract.compare import CompareRequest
 from contract.request import GenerateRequest
 from contract.result import JobView
 from seemly.errors import Busy, FieldError, Invalid, NotFound, Refused, Unintelligible, Unreachable
@@ -48,6 +49,12 @@ class Exchanges:
         response = yield from self._send(sent, makes_a_job=True)
         return parsed(JobView, response)
 
+    def compare(self, request: CompareRequest) -> Exchange[JobView]:
+        """Hand in a compare."""
+        sent = self._build("POST", "/compare", json=request.model_dump(mode="json"))
+        response = yield from self._send(sent, makes_a_job=True)
+        return parsed(JobView, response)
+
     def job(self, job_id: str) -> Exchange[JobView]:
         """A job as it stands now."""
         response = yield from self._send(self._build("GET", f"/jobs/{job_id}"))
@@ -66,6 +73,11 @@ class Exchanges:
     def explanation(self, job_id: str) -> Exchange[bytes]:
         """A finished job, drawn; a PNG."""
         response = yield from self._send(self._build("GET", f"/jobs/{job_id}/explanation.png"))
+        return response.content
+
+    def contact_sheet(self, job_id: str) -> Exchange[bytes]:
+        """A finished job's pictures on one sheet, as PNG."""
+        response = yield from self._send(self._build("GET", f"/jobs/{job_id}/contact-sheet.png"))
         return response.content
 
     def listing(self, path: str) -> Exchange[Any]:

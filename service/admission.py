@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from contract.compare import CompareRequest
 from contract.idle import idle_settings
-from contract.job import Job
+from contract.job import ComparedPlan, Job
 from contract.model import ModelInfo
 from contract.plan import Action, Negative, SafetyPlan, Sega, Sld, joined
-from contract.request import MAX_SEED, GenerateRequest
+from contract.request import MAX_SEED, GenerateRequest, PicturesRequest, RequestedPlan, plan_of
+from service.comparing import errors_of_plans, regeneration_errors, without_regeneration
 from service.models import Catalogue, count_tokens, too_long
 from service.policy import Policy, effective_plan
 from service.problems import FieldError, ForbiddenByPolicy, InvalidRequest, PolicyNotServed, QueueFull
@@ -36,14 +38,17 @@ class Admission:
         self._queue = queue
         self._queue_limit = queue_limit
 
-    def admit(self, request: GenerateRequest, tenant: str) -> Accepted:
+    def admit(self, request: GenerateRequest | CompareRequest, tenant: str) -> Accepted:
         """Check a request, make it a job and enqueue it.
 
         Raises:
             Refusal: when it is not served; then nothing was enqueued.
         """
         model = self._catalogue.model(request.model)
-        job = self._job(request, model, tenant)
+        if isinstance(request, CompareRequest):
+            job = self._compare_job(request, model, tenant)
+        else:
+            job = self._generate_job(request, model, tenant)
         load = self._queue.load(model.name)
         # Counted, then added: requests racing here may pass the limit by as many as there are threads.
         if load.backlog >= self._queue_limit:
@@ -51,14 +56,47 @@ class Admission:
         self._queue.accept(job, load)
         return Accepted(job, load)
 
-    def _job(self, request: GenerateRequest, model: ModelInfo, tenant: str) -> Job:
-        requested = request.plan
+    def _generate_job(self, request: GenerateRequest, model: ModelInfo, tenant: str) -> Job:
+        if why := self._why_forbidden(request.plan):
+            raise ForbiddenByPolicy(why)
+        job = self._job(request, request.safety, _seeds(request.seed, request.num_images), model, tenant)
+        if errors := self._errors(job, model):
+            raise InvalidRequest(*errors)
+        self._check_floor(job, model)
+        return job
+
+    def _compare_job(self, request: CompareRequest, model: ModelInfo, tenant: str) -> Job:
+        """Every plan is checked as if it came alone to `POST /generate`."""
+        forbidden = [(index, self._why_forbidden(plan_of(plan))) for index, plan in enumerate(request.plans)]
+        if refused := [FieldError(field=f"plans.{index}", message=why) for index, why in forbidden if why]:
+            raise ForbiddenByPolicy(f"{refused[0].field}: {refused[0].message}", errors=tuple(refused))
+        seeds = _seeds(request.seed, 1) * len(request.plans)
+        jobs = [self._job(request, plan, seeds, model, tenant) for plan in request.plans]
+        if errors := errors_of_plans([[*self._errors(job, model), *regeneration_errors(job)] for job in jobs]):
+            raise InvalidRequest(*errors)
+        for job in jobs:
+            self._check_floor(job, model)
+        compared = tuple(
+            ComparedPlan(label=label, requested=job.requested, plan=without_regeneration(job.plan))
+            for label, job in zip(request.names, jobs, strict=True)
+        )
+        return jobs[0].model_copy(update={"plan": compared[0].plan, "compared": compared})
+
+    def _why_forbidden(self, requested: SafetyPlan) -> str | None:
         if forbidden := self._policy.forbidden_methods(requested):
-            raise ForbiddenByPolicy(
-                f"The policy {self._policy.id!r} does not allow: {', '.join(forbidden)}. Choose another safety plan."
-            )
+            return f"The policy {self._policy.id!r} does not allow: {', '.join(forbidden)}. Choose another safety plan."
+        return None
+
+    def _job(
+        self,
+        request: PicturesRequest,
+        requested: RequestedPlan,
+        seeds: tuple[int, ...],
+        model: ModelInfo,
+        tenant: str,
+    ) -> Job:
         created_at = datetime.now(UTC)
-        job = Job(
+        return Job(
             id=uuid.uuid4().hex,
             tenant=tenant,
             created_at=created_at,
@@ -66,18 +104,21 @@ class Admission:
             model=model.name,
             prompt=request.prompt,
             negative_prompt=request.negative_prompt or "",
-            seeds=_seeds(request.seed, request.num_images),
+            seeds=seeds,
             width=request.width or model.native_width_px,
             height=request.height or model.native_height_px,
             steps=request.steps or model.default_steps,
             guidance_scale=(model.default_guidance_scale if request.guidance_scale is None else request.guidance_scale),
             scheduler=request.scheduler,
             output_format=request.output_format,
-            requested=request.safety,
-            plan=effective_plan(requested, self._policy),
+            requested=requested,
+            plan=effective_plan(plan_of(requested), self._policy),
             policy=self._policy.ref,
         )
-        errors = [
+
+    def _errors(self, job: Job, model: ModelInfo) -> list[FieldError]:
+        requested = plan_of(job.requested)
+        return [
             *_size_errors(job, model),
             *_scheduler_errors(job, model),
             *plan_errors(requested, model),
@@ -85,13 +126,12 @@ class Admission:
             *_idle_errors(job),
             *self._token_errors(job, model),
         ]
-        if errors:
-            raise InvalidRequest(*errors)
+
+    def _check_floor(self, job: Job, model: ModelInfo) -> None:
         if any(True for _ in plan_errors(job.plan, model)):
             raise PolicyNotServed(
                 f"The policy {self._policy.id!r} demands a method that this model's workers do not serve.", 60
             )
-        return job
 
     def _token_errors(self, job: Job, model: ModelInfo) -> Iterator[FieldError]:
         tokenizer = self._catalogue.tokenizer(model)

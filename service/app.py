@@ -13,14 +13,15 @@ from service.gateway import Gateway
 from service.loopback import LoopbackOnly
 from service.observing import Observing
 from service.problems import Problem, documented
-from service.routes import catalogue, explanation, generate, health, jobs
+from service.routes import catalogue, compare, contact_sheet, explanation, generate, health, jobs
 from service.settings import Settings
 
 DESCRIPTION = """
 Pictures from text, kept decent, with a verdict on every picture.
 
 `POST /generate` accepts a request and answers with a job; the job's address tells what became of it. A picture's bytes
-can be read only once it has passed. Every error is an RFC 9457 problem.
+can be read only once it has passed. `POST /compare` puts several safety plans beside each other, as one job. Every
+error is an RFC 9457 problem.
 """
 
 
@@ -44,7 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.gateway = gateway
     add_error_handlers(app)
-    for routes in (generate, jobs, explanation, catalogue, health):
+    for routes in (generate, compare, jobs, contact_sheet, explanation, catalogue, health):
         app.include_router(routes.router)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(LoopbackOnly)

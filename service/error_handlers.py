@@ -110,8 +110,9 @@ def field_name(location: Sequence[int | str]) -> str:
     """`("body", "safety", "plan", "guidance", "sld", "scale")` → `"safety.guidance.scale"`, as the caller wrote it."""
     parts = [str(part) for part in location]
     written = parts[1:] if len(parts) > 1 else parts
-    if len(written) > 1 and written[0] == "safety" and written[1] in _FORMS_OF_A_PLAN:
-        del written[1]
-    if len(written) > 2 and written[1] == "guidance" and written[2] in _GUIDANCE:
-        del written[2]
+    place = {"safety": 1, "plans": 2}.get(written[0], len(written))  # where a plan begins
+    if len(written) > place and written[place] in _FORMS_OF_A_PLAN:
+        del written[place]
+    if len(written) > place + 1 and written[place] == "guidance" and written[place + 1] in _GUIDANCE:
+        del written[place + 1]
     return ".".join(written)

@@ -23,6 +23,7 @@ from service.settings import Settings
 from service.silence import Silence
 
 LOCAL_TENANT = "local"  # the only one while there are no API keys
+SHEETS_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Gateway:
     drawings: Drawings
     store: ObjectStore
     metrics: Metrics
+    sheets: asyncio.Semaphore  # contact sheets drawn at once: each holds a decoded picture
     leaving: asyncio.Event  # set once the process is asked to end: whoever waits is answered now
 
     @classmethod
@@ -73,6 +75,7 @@ class Gateway:
             drawings=Drawings(),
             store=_store(settings.pictures_url),
             metrics=Metrics(events.listeners),
+            sheets=asyncio.Semaphore(SHEETS_AT_ONCE),
             leaving=asyncio.Event(),
         )
 

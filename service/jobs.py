@@ -63,7 +63,7 @@ class JobRecord:
         """The pictures' verdicts, each checked for release."""
         if self.result is None:
             return ()
-        return tuple(released(picture, self.job) for picture in self.result.images)
+        return tuple(released(picture, self.job.of_picture(picture.index)) for picture in self.result.images)
 
     @property
     def view(self) -> JobView:
@@ -78,6 +78,7 @@ class JobRecord:
             finished_at=self.finished_at,
             safety=self.result.safety if self.result else None,
             images=pictures,
+            comparison=self.result.comparison if self.result else (),
             metrics=self.result.metrics if self.result else None,
             error=self.result.error if self.result else None,
         )

@@ -113,12 +113,13 @@ class JobQueue:
             queued = {"position": load.backlog + 1, "eta_s": round(load.finish_s, 2)}
             events = keys.events_key(job.id)
             fields: dict[Any, Any] = {**record.accepted_fields(job)}
+            function = keys.COMPARE if job.compared else keys.GENERATE
             with self._redis.pipeline(transaction=True) as pipe:
                 # RQ comes first, because it opens the transaction itself and refuses one that holds commands already.
                 queue.enqueue_call(
-                    keys.GENERATE,
+                    function,
                     job_id=job.id,
-                    description=keys.GENERATE,
+                    description=function,
                     timeout=JOB_TIMEOUT_S,
                     result_ttl=RQ_RECORD_TTL_S,
                     failure_ttl=RQ_RECORD_TTL_S,

@@ -60,9 +60,11 @@ def figure(explanation: Explanation) -> Figure:
     drawn = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=PAPER)
     page = _Page(drawn, width, height)
     job = explanation.job
-    methods = " + ".join(explanation.methods) or "plain"
+    compared = f"{len(job.comparison)} plans" if job.comparison else ""
+    methods = compared or " + ".join(explanation.methods) or "plain"
     page.write(GAP_PX + 4, 16, f"{methods}, {job.status.value}", 20, width - 2 * GAP_PX)
-    model = f"model {job.safety.model}, " if job.safety else ""
+    safety = job.comparison[0].safety if job.comparison else job.safety
+    model = f"model {safety.model}, " if safety else ""
     steps = f"{job.metrics.steps} steps, " if job.metrics else ""
     page.write(GAP_PX + 4, 50, f"{model}{steps}job {job.id}", 13, width - 2 * GAP_PX, colour=FAINT)
     for number, block in enumerate(blocks):
@@ -116,7 +118,7 @@ def _draw_heading(page: _Page, left: float, top: float, width_px: float, block: 
     rule.axhline(0, color=RULE)
     colour = VERDICTS[picture.verdict]
     page.write(left + GAP_PX + 4, top + 10, picture.verdict.value, 15, 100, colour=colour)
-    page.write(left + GAP_PX + 92, top + 10, f"picture {picture.index}, seed {picture.seed}", 15, width_px - 120)
+    page.write(left + GAP_PX + 92, top + 10, f"{block.name}, seed {picture.seed}", 15, width_px - 120)
     why = picture.error.message if picture.error else next(iter(picture.reasons), "")
     page.write(left + GAP_PX + 4, top + 33, why, 12, width_px - 3 * GAP_PX, colour=FAINT)
 

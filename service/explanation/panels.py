@@ -54,6 +54,7 @@ class Block:
     curves: Curves | None
     guidance: GuidanceRecord | None
     bars: Bars | None
+    name: str  # of the picture; of a compare, its plan's label
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,14 @@ class Explanation:
     def of(cls, job: JobView) -> Self | None:
         """None when the job has no picture with anything to draw."""
         names = _most_suspect(job.images)
+        labels = {compared.index: compared.label for compared in job.comparison}
         blocks = tuple(
             Block(
                 picture,
                 Curves.of(picture.trajectory, names) if picture.trajectory else None,
                 picture.guidance,
                 Bars.of(picture.concepts) if picture.concepts else None,
+                labels.get(picture.index, f"picture {picture.index}"),
             )
             for picture in job.images
         )

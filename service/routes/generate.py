@@ -13,11 +13,12 @@ from fastapi import APIRouter, Body, Depends, Header, Request, Response
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
+from contract.compare import CompareRequest
 from contract.job import Job
 from contract.request import GenerateRequest
 from contract.result import JobView, Status
 from service.events import EventStreams
-from service.gateway import LOCAL_TENANT, Here
+from service.gateway import LOCAL_TENANT, Gateway, Here
 from service.problems import BadRequest, UnsupportedMediaType, documented
 
 log = logging.getLogger(__name__)
@@ -47,11 +48,20 @@ _EXAMPLES: dict[str, Any] = {
         },
     },
 }
-_HEADERS = {
+HEADERS = {
     "Location": {"description": "The job's address.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds after which to look.", "schema": {"type": "string", "pattern": "^[0-9]+$"}},
 }
 _APPLIED = {"description": "The wait that was kept.", "schema": {"type": "string", "pattern": "^wait=[0-9]+$"}}
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": JobView,
+        "description": "Finished within the preferred wait.",
+        "headers": {"Location": HEADERS["Location"], "Preference-Applied": _APPLIED},
+    },
+    202: {"headers": HEADERS},
+    **documented(400, 403, 413, 415, 422, 503),
+}
 
 
 def require_json(request: Request) -> None:
@@ -95,15 +105,7 @@ def seconds_to_wait(
     status_code=202,
     response_model=JobView,
     response_description="Accepted; the job waits or runs.",
-    responses={
-        200: {
-            "model": JobView,
-            "description": "Finished within the preferred wait.",
-            "headers": {"Location": _HEADERS["Location"], "Preference-Applied": _APPLIED},
-        },
-        202: {"headers": _HEADERS},
-        **documented(400, 403, 413, 415, 422, 503),
-    },
+    responses=ANSWERS,
     dependencies=[Depends(require_json), Depends(refuse_idempotency_key)],
 )
 async def generate(
@@ -116,6 +118,11 @@ async def generate(
 
     Programs may leave out the content type as `curl -d` does; requests with an `Origin` must say `application/json`.
     """
+    return await hand_in(body, wait_s, request, gateway)
+
+
+async def hand_in(body: GenerateRequest | CompareRequest, wait_s: int, request: Request, gateway: Gateway) -> Response:
+    """Accept a request as a job; answer with the job, once it is finished or the preferred wait is over."""
     accepted = await run_in_threadpool(gateway.admission.admit, body, LOCAL_TENANT)
     job = accepted.job
     gateway.metrics.accepted.labels(job.model).inc()

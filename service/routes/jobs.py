@@ -142,7 +142,7 @@ async def get_picture(
     }
     if headers["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    content = await _stored(gateway, record, picture)
+    content = await stored(gateway, record, picture)
     return Response(content, headers=headers, media_type=_MEDIA_TYPES[record.job.output_format])
 
 
@@ -150,7 +150,12 @@ def _told(record: JobRecord, status: int = 200) -> Response:
     return Response(record.view.model_dump_json(), status, media_type="application/json")
 
 
-async def _stored(gateway: Gateway, record: JobRecord, picture: Picture) -> bytes:
+async def stored(gateway: Gateway, record: JobRecord, picture: Picture) -> bytes:
+    """The bytes of a picture that passed.
+
+    Raises:
+        PictureNotFound: when they are gone, or are not those that were judged.
+    """
     job = record.job
     key = picture_key(job.id, job.tenant, record.attempt, picture.index, job.output_format)
     try:

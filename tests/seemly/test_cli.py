@@ -80,7 +80,7 @@ finally:
 """
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "HEAVY []" in answer.stdout
-    for command in ("demo", "serve", "generate", "explain", "gateway", "worker", "bench", "world"):
+    for command in ("demo", "serve", "generate", "compare", "explain", "gateway", "worker", "bench", "world"):
         assert f" {command} " in answer.stdout
 
 
@@ -158,6 +158,10 @@ def test_a_job_that_cannot_be_drawn_is_told_and_nothing_is_written(
         (("generate", "a cat", "--num-images", "99"), "num_images"),
         (("generate", "a cat", "--safety", "prayer"), "unknown safety method 'prayer'; choose from: none, safree"),
         (("generate", "a cat", "--url", "http://127.0.0.1:1", "--steps", "999"), "steps"),
+        (("compare", "a cat", "--plan", "none"), "plans: must have 2 to 8 entries, not 1"),
+        (("compare", "a cat", "--plan", "none", "--plan", "prayer"), "plans.1: unknown safety method 'prayer'"),
+        (("compare", "a cat", "--plan", "none", "--plan", "none+filter"), 'plans.1: "none" cannot be combined'),
+        (("compare", "a cat", "--plan", "none", "--plan", "sld", "--label", "x"), "labels: there are 1 for 2 plans"),
     ],
 )
 def test_a_request_that_cannot_be_is_refused_before_anything_starts(arguments: tuple[str, ...], words: str) -> None:
@@ -188,7 +192,7 @@ def test_errors_for_programs_name_the_fields(gateway: GatewayProcess, redis: Red
     assert (told["status"], [error["field"] for error in told["errors"]]) == (422, ["safety.guidance"])
     answer = CliRunner().invoke(app, generate(gateway, tmp_path, "--safety", "prayer", "--steps", "999", "--json"))
     told = json.loads(answer.stderr)["error"]
-    assert [error["field"] for error in told["errors"]] == ["safety", "steps"]
+    assert sorted(error["field"] for error in told["errors"]) == ["safety", "steps"]
 
 
 @pytest.mark.parametrize("inside", [(), ("deeper",)])

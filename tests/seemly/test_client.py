@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 from redis import Redis
 
+from contract.compare import CompareRequest
 from contract.request import GenerateRequest
 from contract.result import Status
 from contract.verdict import Verdict
@@ -75,6 +76,34 @@ def test_the_same_from_asyncio(gateway: GatewayProcess, redis: Redis) -> None:
             assert (await client.methods())["methods"]
             with pytest.raises(NotFound):
                 await client.cancel("0" * 32)
+
+    asyncio.run(converse())
+
+
+COMPARE = CompareRequest(prompt="a midnight harbour", plans=("none", "filter"), labels=("plain", "filtered"))
+
+
+def test_a_compare_from_threads(client: Client, gateway: GatewayProcess, redis: Redis) -> None:
+    submitted = client.compare(COMPARE)
+    attempt, job = parts.take(redis, submitted.id)
+    assert [plan.label for plan in job.compared] == ["plain", "filtered"]
+    with pytest.raises(NotFound) as refused:
+        client.contact_sheet(submitted.id)
+    assert refused.value.code == "picture_not_ready"
+    blocked = parts.picture(job, 1, Verdict.BLOCKED, concepts=(parts.score(0.4),))
+    unreadable = parts.picture(job, 0, Verdict.ERROR)
+    parts.commit(redis, submitted.id, attempt, parts.result(job, Status.BLOCKED, unreadable, blocked))
+    assert client.contact_sheet(submitted.id).startswith(b"\x89PNG")
+
+
+def test_a_compare_from_asyncio(gateway: GatewayProcess, redis: Redis) -> None:
+    async def converse() -> None:
+        async with AsyncClient(gateway.url) as client:
+            submitted = await client.compare(COMPARE)
+            assert submitted.status is Status.QUEUED
+            assert (await client.cancel(submitted.id)).status is Status.CANCELED
+            with pytest.raises(NotFound):
+                await client.contact_sheet(submitted.id)
 
     asyncio.run(converse())
 

@@ -1,5 +1,6 @@
 """The whole stack, over a tiny checkpoint: Redis, a gateway and a worker as real processes."""
 
+import json
 import os
 import signal
 import socket
@@ -12,10 +13,14 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 from redis import Redis
+from typer.testing import CliRunner
 
 from contract.request import GenerateRequest
-from contract.result import Status
+from contract.result import JobView, Status
+from contract.verdict import Verdict
+from seemly.cli import DONE, WITHHELD, app
 from seemly.client import Client
 from seemly.embedded import EmbeddedStack
 from seemly.errors import ChildDied, NoRedis, SeemlyError, StackError, StackRunning
@@ -70,6 +75,30 @@ def test_pictures_are_made_and_lie_in_the_data_folder(stack: EmbeddedStack) -> N
     assert list((data / "pictures").rglob("*.png"))
     assert {log.stem for log in stack.logs.iterdir()} == {"redis", "gateway", "worker"}
     assert set(stack.pids) == {"redis", "gateway", "worker"}
+
+
+def test_plans_are_compared_from_the_command_line(stack: EmbeddedStack, tmp_path: Path) -> None:
+    plans = [argument for plan in ("none", "filter", "unguidance:filter") for argument in ("--plan", plan)]
+    command = ["compare", "a cat", *plans, "--seed", "7", "--steps", "3", "--url", stack.url, "--out", str(tmp_path)]
+    answer = CliRunner().invoke(app, [*command, "--json"])
+    assert answer.exit_code in (DONE, WITHHELD), answer.output
+    told = json.loads(answer.stdout)
+    written = json.loads((tmp_path / "result.json").read_text())
+    assert written["job"] == {name: value for name, value in told.items() if name != "files"}
+    job = JobView.model_validate(written["job"])
+    assert [entry.label for entry in job.comparison] == ["none", "filter", "unguidance:filter"]
+    assert [picture.seed for picture in job.images] == [7, 7, 7]
+    assert job.metrics is not None
+    assert sum(entry.unet_rows for entry in job.comparison) == job.metrics.unet_rows < 3 * 6
+    assert job.comparison[1].unet_rows == 0
+    assert job.comparison[1].distance == 0
+    passed = [picture.index for picture in job.images if picture.verdict is Verdict.PASSED]
+    assert sorted(int(file.name[0]) for file in tmp_path.glob("[0-9]-*.png")) == passed
+    with Image.open(tmp_path / "contact-sheet.png") as sheet:
+        assert sheet.width > 3 * 192
+    answer = CliRunner(env={"COLUMNS": "200"}).invoke(app, command)
+    assert "UNet rows" in answer.output
+    assert "distance" in answer.output
 
 
 @pytest.mark.parametrize("name", ["gateway", "worker", "redis"])

@@ -15,7 +15,7 @@ from service.settings import Settings
 from tests.service import parts
 from tests.service.conftest import GatewayProcess
 
-# an eleventh of the operations each: some 200 in all; set SEEMLY_FUZZ_CASES for more
+# of each operation; some 200 in all; set SEEMLY_FUZZ_CASES for more
 CASES = int(os.environ.get("SEEMLY_FUZZ_CASES", "18"))
 
 # A request may fit the schema and still not the model, its tokenizer, the policy or the queue.
@@ -60,6 +60,8 @@ def test_every_promised_route_is_there(http: httpx.Client) -> None:
     described = http.get("/openapi.json").json()
     assert {(method, path) for path, operations in described["paths"].items() for method in operations} == {
         ("post", "/generate"),
+        ("post", "/compare"),
+        ("get", "/jobs/{job_id}/contact-sheet.png"),
         ("get", "/jobs/{job_id}"),
         ("delete", "/jobs/{job_id}"),
         ("post", "/jobs/{job_id}/cancel"),
@@ -74,7 +76,8 @@ def test_every_promised_route_is_there(http: httpx.Client) -> None:
     }
 
 
-def test_the_examples_in_the_description_are_served(http: httpx.Client) -> None:
-    body = http.get("/openapi.json").json()["paths"]["/generate"]["post"]["requestBody"]["content"]["application/json"]
+@pytest.mark.parametrize("path", ["/generate", "/compare"])
+def test_the_examples_in_the_description_are_served(http: httpx.Client, path: str) -> None:
+    body = http.get("/openapi.json").json()["paths"][path]["post"]["requestBody"]["content"]["application/json"]
     for example in body["examples"].values():
-        assert http.post("/generate", json=example["value"]).status_code == 202
+        assert http.post(path, json=example["value"]).status_code == 202

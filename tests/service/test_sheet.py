@@ -7,17 +7,18 @@ from PIL import Image
 from contract.request import GenerateRequest
 from contract.result import JobView, Status
 from contract.verdict import Verdict
-from seemly import sheet
-from seemly.sheet import SheetRow, contact_sheet
+from service import sheet
+from service.sheet import SheetRow, contact_sheet, tile_of
 from tests.service import parts
 
 JOB = parts.some_job(seeds=(41, 42))
 
 
-def png(colour: str, size: tuple[int, int] = (64, 64)) -> bytes:
+def png(colour: str, size: tuple[int, int] = (64, 64)) -> Image.Image:
+    """The tile of a picture in one colour, by way of its file."""
     file = io.BytesIO()
     Image.new("RGB", size, colour).save(file, "PNG")
-    return file.getvalue()
+    return tile_of(file.getvalue())
 
 
 def view(*pictures: Any) -> JobView:

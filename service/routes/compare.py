@@ -1,0 +1,51 @@
+"""`POST /compare`: one prompt and one seed under several safety plans, as one job."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends, Request, Response
+
+from contract.compare import CompareRequest
+from contract.result import JobView
+from service.gateway import Here
+from service.routes.generate import ANSWERS, hand_in, refuse_idempotency_key, require_json, seconds_to_wait
+
+router = APIRouter(tags=["pictures"])
+
+_EXAMPLES: dict[str, Any] = {
+    "methods": {
+        "summary": "Three ways to act, beside plain generation",
+        "value": {"prompt": "a crowded market", "seed": 41, "plans": ["none", "filter", "sld:medium", "unguidance"]},
+    },
+    "labelled": {
+        "summary": "Plans with names of the caller's own",
+        "value": {
+            "prompt": "a quiet street",
+            "plans": ["sld:weak", {"guidance": {"method": "sld", "preset": "weak", "warmup_steps": 5}}],
+            "labels": ["as published", "sooner"],
+        },
+    },
+}
+
+
+@router.post(
+    "/compare",
+    operation_id="compare",
+    summary="Compare safety plans on one prompt and seed",
+    status_code=202,
+    response_model=JobView,
+    response_description="Accepted; the job waits or runs.",
+    responses=ANSWERS,
+    dependencies=[Depends(require_json), Depends(refuse_idempotency_key)],
+)
+async def compare(
+    body: Annotated[CompareRequest, Body(openapi_examples=_EXAMPLES)],
+    wait_s: Annotated[int, Depends(seconds_to_wait)],
+    request: Request,
+    gateway: Here,
+) -> Response:
+    """Make one picture under each plan. What the plans have in common is computed once.
+
+    Picture i of the job is plan i's; `comparison` tells how far each plan moved the scores, and the picture, from the
+    first plan's. Every plan must be one that `POST /generate` would take.
+    """
+    return await hand_in(body, wait_s, request, gateway)

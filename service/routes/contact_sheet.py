@@ -1,0 +1,69 @@
+"""A job's pictures on one sheet, with their verdicts and scores."""
+
+import hashlib
+
+from fastapi import APIRouter, Request, Response
+from PIL import Image
+from starlette.concurrency import run_in_threadpool
+
+from contract.job import Job
+from contract.verdict import Verdict
+from service.gateway import LOCAL_TENANT, Here
+from service.problems import PictureNotFound, PictureNotReady, documented
+from service.routes.jobs import JobId, stored
+from service.sheet import SheetRow, png_of_sheet, tile_of
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+
+@router.get(
+    "/{job_id}/contact-sheet.png",
+    operation_id="get_contact_sheet",
+    summary="A job's pictures on one sheet",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "Every picture, small, with its verdict and the scores nearest to their thresholds; of a "
+            "compare, with its plan and its distance from the first. A withheld picture is an empty tile that says so.",
+            "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+            "headers": {"ETag": {"description": "Of the result that was drawn.", "schema": {"type": "string"}}},
+        },
+        304: {"description": "As the caller has it."},
+        **documented(404, 503),
+    },
+)
+async def get_contact_sheet(job_id: JobId, request: Request, gateway: Here) -> Response:
+    """Drawn from the stored pictures that passed."""
+    record = await gateway.jobs.read(job_id, LOCAL_TENANT)
+    view = record.view
+    if not view.status.is_terminal:
+        raise PictureNotReady(f"The job is {view.status.value}; its contact sheet can be read once it is finished.")
+    if not view.images:
+        raise PictureNotFound("The job has no pictures.")
+    headers = {
+        "ETag": f'W/"{hashlib.sha256(view.model_dump_json().encode()).hexdigest()}"',
+        "Cache-Control": "private",
+        "X-Content-Type-Options": "nosniff",
+    }
+    if headers["ETag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    async with gateway.sheets:
+        tiles = {}  # one picture at a time: the files together could be large
+        for picture in view.images:
+            if picture.verdict is Verdict.PASSED:
+                tiles[picture.index] = await _tile(await stored(gateway, record, picture))
+        row = SheetRow(_heading(record.job), view, tiles)
+        content = await run_in_threadpool(png_of_sheet, f'"{record.job.prompt}", model {record.job.model}', [row])
+    return Response(content, headers=headers, media_type="image/png")
+
+
+async def _tile(file: bytes) -> Image.Image:
+    try:
+        return await run_in_threadpool(tile_of, file)
+    except OSError:  # Pillow's own errors are among them
+        raise PictureNotFound("The picture's bytes cannot be read as a picture.") from None
+
+
+def _heading(job: Job) -> str:
+    what = f"{len(job.compared)} plans" if job.compared else f"safety {' + '.join(job.plan.methods) or 'none'}"
+    return f"{what}, seed {job.seeds[0]}, {job.steps} steps, {job.scheduler.value}, guidance {job.guidance_scale:g}"
