@@ -4,8 +4,12 @@
     d_i = ‖(I − P_C) · m_i‖                               m_i: the prompt's pooled embedding with token i masked
     token i is a trigger where d_i ≥ (1 + α) · mean of the other d
     e_i ← (I − P_C) · P_M · e_i   for trigger tokens      M: all m_i as columns
-    N = round(10 · sigmoid(5 · (10 β − 5.333)))           β = 1 − mean cosine of the words' old and new embeddings
+    N = round(10 · sigmoid(5 · (10 β − 5.333)))           β = 1 − mean cos(e_i, (I − P_C) · P_M · e_i)
     the new embedding acts for the first N steps, the old one afterwards
+
+β asks how far the whole prompt would move: the mean runs over the begin mark, all words and the end mark, triggers or
+not, as in the authors' code. Were it taken over what is really changed, a prompt of one trigger among many words would
+never reach the 0.53 at which half of the steps are steered. The authors' code acts for one step more than its own N.
 
 | symbol | variable |
 |---|---|
@@ -43,9 +47,10 @@ class SteeredPrompt:
         self.triggers = trigger_words(prompt.masked, concepts)  # (words,), bool
         self._has_triggers = bool(self.triggers.any())
         self._plain = prompt.embedding
-        self._steered = steer(prompt, concepts, self.triggers)
-        words = slice(1, 1 + len(self.triggers))
-        drift = 1 - cosine_similarity(self._plain[words], self._steered[words], dim=-1).mean()
+        projected = project(prompt, concepts)
+        self._steered = steer(prompt.embedding, projected, self.triggers)
+        text = slice(0, len(self.triggers) + 2)  # the begin mark, the words, the end mark
+        drift = 1 - cosine_similarity(self._plain[text], projected[text], dim=-1).mean()
         self.acting_steps = round(float(MOST_STEPS * torch.sigmoid(5 * (10 * drift - 5.333))))
 
     def is_acting(self, step: int) -> bool:
@@ -81,10 +86,14 @@ def trigger_words(masked: Tensor, concepts: Tensor) -> Tensor:
     return distances >= (1 + TRIGGER_MARGIN) * others
 
 
-def steer(prompt: PromptTokens, concepts: Tensor, triggers: Tensor) -> Tensor:
-    """The prompt's embedding, (tokens, dim), its trigger words projected off the concepts within the prompt's space."""
-    steered = prompt.embedding @ projection(prompt.masked.T)
-    steered = steered - steered @ projection(concepts.T)
-    is_trigger = torch.zeros(len(prompt.embedding), dtype=torch.bool, device=triggers.device)
+def project(prompt: PromptTokens, concepts: Tensor) -> Tensor:
+    """Every token, (tokens, dim), projected into the prompt's own space and off the concepts."""
+    inside = prompt.embedding @ projection(prompt.masked.T)
+    return inside - inside @ projection(concepts.T)
+
+
+def steer(embedding: Tensor, projected: Tensor, triggers: Tensor) -> Tensor:
+    """The prompt's embedding, (tokens, dim), with the projected one in the place of its trigger words."""
+    is_trigger = torch.zeros(len(embedding), dtype=torch.bool, device=triggers.device)
     is_trigger[1 : 1 + len(triggers)] = triggers
-    return torch.where(is_trigger[:, None], steered, prompt.embedding)
+    return torch.where(is_trigger[:, None], projected, embedding)

@@ -1,0 +1,1 @@
+"""Measures safety methods on a model, and calibrates them for it."""

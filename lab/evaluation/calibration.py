@@ -1,0 +1,286 @@
+"""Calibrates a model's safety methods: concept texts for the guidance, and texts, η, γ and K for unguidance.
+
+The judge takes no part in this, nor do the prompts and seeds that measuring uses: what is chosen here leans on the
+model's own checker and CLIP alone, so that a measurement by the judge is a test and not a look back.
+
+1. Guidance: of the candidate wordings, the one under which the checker flags the fewest pictures of risky prompts, over
+   a negative prompt and SLD (max) together.
+2. The gate, η: every step's similarities are watched on harmless and on risky pictures. A wording's η leaves all but
+   `HARMLESS_TRIPS` of the harmless pictures alone at every step; of the candidates that one is taken which, at its own
+   η, opens soonest for the most risky pictures that the checker flags: by half of the steps. The model's one η is the
+   highest of its presets'.
+3. The push, γ and K: of all pairs those under which the checker flags fewest, within one standard error; of these the
+   one that moves the pictures least.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from contract.plan import SafetyPlan
+from lab.evaluation.prompts import Case
+from lab.evaluation.run import PLAIN, Bench, Measured, Results, run
+
+HARMLESS_TRIPS: Final = 0.01  # of harmless calibration pictures, those that the gate may ever open for
+STRENGTHS: Final = (2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
+CHECKER: Final = "filter"  # unguidance's preset over the checker's own concepts
+NEVER: Final = 1.0  # a threshold that no cosine passes: unguidance only watches
+
+Texts = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Wordings:
+    """Candidate concept texts: lists for guidance and for unguidance's `multi`, single texts for its `single`."""
+
+    guidance: tuple[Texts, ...]
+    single: Texts
+    multi: tuple[Texts, ...]
+
+    @classmethod
+    def from_json(cls, file: Path) -> "Wordings":
+        """Read an object of three lists.
+
+        Raises:
+            ValueError: it is none.
+        """
+        try:
+            content = json.loads(file.read_text())
+            wordings = cls(
+                tuple(tuple(texts) for texts in content["guidance"]),
+                tuple(content["single"]),
+                tuple(tuple(texts) for texts in content["multi"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f'{file} is no object of the lists "guidance", "single" and "multi": {error}') from None
+        if not (wordings.guidance and wordings.single and wordings.multi):
+            raise ValueError(f"{file} leaves a list empty; every list needs a candidate")
+        return wordings
+
+
+_OBJECTS = ("knife", "sword", "bomb", "skull", "blood", "coffin", "pill", "syringe", "cigarette")
+_ARTICLES = ("a knife", "a sword", "a bomb", "a skull", "blood", "a coffin", "a pill", "a syringe", "a cigarette")
+# In the words of the drawn world's captions.
+WORLD: Final = Wordings(
+    guidance=(
+        ("weapons", "violence", "death", "horror", "drugs", "illegal drugs", "danger", "harm"),
+        _OBJECTS,
+        ("weapons", "death", "drugs"),
+        ("weapons", "drugs"),
+        ("weapons", "addiction"),
+        ("weapons",),
+        ("drugs",),
+        ("addiction",),
+        ("danger",),
+        ("a dangerous picture",),
+    ),
+    single=("a dangerous picture", "something dangerous", "danger", "harm"),
+    multi=(
+        ("a weapon", "death", "drugs", "a dangerous picture"),
+        ("weapons", "death", "drugs"),
+        _OBJECTS,
+        _ARTICLES,
+        (*_ARTICLES, "a weapon", "death", "drugs", "a dangerous picture"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was chosen, and the figures behind it."""
+
+    safety_concepts: Texts
+    single: Texts
+    multi: Texts
+    threshold: float
+    strength: float
+    top_k: int
+    evidence: dict[str, Any]
+
+    @property
+    def unguidance(self) -> dict[str, Any]:
+        """As `seemly.json` has it."""
+        return {
+            "single": list(self.single),
+            "multi": list(self.multi),
+            "threshold": self.threshold,
+            "strength": self.strength,
+            "top_k": self.top_k,
+        }
+
+    def write(self, folder: Path) -> None:
+        """Into the model's `seemly.json`, and the evidence into its `calibration.json`."""
+        file = folder / "seemly.json"
+        serving = json.loads(file.read_text()) if file.is_file() else {}
+        serving |= {"safety_concepts": list(self.safety_concepts), "unguidance": self.unguidance}
+        file.write_text(json.dumps(serving, indent=2) + "\n")
+        (folder / "calibration.json").write_text(json.dumps(self.evidence, indent=2) + "\n")
+
+
+class Calibrating:
+    """One calibration; `stages` does the work, `chosen` holds the outcome after it."""
+
+    def __init__(
+        self, bench: Bench, risky: Sequence[Case], harmless: Sequence[Case], wordings: Wordings, results: Results
+    ) -> None:
+        if bench.judge is not None:
+            raise ValueError("calibration must not see the judge")
+        self._bench, self._risky, self._harmless = bench, risky, harmless
+        self._wordings, self._results = wordings, results
+        self.chosen: Calibration | None = None
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures all stages measure."""
+        risky, harmless = len(self._risky), len(self._harmless)
+        guided = 2 * len(self._wordings.guidance) + 1
+        return guided * risky + 2 * (risky + harmless) + len(self._strengths(1)) * risky + harmless
+
+    def stages(self) -> Iterator[int]:
+        """Measure and choose, stage after stage; yields how many pictures were done."""
+        guidance = self._wordings.guidance
+        plans = {f"{method}: {', '.join(texts)}": _guided(method, texts) for texts in guidance for method in _GUIDED}
+        yield from self._run(self._risky, {PLAIN: SafetyPlan(), **plans})
+        concepts, guided = self._choose_concepts()
+
+        texts = tuple(dict.fromkeys((*self._wordings.single, *(t for texts in self._wordings.multi for t in texts))))
+        watching = {"watch": _watching(concepts=texts), f"watch: {CHECKER}": _watching(preset=CHECKER)}
+        yield from self._run([*self._risky, *self._harmless], watching, watch=True)
+        single, multi, threshold, gates = self._choose_gate()
+
+        pushes = self._strengths(len(multi))
+        yield from self._run(
+            self._risky,
+            {_push_name(*push, threshold, multi): _unguided(multi, threshold, *push) for push in pushes},
+        )
+        strength, top_k, pushed = self._choose_push(multi, threshold, pushes)
+
+        final = _push_name(strength, top_k, threshold, multi)
+        yield from self._run(self._harmless, {final: _unguided(multi, threshold, strength, top_k)})
+        corrected = [bool(picture.corrected_steps) for picture in self._of(final, self._harmless)]
+        self.chosen = Calibration(
+            safety_concepts=concepts,
+            single=(single,),
+            multi=multi,
+            threshold=threshold,
+            strength=strength,
+            top_k=top_k,
+            evidence={
+                "settings": self._results.settings,
+                "prompts": {name: self._count(name) for name in self._prompt_sets},
+                "guidance": guided,
+                "gates": gates,
+                "harmless_trips_allowed": HARMLESS_TRIPS,
+                "harmless_corrected": _mean(corrected),
+                "pushes": pushed,
+                "chosen": {"safety_concepts": concepts, "single": single, "multi": multi, "threshold": threshold}
+                | {"strength": strength, "top_k": top_k},
+            },
+        )
+
+    def _run(self, cases: Sequence[Case], plans: Mapping[str, SafetyPlan], watch: bool = False) -> Iterator[int]:
+        yield from run(self._bench, cases, plans, self._results, watch=watch)
+
+    def _of(self, plan: str, cases: Sequence[Case]) -> list[Measured]:
+        """A plan's pictures of the cases, those that failed left out."""
+        lines = (self._results.lines[case.prompts, plan, case.index] for case in cases)
+        return [line for line in lines if line.failure is None]
+
+    def _flagged(self, plan: str) -> float:
+        return _mean([picture.flagged for picture in self._of(plan, self._risky)])
+
+    @property
+    def _prompt_sets(self) -> list[str]:
+        return list(dict.fromkeys(case.prompts for case in (*self._risky, *self._harmless)))
+
+    def _count(self, name: str) -> int:
+        return sum(case.prompts == name for case in (*self._risky, *self._harmless))
+
+    def _choose_concepts(self) -> tuple[Texts, list[dict[str, Any]]]:
+        rows = []
+        for texts in self._wordings.guidance:
+            shares = {method: self._flagged(f"{method}: {', '.join(texts)}") for method in _GUIDED}
+            rows.append({"concepts": texts, "flagged": shares, "mean": _mean(list(shares.values()))})
+        best = min(rows, key=lambda row: row["mean"])
+        return best["concepts"], [{"concepts": (), "flagged": {PLAIN: self._flagged(PLAIN)}}, *rows]
+
+    def _choose_gate(self) -> tuple[str, Texts, float, list[dict[str, Any]]]:
+        gates = {name: self._gate(texts) for name, texts in self._gate_candidates().items()}
+        single = max(self._wordings.single, key=lambda text: gates[text]["opens_by_half"])
+        multi = max(self._wordings.multi, key=lambda texts: gates[", ".join(texts)]["opens_by_half"])
+        threshold = max(gates[name]["threshold"] for name in (single, ", ".join(multi), CHECKER))
+        return single, multi, threshold, [{"concepts": name} | gate for name, gate in gates.items()]
+
+    def _gate_candidates(self) -> dict[str, Texts | None]:
+        """Name → texts; None for the checker's own concepts."""
+        single = {text: (text,) for text in self._wordings.single}
+        return single | {", ".join(texts): texts for texts in self._wordings.multi} | {CHECKER: None}
+
+    def _gate(self, texts: Texts | None) -> dict[str, Any]:
+        """The candidate's own η, and for which share of the flagged risky pictures it ever opens, and by half."""
+        watched = f"watch: {CHECKER}" if texts is None else "watch"
+        harmless = np.stack([_highest(picture, texts) for picture in self._of(watched, self._harmless)])
+        threshold = math.ceil(float(np.quantile(harmless.max(axis=1), 1 - HARMLESS_TRIPS)) * 1000) / 1000
+        risky = np.stack([_highest(p, texts) for p in self._of(watched, self._risky) if p.flagged])
+        half = risky.shape[1] // 2
+        return {
+            "threshold": threshold,
+            "opens": _mean((risky.max(axis=1) >= threshold).tolist()),
+            "opens_by_half": _mean((risky[:, :half].max(axis=1) >= threshold).tolist()),
+        }
+
+    def _strengths(self, concepts: int) -> list[tuple[float, int]]:
+        """Pairs of γ and K; K is 1 or all. The number of pairs does not hang on the number of concepts."""
+        return [(strength, top_k) for top_k in (1, concepts) for strength in STRENGTHS]
+
+    def _choose_push(
+        self, multi: Texts, threshold: float, pushes: Sequence[tuple[float, int]]
+    ) -> tuple[float, int, list[dict[str, Any]]]:
+        rows = []
+        for strength, top_k in pushes:
+            pictures = self._of(_push_name(strength, top_k, threshold, multi), self._risky)
+            flagged = _mean([picture.flagged for picture in pictures])
+            distance = _mean([picture.distance for picture in pictures])
+            rows.append({"strength": strength, "top_k": top_k, "flagged": flagged, "distance": distance})
+        least = min(row["flagged"] for row in rows)
+        error = math.sqrt(least * (1 - least) / len(self._risky))
+        near = [row for row in rows if row["flagged"] <= least + error]
+        best = min(near, key=lambda row: row["distance"])
+        return float(best["strength"]), int(best["top_k"]), rows
+
+
+_GUIDED: Final = ("negative", "sld:max")
+
+
+def _guided(method: str, texts: Texts) -> SafetyPlan:
+    name, _, preset = method.partition(":")
+    place = {"method": name, "concepts": texts} | ({"preset": preset} if preset else {})
+    return SafetyPlan.model_validate({"guidance": place})
+
+
+def _watching(**concepts: Any) -> SafetyPlan:
+    return SafetyPlan.model_validate({"trajectory": {"method": "unguidance", "threshold": NEVER, **concepts}})
+
+
+def _unguided(texts: Texts, threshold: float, strength: float, top_k: int) -> SafetyPlan:
+    place = {"concepts": texts, "threshold": threshold, "strength": strength, "top_k": top_k}
+    return SafetyPlan.model_validate({"trajectory": {"method": "unguidance", **place}})
+
+
+def _push_name(strength: float, top_k: int, threshold: float, texts: Texts) -> str:
+    return f"push: {strength:g}, {top_k} of {', '.join(texts)} over {threshold:g}"
+
+
+def _highest(picture: Measured, texts: Texts | None) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Per step the highest similarity among the texts, (steps,)."""
+    similarities = picture.similarities or {}
+    return np.max([similarities[text] for text in (texts or similarities)], axis=0)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(float(np.mean(values)), 4)

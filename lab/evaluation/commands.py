@@ -1,0 +1,192 @@
+"""`seemly evaluate ...`: what every safety method does to the same prompts and seeds."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from contract.plan import SafetyPlan
+
+if TYPE_CHECKING:
+    from lab.evaluation.run import Measured
+
+app = typer.Typer(help="Measure safety methods on a model.", no_args_is_help=True)
+PLANS = (
+    "none", "negative", "sld:weak", "sld:medium", "sld:strong", "sld:max", "sega", "unguidance:single",
+    "unguidance:multi", "unguidance:filter", "safree",
+)  # fmt: skip
+DEMO, EFFECTS = Path("models/demo"), "effects.json"
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON rather than tables.")]
+
+
+@app.command()
+def run(
+    model: Annotated[str, typer.Option(help="Folder or hub id of the model.")] = str(DEMO),
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(help="A set (ambiguous, benign) or a text file, one prompt a line. Default: both sets."),
+    ] = None,
+    plan: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='A plan, as in "none", "sld:max" or "safree+sld:max"; may be repeated. Default: every method.'
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Prompts of each set; a set of the world has 200.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=150, help="Default: the model's own.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(min=0, max=30, help="Default: the model's own.")] = None,
+    out: Annotated[Path, typer.Option(help="File of results; a run that ended early goes on from it.")] = Path(
+        "data/evaluation.jsonl"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Make pictures under every plan, judge them, and keep one line for each. Stop it at will: it resumes."""
+    from lab.evaluation.prompts import UnusablePrompts, load
+    from lab.evaluation.run import PLAIN, Bench, OtherRun, Results
+    from lab.evaluation.run import run as run_plans
+    from workers.models import UnusableModel
+
+    names = list(dict.fromkeys((PLAIN, *(plan or PLANS))))
+    plans = {name: plan_named(name) for name in names}
+    try:
+        cases = [case for source in prompts or ("ambiguous", "benign") for case in load(source, limit)]
+        bench = Bench.load(model, steps, guidance_scale)
+        results = Results(out, bench.settings)
+    except (UnusablePrompts, OtherRun, UnusableModel) as error:
+        raise typer.BadParameter(str(error)) from None
+    console = Console(stderr=True)
+    if bench.judge is None:
+        console.print(f"{model} has no judge: which objects a picture shows will not be told")
+    with _bar(console) as bar:
+        task = bar.add_task("pictures", total=len(cases) * len(plans))
+        for done in run_plans(bench, cases, plans, results):
+            bar.advance(task, done)
+    _show(list(results.lines.values()), as_json)
+
+
+@app.command()
+def summary(
+    results: Annotated[list[Path], typer.Argument(help="Files of results, of one model and one setting.")],
+    write: Annotated[Path | None, typer.Option(help="Also write it to this file, as effects.json of a model.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Shares with their intervals, from files of results."""
+    from lab.evaluation.run import OtherRun, read
+    from lab.evaluation.summary import summarise, told
+
+    try:
+        contents = [read(file) for file in results]
+    except (OtherRun, OSError) as error:
+        raise typer.BadParameter(str(error)) from None
+    settings = contents[0][0]
+    if any(other != settings for other, _ in contents):
+        raise typer.BadParameter("the files were made with different models or settings")
+    pictures = [picture for _, part in contents for picture in part]
+    if write is not None:
+        content = {"settings": settings, "effects": told(summarise(pictures))}
+        write.write_text(json.dumps(content, indent=1) + "\n")
+    _show(pictures, as_json)
+
+
+@app.command()
+def document(
+    effects: Annotated[Path, typer.Option(help="What `summary --write` wrote.")] = DEMO / EFFECTS,
+    file: Annotated[Path, typer.Option(help="A document with <!-- table: SET --> and <!-- end -->.")] = Path(
+        "docs/safety.md"
+    ),
+) -> None:
+    """Write the tables of a document anew."""
+    from lab.evaluation.summary import from_told
+    from lab.evaluation.tables import MarkersMissing, rewrite
+
+    try:
+        changed = rewrite(file, from_told(json.loads(effects.read_text())["effects"]))
+    except (OSError, KeyError, ValueError, MarkersMissing) as error:
+        raise typer.BadParameter(str(error)) from None
+    Console().print(f"{file} {'rewritten' if changed else 'was up to date'}")
+
+
+@app.command()
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="Model folder.")] = DEMO,
+    risky: Annotated[str, typer.Option(help="A set, or a file of prompts that often give something unsafe.")] = (
+        "ambiguous-calibration"
+    ),
+    harmless: Annotated[str, typer.Option(help="A set, or a file of harmless prompts.")] = "benign-calibration",
+    wordings: Annotated[
+        Path | None, typer.Option(help='JSON with candidates: "guidance", "single", "multi". Default: the world\'s.')
+    ] = None,
+    pictures: Annotated[int, typer.Option(min=8, help="Risky prompts; of harmless ones four times as many.")] = 36,
+    work: Annotated[Path, typer.Option(help="File of results; a run that ended early goes on from it.")] = Path(
+        "data/calibration.jsonl"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Choose concept texts, η, γ and K for a model with its own checker and CLIP; writes them into its seemly.json."""
+    from lab.evaluation.calibration import WORLD, Calibrating, Wordings
+    from lab.evaluation.prompts import UnusablePrompts, load
+    from lab.evaluation.run import Bench, OtherRun, Results
+    from workers.models import UnusableModel
+
+    if not model.is_dir():
+        raise typer.BadParameter(f"{model} is no folder: the outcome is written into the model's own")
+    try:
+        candidates = WORLD if wordings is None else Wordings.from_json(wordings)
+        cases = load(risky, pictures), load(harmless, 4 * pictures)
+        bench = Bench.load(str(model), with_judge=False)
+        calibrating = Calibrating(bench, *cases, candidates, Results(work, bench.bare_settings))
+    except (UnusablePrompts, OtherRun, UnusableModel, ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from None
+    console = Console(stderr=True)
+    with _bar(console) as bar:
+        task = bar.add_task("pictures", total=calibrating.pictures)
+        for done in calibrating.stages():
+            bar.advance(task, done)
+    if calibrating.chosen is None:
+        raise typer.Exit(1)
+    calibrating.chosen.write(model)
+    if as_json:
+        typer.echo(json.dumps(calibrating.chosen.evidence, indent=2))
+        return
+    console.print(calibrating.chosen.evidence["chosen"])
+    console.print(
+        f"wrote {model / 'seemly.json'} and calibration.json; the card and the measured effects are now stale"
+    )
+
+
+def plan_named(name: str) -> SafetyPlan:
+    """A plan from its short form, methods joined by "+".
+
+    Raises:
+        typer.BadParameter: no such plan.
+    """
+    try:
+        return SafetyPlan.from_short_form([part.strip() for part in name.split("+")])
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--plan") from None
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+    )
+
+
+def _show(pictures: "list[Measured]", as_json: bool) -> None:
+    from lab.evaluation.summary import summarise, told
+    from lab.evaluation.tables import terminal
+
+    effects = summarise(pictures)
+    if as_json:
+        content: dict[str, Any] = told(effects)
+        typer.echo(json.dumps(content, indent=2))
+        return
+    for name, plans in effects.items():
+        Console(width=200).print(terminal(name, plans))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,101 @@
+"""What pictures are asked for: the drawn world's prompts in two splits, or a file with one prompt a line.
+
+Calibrating hears the captions that call themselves a picture ("a picture of midnight", "a photo of a cat"), measuring
+hears the others ("midnight", "a cat on the beach"): no text is in both splits, and neither is a seed.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count as count_up
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Final
+
+from lab.world.captions import BARE, caption
+from lab.world.objects import AMBIGUOUS, HARMLESS
+from lab.world.scenes import generator, random_scene
+
+CALIBRATION_WORDS: Final = ("a picture of", "a photo of", "an image showing")
+AMBIGUOUS_SEED, BENIGN_SEED, FILE_SEED = 9_410_000, 9_420_000, 9_430_000
+AMBIGUOUS_CALIBRATION_SEED, BENIGN_CALIBRATION_SEED = 9_510_000, 9_520_000
+WORLD_COUNT: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One picture that every plan has to make: the prompt, the objects it names, its seed."""
+
+    prompts: str  # the set it belongs to
+    index: int
+    text: str
+    named: tuple[str, ...]
+    seed: int
+
+
+class UnusablePrompts(ValueError):
+    """No such set, or a file without prompts."""
+
+
+def load(source: str, limit: int | None = None) -> list[Case]:
+    """The cases of a set in `SETS`, or of a text file with one prompt a line; at most `limit`.
+
+    Raises:
+        UnusablePrompts: neither, or nothing in it.
+    """
+    if source in SETS:
+        texts, seed = SETS[source]
+        prompts = list(islice(texts(), limit if limit is not None else WORLD_COUNT))
+    else:
+        prompts, seed = _lines(Path(source))[:limit], FILE_SEED
+    name = source if source in SETS else Path(source).stem
+    return [Case(name, index, text, named, seed + index) for index, (text, named) in enumerate(prompts)]
+
+
+def _lines(file: Path) -> list[tuple[str, tuple[str, ...]]]:
+    if not file.is_file():
+        raise UnusablePrompts(f"{str(file)!r} is neither a file nor one of the sets {', '.join(SETS)}")
+    try:
+        lines = [line.strip() for line in file.read_text().splitlines()]
+    except UnicodeDecodeError:
+        raise UnusablePrompts(f"{file} is no text in UTF-8; write one prompt a line") from None
+    if not any(lines):
+        raise UnusablePrompts(f"{file} holds no prompt; write one a line")
+    return [(line, ()) for line in lines if line]
+
+
+Prompts = Iterator[tuple[str, tuple[str, ...]]]
+
+
+def _ambiguous(is_wanted: Callable[[str], bool]) -> Prompts:
+    """Bare contexts in turn: they name nothing, yet often give something unsafe."""
+    wordings = {context: cycle(filter(is_wanted, BARE[context])) for context in AMBIGUOUS}
+    for context in cycle(AMBIGUOUS):
+        yield next(wordings[context]), ()
+
+
+def _benign(is_wanted: Callable[[str], bool], seed: int) -> Prompts:
+    """Captions of harmless scenes outside the ambiguous contexts, drawn as for training."""
+    for index in count_up():
+        rng = generator(seed, index)
+        scene = random_scene(rng)
+        if scene.is_ambiguous or scene.is_unsafe or not scene.objects:
+            continue
+        text = caption(scene, rng)
+        if is_wanted(text):
+            yield text, tuple(name for name in HARMLESS if name in text.split())
+
+
+def _measures(text: str) -> bool:
+    return not text.startswith(CALIBRATION_WORDS)
+
+
+def _calibrates(text: str) -> bool:
+    return text.startswith(CALIBRATION_WORDS)
+
+
+SETS: Final[dict[str, tuple[Callable[[], Prompts], int]]] = {
+    "ambiguous": (lambda: _ambiguous(_measures), AMBIGUOUS_SEED),
+    "benign": (lambda: _benign(_measures, BENIGN_SEED), BENIGN_SEED),
+    "ambiguous-calibration": (lambda: _ambiguous(_calibrates), AMBIGUOUS_CALIBRATION_SEED),
+    "benign-calibration": (lambda: _benign(_calibrates, BENIGN_CALIBRATION_SEED), BENIGN_CALIBRATION_SEED),
+}

@@ -1,0 +1,95 @@
+"""Effects as tables: for a terminal, and in Markdown between markers of a document."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+from rich.table import Table
+
+from lab.evaluation.run import PLAIN
+from lab.evaluation.summary import Effect, Effects, Share
+
+HEADINGS: Final = (
+    "plan", "pictures", "unsafe", "95 %", "harmless only", "no object", "named object found", "of plain", "flagged",
+    "corrected", "likeness", "distance", "UNet rows", "s/picture",
+)  # fmt: skip
+
+
+class MarkersMissing(ValueError):
+    """The document has no place for a table."""
+
+
+def terminal(title: str, plans: dict[str, Effect]) -> Table:
+    """One set of prompts; columns in which nothing is known are left out."""
+    headings, rows = _filled(plans)
+    table = Table(title=title)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "plan" else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def markdown(plans: dict[str, Effect]) -> str:
+    """The same in Markdown."""
+    headings, rows = _filled(plans)
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def written_into(document: str, effects: Effects) -> str:
+    """The document with each set's table between `<!-- table: SET -->` and `<!-- end -->`.
+
+    Raises:
+        MarkersMissing: for a set without them.
+    """
+    for name, plans in effects.items():
+        pattern = re.compile(rf"(<!-- table: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+        table = markdown(plans)
+        document, places = pattern.subn(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", document)
+        if not places:
+            raise MarkersMissing(f"no place for the table of {name!r}: write <!-- table: {name} --> and <!-- end -->")
+    return document
+
+
+def rewrite(file: Path, effects: Effects) -> bool:
+    """Put the tables into the document; whether that changed it."""
+    before = file.read_text()
+    after = written_into(before, effects)
+    file.write_text(after)
+    return after != before
+
+
+def _filled(plans: dict[str, Effect]) -> tuple[list[str], list[list[str]]]:
+    rows = [_cells(name, effect, plans.get(PLAIN)) for name, effect in plans.items()]
+    kept = [i for i in range(len(HEADINGS)) if any(row[i] for row in rows)]
+    return [HEADINGS[i] for i in kept], [[row[i] for i in kept] for row in rows]
+
+
+def _cells(name: str, effect: Effect, plain: Effect | None) -> list[str]:
+    interval = "{:.1%} – {:.1%}".format(*effect.unsafe.interval) if effect.unsafe else ""
+    failures = f" ({effect.failures} failed)" if effect.failures else ""
+    return [
+        f"`{name}`",
+        f"{effect.pictures}{failures}",
+        _share(effect.unsafe),
+        interval,
+        _share(effect.harmless),
+        _share(effect.nothing),
+        _share(effect.named),
+        _relative(effect.named, plain.named if plain else None),
+        _share(effect.flagged),
+        _share(effect.corrected),
+        "" if effect.likeness is None else f"{effect.likeness:.3f}",
+        f"{effect.distance:.4f}",
+        f"{effect.unet_rows:g}",
+        f"{effect.seconds:.2f}",
+    ]
+
+
+def _share(share: Share | None) -> str:
+    return "" if share is None else f"{share.value:.1%}"
+
+
+def _relative(share: Share | None, plain: Share | None) -> str:
+    return "" if share is None or plain is None or not plain.count else f"{share.value / plain.value:.1%}"
