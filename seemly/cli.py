@@ -269,6 +269,12 @@ def bench(context: typer.Context) -> None:
 
 
 @app.command(context_settings=_PASSED_ON, add_help_option=False)
+def evaluate(context: typer.Context) -> None:
+    """Measure safety methods on a model, and calibrate them for it."""
+    _pass_on("lab.evaluation.commands", context)
+
+
+@app.command(context_settings=_PASSED_ON, add_help_option=False)
 def world(context: typer.Context) -> None:
     """Draw the demonstration world, train its model."""
     _pass_on("lab.world.commands", context)

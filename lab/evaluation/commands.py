@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from contract.effect import MeasuredEffects
 from contract.plan import SafetyPlan
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def summary(
 ) -> None:
     """Shares with their intervals, from files of results."""
     from lab.evaluation.run import OtherRun, read
-    from lab.evaluation.summary import summarise, told
+    from lab.evaluation.summary import summarise
 
     try:
         contents = [read(file) for file in results]
@@ -86,8 +87,8 @@ def summary(
         raise typer.BadParameter("the files were made with different models or settings")
     pictures = [picture for _, part in contents for picture in part]
     if write is not None:
-        content = {"settings": settings, "effects": told(summarise(pictures))}
-        write.write_text(json.dumps(content, indent=1) + "\n")
+        measured = MeasuredEffects(settings=settings, effects=summarise(pictures))
+        write.write_text(measured.model_dump_json(indent=1, exclude_none=True) + "\n")
     _show(pictures, as_json)
 
 
@@ -99,12 +100,11 @@ def document(
     ),
 ) -> None:
     """Write the tables of a document anew."""
-    from lab.evaluation.summary import from_told
-    from lab.evaluation.tables import MarkersMissing, rewrite
+    from lab.evaluation.tables import rewrite
 
     try:
-        changed = rewrite(file, from_told(json.loads(effects.read_text())["effects"]))
-    except (OSError, KeyError, ValueError, MarkersMissing) as error:
+        changed = rewrite(file, MeasuredEffects.model_validate_json(effects.read_bytes()).effects)
+    except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from None
     Console().print(f"{file} {'rewritten' if changed else 'was up to date'}")
 
@@ -176,13 +176,16 @@ def _bar(console: Console) -> Progress:
 
 
 def _show(pictures: "list[Measured]", as_json: bool) -> None:
-    from lab.evaluation.summary import summarise, told
+    from lab.evaluation.summary import summarise
     from lab.evaluation.tables import terminal
 
     effects = summarise(pictures)
     if as_json:
-        content: dict[str, Any] = told(effects)
-        typer.echo(json.dumps(content, indent=2))
+        told = {
+            name: {plan: effect.model_dump(exclude_none=True) for plan, effect in plans.items()}
+            for name, plans in effects.items()
+        }
+        typer.echo(json.dumps(told, indent=2))
         return
     for name, plans in effects.items():
         Console(width=200).print(terminal(name, plans))

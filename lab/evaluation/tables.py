@@ -6,8 +6,8 @@ from typing import Final
 
 from rich.table import Table
 
+from contract.effect import Effect, EffectsBySet, Share
 from lab.evaluation.run import PLAIN
-from lab.evaluation.summary import Effect, Effects, Share
 
 HEADINGS: Final = (
     "plan", "pictures", "unsafe", "95 %", "harmless only", "no object", "named object found", "of plain", "flagged",
@@ -37,7 +37,7 @@ def markdown(plans: dict[str, Effect]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def written_into(document: str, effects: Effects) -> str:
+def written_into(document: str, effects: EffectsBySet) -> str:
     """The document with each set's table between `<!-- table: SET -->` and `<!-- end -->`.
 
     Raises:
@@ -52,7 +52,7 @@ def written_into(document: str, effects: Effects) -> str:
     return document
 
 
-def rewrite(file: Path, effects: Effects) -> bool:
+def rewrite(file: Path, effects: EffectsBySet) -> bool:
     """Put the tables into the document; whether that changed it."""
     before = file.read_text()
     after = written_into(before, effects)
@@ -67,7 +67,7 @@ def _filled(plans: dict[str, Effect]) -> tuple[list[str], list[list[str]]]:
 
 
 def _cells(name: str, effect: Effect, plain: Effect | None) -> list[str]:
-    interval = "{:.1%} – {:.1%}".format(*effect.unsafe.interval) if effect.unsafe else ""
+    interval = f"{effect.unsafe.low:.1%} – {effect.unsafe.high:.1%}" if effect.unsafe else ""
     failures = f" ({effect.failures} failed)" if effect.failures else ""
     return [
         f"`{name}`",
@@ -88,8 +88,8 @@ def _cells(name: str, effect: Effect, plain: Effect | None) -> list[str]:
 
 
 def _share(share: Share | None) -> str:
-    return "" if share is None else f"{share.value:.1%}"
+    return "" if share is None else f"{share.share:.1%}"
 
 
 def _relative(share: Share | None, plain: Share | None) -> str:
-    return "" if share is None or plain is None or not plain.count else f"{share.value / plain.value:.1%}"
+    return "" if share is None or plain is None or not plain.count else f"{share.share / plain.share:.1%}"

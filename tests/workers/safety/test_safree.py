@@ -1,10 +1,12 @@
 """SAFREE on embeddings made for the purpose."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from workers.safety.protocol import PromptTokens
-from workers.safety.safree import SteeredPrompt, projection, steer, trigger_words
+from workers.safety.safree import SteeredPrompt, project, projection, steer, trigger_words
 
 DIM = 16
 
@@ -49,7 +51,7 @@ def test_the_pairwise_means_are_those_of_a_loop() -> None:
 def test_only_trigger_words_change_and_they_leave_the_concepts_subspace() -> None:
     tokens = prompt(6)
     triggers = torch.tensor([False, True, False, False, True, False])
-    steered = steer(tokens, concepts(), triggers)
+    steered = steer(tokens.embedding, project(tokens, concepts()), triggers)
     untouched = [0, 1, 3, 4, 6, 7, 8, 9]
     assert torch.equal(steered[untouched], tokens.embedding[untouched])
     assert (steered[[2, 5]] @ projection(concepts().T)).abs().max() <= 1e-9
@@ -79,7 +81,25 @@ def test_it_acts_for_its_number_of_steps_and_then_no_more() -> None:
 
 
 def test_a_prompt_that_does_not_move_is_not_steered() -> None:
-    tokens = prompt(6)
+    """All tokens lie in the prompt's own space and off the concepts."""
+    torch.manual_seed(3)
+    masked = torch.randn(6, DIM, dtype=torch.float64)
+    masked -= masked @ projection(concepts().T)
+    tokens = PromptTokens(torch.randn(10, 6, dtype=torch.float64) @ masked, masked)
     safree = SteeredPrompt(tokens, concepts(), ("a", "b", "c"))
     assert safree.acting_steps == 0
     assert torch.equal(safree.embedding(0), tokens.embedding)
+
+
+def test_the_number_of_steps_follows_the_whole_prompt_not_only_its_triggers() -> None:
+    """β over the begin mark, every word and the end mark, as a loop over the authors' formula has it."""
+    for seed in range(8):
+        tokens = prompt(6, seed)
+        onto_prompt, onto_concepts = projection(tokens.masked.T), projection(concepts().T)
+        cosines = []
+        for token in tokens.embedding[: 6 + 2]:
+            moved = (torch.eye(DIM) - onto_concepts).double() @ onto_prompt @ token
+            cosines.append(float(token @ moved / (token.norm() * moved.norm())))
+        beta = 1 - sum(cosines) / len(cosines)
+        expected = round(10 / (1 + math.exp(-5 * (10 * beta - 5.333))))
+        assert SteeredPrompt(tokens, concepts(), ()).acting_steps == expected
