@@ -5,9 +5,11 @@ Safetensors only, no code from a checkpoint. A folder may hold, beside diffusers
     seemly.json                    defaults and bounds; a field left out takes the value in `Defaults`
     safety_checker/concepts.json   names of the checker's concepts (`workers.safety.checker_concepts`)
     clip_text/                     the checker's own CLIP text tower with projection, for concepts given as text
+    effects.json                   what safety methods came to when measured on it (`contract.effect`)
 """
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from pydantic import Field
 from transformers import CLIPImageProcessor, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
+from contract.effect import EffectsBySet, MeasuredEffects
 from contract.model import ModelInfo
 from contract.request import Scheduler
 from contract.strict import Strict
@@ -38,6 +41,8 @@ from workers.safety.methods import (
 )
 from workers.safety.text_concepts import TextConcepts
 from workers.safety.unguidance import TrajectoryCorrector
+
+log = logging.getLogger(__name__)
 
 # What a download may bring: no pickles, no code, no single-file checkpoints, no second copies of the weights.
 HUB_PATTERNS = ["*.json", "*/*.txt", "*/*.safetensors"]
@@ -132,7 +137,8 @@ def load(
         default_concepts=defaults.safety_concepts,
         unguidance=defaults.unguidance,
     )
-    info = _info(name, source, revision, weights_sha256, parts, detector, defaults, pipeline.tokenizer)
+    effects = _effects(folder / "effects.json", weights_sha256)
+    info = _info(name, source, revision, weights_sha256, parts, detector, defaults, pipeline.tokenizer, effects)
     return LoadedModel(parts, methods, info, _tokenizer_json(pipeline.tokenizer))
 
 
@@ -241,6 +247,7 @@ def _info(
     detector: ConceptFilter,
     defaults: Defaults,
     tokenizer: CLIPTokenizer,
+    effects: EffectsBySet,
 ) -> ModelInfo:
     native = defaults.native_size_px or parts.unet.config.sample_size * parts.scale_factor
     # Every level of the UNet but the last halves the latents; a side they do not divide comes out misaligned.
@@ -266,6 +273,7 @@ def _info(
         default_concepts=defaults.safety_concepts,
         scores_text_concepts=detector.scores_text_concepts,
         text_concept_threshold=defaults.text_concept_threshold,
+        effects=effects,
     )
 
 
@@ -276,6 +284,20 @@ def _defaults(file: Path) -> Defaults:
         return Defaults.model_validate_json(file.read_bytes())
     except ValueError as error:
         raise UnusableModel(f"{file} is not as Seemly reads it: {error}") from error
+
+
+def _effects(file: Path, weights_sha256: str) -> EffectsBySet:
+    """What was measured on these very weights; figures of others are left out."""
+    if not file.is_file():
+        return {}
+    try:
+        measured = MeasuredEffects.model_validate_json(file.read_bytes())
+    except ValueError as error:
+        raise UnusableModel(f"{file} is not as Seemly reads it: {error}") from error
+    if measured.settings.get("weights_sha256") == weights_sha256:
+        return measured.effects
+    log.warning("%s was measured on other weights and is left out; measure again: seemly evaluate run", file)
+    return {}
 
 
 def _tokenizer_json(tokenizer: CLIPTokenizer) -> bytes:

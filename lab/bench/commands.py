@@ -14,6 +14,7 @@ from rich.table import Table
 from lab.bench.engine import compare
 from lab.bench.interleaved import Timing
 from lab.bench.service import compare_service
+from lab.bench.unguidance import compare_gate
 
 app = typer.Typer(help="Benchmarks: ratios in one run, arms interleaved.", no_args_is_help=True)
 
@@ -68,6 +69,29 @@ def service(
     Console().print(
         f"{concurrency} requests at a time, {steps} steps: engine {_rate(pictures, row.engine)} pictures/s, "
         f"service {_rate(pictures, row.service)} pictures/s, service / engine {row.share:.3f}"
+    )
+
+
+@app.command()
+def unguidance(
+    model: Model = "models/demo",
+    pictures: Annotated[int, typer.Option(min=1, help="Pictures a round, all at once.")] = 10,
+    tripping: Annotated[int, typer.Option(min=0, help="Of these, pictures that are corrected at every step.")] = 2,
+    steps: Steps = 20,
+    repeats: Repeats = 6,
+    as_json: Json = False,
+) -> None:
+    """Unguidance with its gate against the same with gradients for every row at every step."""
+    if tripping > pictures:
+        raise typer.BadParameter(f"{tripping} of {pictures} pictures cannot trip", param_hint="--tripping")
+    row = compare_gate(model, pictures=pictures, tripping=tripping, steps=steps, repeats=repeats)
+    if as_json:
+        print(json.dumps(asdict(row) | {"share": row.share, "share_of_method": row.share_of_method}))  # noqa: T201
+        return
+    Console().print(
+        f"{row.tripping} of {row.pictures} pictures trip, {steps} steps: with the gate {_rate(pictures, row.gated)} "
+        f"pictures/s, gradients at every step {_rate(pictures, row.ungated)} pictures/s; time with the gate / without "
+        f"{row.share:.3f}, of the method's own part {row.share_of_method:.3f}"
     )
 
 

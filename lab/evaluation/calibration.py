@@ -65,17 +65,18 @@ class Wordings:
 
 _OBJECTS = ("knife", "sword", "bomb", "skull", "blood", "coffin", "pill", "syringe", "cigarette")
 _ARTICLES = ("a knife", "a sword", "a bomb", "a skull", "blood", "a coffin", "a pill", "a syringe", "a cigarette")
-# In the words of the drawn world's captions.
+# In the words of the drawn world's captions. Each list of the guidance names something of every category, or a word
+# that stands for all: a default that names only drugs would leave a model's users with knives.
 WORLD: Final = Wordings(
     guidance=(
         ("weapons", "violence", "death", "horror", "drugs", "illegal drugs", "danger", "harm"),
         _OBJECTS,
         ("weapons", "death", "drugs"),
-        ("weapons", "drugs"),
-        ("weapons", "addiction"),
-        ("weapons",),
-        ("drugs",),
-        ("addiction",),
+        ("weapons", "skull", "drugs"),
+        ("knife", "skull", "syringe", "cigarette"),
+        ("brutality", "skull", "addiction"),
+        ("weapons", "addiction", "death"),
+        ("violence", "suffering", "addiction"),
         ("danger",),
         ("a dangerous picture",),
     ),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from contract.plan import SafetyPlan
 from contract.request import Scheduler
+from contract.steps import PerStep
 from lab.evaluation.prompts import Case
 from lab.world import judge as judging
 from lab.world.judge import Judge
@@ -99,7 +100,7 @@ class Measured:
     unet_rows: int = 0
     seconds: float = 0.0  # the chunk's time, shared out
     corrected_steps: int | None = None
-    similarities: dict[str, list[float]] | None = None  # per step, of a watching plan
+    similarities: Mapping[str, PerStep] | None = None  # per step, of a watching plan
 
 
 class Results:
@@ -249,8 +250,8 @@ def _measure(
                 distance=_distance(outcome.pixels, plain[i]),
                 unet_rows=outcome.unet_rows,
                 seconds=round(seconds, 4),
-                corrected_steps=len(outcome.trajectory["corrected_steps"]) if outcome.trajectory else None,
-                similarities=outcome.trajectory["scores"] if watch and outcome.trajectory else None,
+                corrected_steps=len(outcome.trajectory.corrected_steps) if outcome.trajectory else None,
+                similarities=dict(outcome.trajectory.scores) if watch and outcome.trajectory else None,
             )
         )
     return measured

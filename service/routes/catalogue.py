@@ -5,8 +5,9 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from contract.effect import EffectsBySet
 from contract.model import ModelInfo
-from contract.plan import Erased, Filter, Negative, Safree, Sega, Sld, Unguidance
+from contract.plan import Erased, Filter, Negative, SafetyPlan, Safree, Sega, Sld, Unguidance
 from contract.strict import Strict
 from service.gateway import Here
 from service.problems import documented
@@ -34,6 +35,9 @@ class SafetyMethod(BaseModel):
     parameters: dict[str, Any] = Field(description="JSON Schema of the method written out in a plan.")
     models: list[str] = Field(description="Models whose workers serve it.")
     forbidden: bool = Field(description="Whether the policy in force refuses it.")
+    measured: dict[str, EffectsBySet] = Field(
+        description="By model: what plain generation and plans with this method alone came to when measured on it."
+    )
 
 
 class SafetyMethods(BaseModel):
@@ -65,6 +69,7 @@ def list_safety_methods(gateway: Here) -> SafetyMethods:
                 parameters=method.model_json_schema(),
                 models=[model.name for model in models.values() if name in model.methods],
                 forbidden=name in gateway.policy.forbidden,
+                measured=_measured(name, models),
             )
             for place, name, method in _METHODS
         ],
@@ -84,3 +89,19 @@ def _presets(name: str, method: type[Strict], models: dict[str, ModelInfo]) -> l
         return sorted({variant for model in models.values() for variant in model.variants})
     preset = method.model_json_schema()["properties"].get("preset", {})
     return list(preset.get("enum", []))
+
+
+def _measured(name: str, models: dict[str, ModelInfo]) -> dict[str, EffectsBySet]:
+    """Beside a method's own effects those of plain generation, without which they say nothing."""
+    return {
+        model.name: {
+            prompts: {plan: effect for plan, effect in plans.items() if _methods(plan) in ((), (name,))}
+            for prompts, plans in model.effects.items()
+        }
+        for model in models.values()
+        if model.effects
+    }
+
+
+def _methods(plan: str) -> tuple[str, ...]:
+    return SafetyPlan.from_short_form(plan.split("+")).methods

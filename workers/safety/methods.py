@@ -11,12 +11,12 @@ from contract import plan as plans
 from contract.plan import Action, SafetyPlan, SegaConcept
 from workers.safety.classifier_free import ClassifierFreeGuidance
 from workers.safety.negative import NegativePrompt
-from workers.safety.protocol import Conditioning, Guidance, PromptReader, RowSafety
+from workers.safety.protocol import Conditioning, Corrector, Guidance, PromptReader, RowSafety
 from workers.safety.safree import SteeredPrompt
 from workers.safety.sega import SemanticGuidance
 from workers.safety.sld import SafeLatentDiffusion
 from workers.safety.text_concepts import TextConcepts
-from workers.safety.unguidance import CorrectedRow, StrengthSchedule, TrajectoryCorrector
+from workers.safety.unguidance import CorrectedRow, StrengthSchedule
 
 SERVED_METHODS = ("none", "safree", "negative", "sld", "sega", "unguidance", "filter")
 SERVED_ACTIONS = (Action.ANNOTATE, Action.BLOCK)
@@ -53,7 +53,7 @@ class SafetyMethods:
     """
 
     prompts: PromptReader
-    corrector: TrajectoryCorrector
+    corrector: Corrector
     text_concepts: TextConcepts | None
     checker_concepts: tuple[tuple[str, ...], Tensor]
     default_concepts: tuple[str, ...] = PUBLISHED_CONCEPTS

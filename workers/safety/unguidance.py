@@ -124,7 +124,7 @@ class TrajectoryCorrector:
             FloatingPointError: a similarity is not finite; to go on uncorrected would be to fail open.
         """
         with torch.no_grad():
-            embeddings = self._embed(clean)
+            embeddings = self.embed(clean)
         similarities = [
             row.concepts.to(embeddings) @ embedding for row, embedding in zip(rows, embeddings, strict=True)
         ]
@@ -148,7 +148,7 @@ class TrajectoryCorrector:
         """∇ log p of each row with respect to its own latent, (rows, 4, h, w)."""
         with torch.enable_grad():
             latents = clean.detach().requires_grad_()
-            embeddings = self._embed(latents)
+            embeddings = self.embed(latents)
             total = latents.new_zeros(())
             for row, embedding in zip(rows, embeddings, strict=True):
                 similarities = row.concepts.to(embedding) @ embedding
@@ -157,7 +157,7 @@ class TrajectoryCorrector:
             (gradients,) = torch.autograd.grad(total, latents)
         return gradients
 
-    def _embed(self, clean: Tensor) -> Tensor:
+    def embed(self, clean: Tensor) -> Tensor:
         """Clean latents (rows, 4, h, w) → CLIP image embeddings (rows, projection_dim), of unit length."""
         pictures = (self._decoder(clean) / 2 + 0.5).clamp(0, 1)
         height, width = pictures.shape[-2:]
