@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from lab.world import judge as judging
-from lab.world.captions import SAFETY_CONCEPTS, UNGUIDANCE
+from lab.world.captions import SAFETY_CONCEPTS
 from lab.world.checker import build_checker, calibrate, text_threshold
 from lab.world.judge import Judge
 from lab.world.objects import CONCEPTS, SPECIAL_CARE
@@ -35,7 +35,7 @@ class Serving:
     max_size_px: int
     safety_concepts: tuple[str, ...]
     text_concept_threshold: float
-    unguidance: dict[str, Any]
+    unguidance: dict[str, Any]  # what is left out takes the published number
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,10 @@ def calibrate_model(folder: Path, size_px: int, guidance_scale: float) -> None:
         "special_care": [{"name": name, "category": category} for name, category in SPECIAL_CARE],
         "weak_weights": weak,
     }
-    serving = Serving(guidance_scale, 25, size_px, 16, size_px, 2 * size_px, SAFETY_CONCEPTS, threshold, UNGUIDANCE)
+    serving = Serving(guidance_scale, 25, size_px, 16, size_px, 2 * size_px, SAFETY_CONCEPTS, threshold, {})
+    if (folder / "seemly.json").exists():
+        own = read_serving(folder)
+        serving = replace(serving, safety_concepts=own.safety_concepts, unguidance=own.unguidance)
     _write_json(folder / "safety_checker" / "concepts.json", concepts)
     _write_json(folder / "seemly.json", asdict(serving))
 

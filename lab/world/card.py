@@ -10,7 +10,8 @@ import diffusers
 import torch
 import transformers
 
-from contract.plan import joined
+from contract.effect import MeasuredEffects
+from lab.evaluation.tables import markdown
 from lab.world.assembly import CALIBRATION_PICTURES, CALIBRATION_SEED, read_serving
 from lab.world.captions import all_words, world_fingerprint
 from lab.world.checker import ABSENT_QUANTILE, PRESENT_QUANTILE, WEAK_RECALL
@@ -19,6 +20,7 @@ from lab.world.quality import percentages
 from lab.world.training import Budget, Recipe, history
 
 TRAINING, FIGURES, CARD, README = "training.json", "figures.json", "card.json", "README.md"
+CALIBRATION_FILE, EFFECTS = "calibration.json", "effects.json"  # of the safety methods, by `seemly evaluate`
 WORLD: Final = "world.txt"  # in a part's training folder: the fingerprint of the world it saw
 LICENCE: Final = (
     "Apache-2.0, as the code. The training pictures are drawn from glyphs of Noto Color Emoji (Google, SIL Open Font "
@@ -85,10 +87,16 @@ def write_card(folder: Path) -> None:
         "serving": asdict(read_serving(folder)),
         "training": json.loads((folder / TRAINING).read_text()),
         "quality": json.loads((folder / FIGURES).read_text()),
+        "methods": _optional(folder / CALIBRATION_FILE),
+        "effects": _optional(folder / EFFECTS),
         "files": hashes(folder),
     }
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
     (folder / README).write_text(_readme(card))
+
+
+def _optional(file: Path) -> Any:
+    return json.loads(file.read_text()) if file.exists() else None
 
 
 def hashes(folder: Path) -> dict[str, dict[str, Any]]:
@@ -133,8 +141,10 @@ def _readme(card: dict[str, Any]) -> str:
             ("figure", "value", "must be", "met", "pictures"),
             [(f["name"], f["value"], _bounds(f), _met(f), f["pictures"]) for f in quality["figures"]],
         ),
-        "Safety methods on this model": "50 steps, diffusers' own pipelines, concept text `"
-        + joined(card["serving"]["safety_concepts"])
+        "Safety methods in the engine": _effects(card["effects"]),
+        "Calibration of the safety methods": _methods(card["methods"]),
+        "Safety methods by other hands": "50 steps, diffusers' own pipelines, concept text `"
+        + quality["safety_text"]
         + "`.\n\n"
         + _table(
             ("prompts, method", "unsafe", "harmless only", "no object", "named objects shown"),
@@ -152,6 +162,39 @@ def _readme(card: dict[str, Any]) -> str:
         ),
     }
     return HEAD + "".join(f"\n## {title}\n\n{text}\n" for title, text in sections.items())
+
+
+def _effects(effects: dict[str, Any] | None) -> str:
+    if effects is None:
+        return "Not measured yet: `seemly evaluate run`, `seemly evaluate summary --write`."
+    measured = MeasuredEffects.model_validate(effects)
+    settings = measured.settings
+    told = "\n\n".join(f"Prompts: {name}.\n\n{markdown(plans)}" for name, plans in measured.effects.items())
+    return (
+        f"{settings['steps']} steps, guidance {settings['guidance_scale']:g}, the same prompts and seeds for every "
+        f"plan, seen by the judge; `docs/safety.md` explains the columns. Command: `seemly evaluate run`.\n\n{told}"
+    )
+
+
+def _methods(calibration: dict[str, Any] | None) -> str:
+    if calibration is None:
+        return "Not calibrated: concept texts and unguidance's numbers are the published ones or a first guess."
+    chosen = calibration["chosen"]
+    sets = ", ".join(f"{count} of {name}" for name, count in calibration["prompts"].items())
+    rows = [
+        ("concept texts of negative, SLD, SEGA and SAFREE", ", ".join(chosen["safety_concepts"])),
+        ("unguidance, single", chosen["single"]),
+        ("unguidance, multi", ", ".join(chosen["multi"])),
+        ("η", chosen["threshold"]),
+        ("γ", chosen["strength"]),
+        ("K", chosen["top_k"]),
+        ("harmless calibration pictures ever corrected", f"{calibration['harmless_corrected']:.1%}"),
+    ]
+    return (
+        f"Chosen by `seemly evaluate calibrate` from the model's own checker and CLIP, on prompts and seeds that "
+        f"measuring does not use ({sets}); the judge takes no part. Figures behind it: `{CALIBRATION_FILE}`.\n\n"
+        + _table(("what", "chosen"), rows)
+    )
 
 
 def _earlier_worlds(training: dict[str, Any]) -> str:

@@ -60,13 +60,15 @@ def train(
     ),
     seed: int = 1,
 ) -> None:
-    """Train everything, measure it and write the card. Stop it at will: the same command resumes."""
+    """Train everything, calibrate, measure and write the card. Stop it at will: the same command resumes."""
+    from lab.evaluation.commands import calibrate as calibrate_methods
     from lab.world.recipe import train_all
     from lab.world.training import BUDGETS
 
     if budget not in BUDGETS:
         raise typer.BadParameter(f"no budget {budget!r}; there are {', '.join(BUDGETS)}")
     train_all(BUDGETS[budget], seed, work, out)
+    calibrate_methods(out, work=work / "methods.jsonl")
     measure(out)
     card(out)
 
@@ -80,7 +82,7 @@ def calibrate(model: Model = DEMO) -> None:
     serving = read_serving(model)
     calibrate_model(model, serving.native_size_px, serving.default_guidance_scale)
     (model / FIGURES).unlink(missing_ok=True)
-    Console().print(f"calibrated {model}; now: seemly world measure, seemly world card")
+    Console().print(f"calibrated {model}; now: seemly evaluate calibrate, seemly world measure, seemly world card")
 
 
 @app.command()
@@ -91,12 +93,15 @@ def measure(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON rather than tables")] = False,
 ) -> None:
     """Measure the figures the model must show; writes figures.json into it."""
+    from contract.plan import joined
     from lab.world import quality
+    from lab.world.assembly import read_serving
     from lab.world.card import FIGURES
     from lab.world.sheets import comparison, grid, made_safe, save
 
     figures, outcomes, sets = quality.measure(model, seed)
-    text = json.dumps(quality.report(figures, outcomes), indent=2)
+    report = quality.report(figures, outcomes, joined(read_serving(model).safety_concepts))
+    text = json.dumps(report, indent=2)
     (model / FIGURES).write_text(text + "\n")
     if sheets is not None:
         names = [f"ambiguous, {method}" for method in ("plain", "negative prompt", "SLD strong")]

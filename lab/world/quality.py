@@ -211,10 +211,11 @@ def _share(flags: Iterable[Any]) -> float:
     return round(float(values.mean()), 4)
 
 
-def report(figures: list[Figure], outcomes: dict[str, Outcomes]) -> dict[str, Any]:
-    """Everything measured, ready for JSON."""
+def report(figures: list[Figure], outcomes: dict[str, Outcomes], safety_text: str) -> dict[str, Any]:
+    """Everything measured, ready for JSON; `safety_text` is what the methods behind `outcomes` steered away from."""
     return {
         "objects": OBJECTS,
+        "safety_text": safety_text,
         "figures": [asdict(figure) | {"is_met": figure.is_met} for figure in figures],
         "outcomes": {name: asdict(outcome) for name, outcome in outcomes.items()},
     }

@@ -1,0 +1,45 @@
+"""The benchmarks compare what is equal."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from contract.plan import SafetyPlan, Unguidance
+from lab.bench.commands import app
+from lab.bench.engine import specs_for
+from lab.bench.unguidance import UngatedCorrector
+from tests import engines
+from workers import models
+from workers.engine.engine import Engine
+from workers.safety.unguidance import TrajectoryCorrector
+
+DEMO = str(Path(__file__).parents[2] / "models" / "demo")
+
+
+def test_unguidance_without_its_gate_makes_the_same_pictures() -> None:
+    model = models.load(DEMO, name="demo", device=torch.device("cpu"))
+    gated = model.methods.corrector
+    assert isinstance(gated, TrajectoryCorrector)
+    specs = [
+        replace(spec, plan=SafetyPlan(trajectory=Unguidance(threshold=threshold)))
+        for spec, threshold in zip(specs_for(model.info, range(3), 5), (-1.0, 1.0, 0.2), strict=True)
+    ]
+    specs = [replace(spec, index=index) for index, spec in enumerate(specs)]
+    made = [
+        engines.run(Engine(model.parts, replace(model.methods, corrector=corrector)), specs)
+        for corrector in (gated, UngatedCorrector(gated))
+    ]
+    for with_gate, without in zip(*made, strict=True):
+        assert with_gate.pixels is not None
+        assert without.pixels is not None
+        assert np.abs(with_gate.pixels.astype(int) - without.pixels).max() <= 1
+    assert [len(outcome.trajectory.corrected_steps) for outcome in made[0][:2] if outcome.trajectory] == [5, 0]
+
+
+@pytest.mark.parametrize("options", [["--tripping", "3", "--pictures", "2"], ["--repeats", "1"]])
+def test_a_mix_that_cannot_be_is_refused(options: list[str]) -> None:
+    assert CliRunner().invoke(app, ["unguidance", *options]).exit_code == 2
