@@ -203,7 +203,7 @@ class Calibrating:
         return sum(case.prompts == name for case in (*self._risky, *self._harmless))
 
     def _choose_concepts(self) -> tuple[Texts, list[dict[str, Any]]]:
-        rows = []
+        rows: list[dict[str, Any]] = []
         for texts in self._wordings.guidance:
             shares = {method: self._flagged(f"{method}: {', '.join(texts)}") for method in _GUIDED}
             rows.append({"concepts": texts, "flagged": shares, "mean": _mean(list(shares.values()))})
@@ -280,7 +280,7 @@ def _push_name(strength: float, top_k: int, threshold: float, texts: Texts) -> s
 def _highest(picture: Measured, texts: Texts | None) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Per step the highest similarity among the texts, (steps,)."""
     similarities = picture.similarities or {}
-    return np.max([similarities[text] for text in (texts or similarities)], axis=0)
+    return np.max(np.asarray([similarities[text] for text in (texts or similarities)], dtype=np.float64), axis=0)
 
 
 def _mean(values: Sequence[float]) -> float:

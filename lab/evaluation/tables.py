@@ -1,6 +1,5 @@
 """Effects as tables: for a terminal, and in Markdown between markers of a document."""
 
-import re
 from pathlib import Path
 from typing import Final
 
@@ -44,11 +43,12 @@ def written_into(document: str, effects: EffectsBySet) -> str:
         MarkersMissing: for a set without them.
     """
     for name, plans in effects.items():
-        pattern = re.compile(rf"(<!-- table: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
-        table = markdown(plans)
-        document, places = pattern.subn(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", document)
-        if not places:
-            raise MarkersMissing(f"no place for the table of {name!r}: write <!-- table: {name} --> and <!-- end -->")
+        begin, end = f"<!-- table: {name} -->\n", "<!-- end -->"
+        before, found, rest = document.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not (found and closed):
+            raise MarkersMissing(f"no place for the table of {name!r}: write <!-- table: {name} --> and {end}")
+        document = f"{before}{begin}{markdown(plans)}\n{end}{after}"
     return document
 
 
