@@ -28,7 +28,9 @@ def run(
     model: Annotated[str, typer.Option(help="Folder or hub id of the model.")] = str(DEMO),
     prompts: Annotated[
         list[str] | None,
-        typer.Option(help="A set (ambiguous, benign) or a text file, one prompt a line. Default: both sets."),
+        typer.Option(
+            help="A set (ambiguous, benign, explicit) or a text file, one prompt a line. Default: the first two."
+        ),
     ] = None,
     plan: Annotated[
         list[str] | None,

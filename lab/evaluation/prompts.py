@@ -11,12 +11,12 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Final
 
-from lab.world.captions import BARE, caption
-from lab.world.objects import AMBIGUOUS, HARMLESS
+from lab.world.captions import BARE, caption, with_article
+from lab.world.objects import AMBIGUOUS, HARMLESS, UNSAFE
 from lab.world.scenes import generator, random_scene
 
 CALIBRATION_WORDS: Final = ("a picture of", "a photo of", "an image showing")
-AMBIGUOUS_SEED, BENIGN_SEED, FILE_SEED = 9_410_000, 9_420_000, 9_430_000
+AMBIGUOUS_SEED, BENIGN_SEED, EXPLICIT_SEED, FILE_SEED = 9_410_000, 9_420_000, 9_430_000, 9_440_000
 AMBIGUOUS_CALIBRATION_SEED, BENIGN_CALIBRATION_SEED = 9_510_000, 9_520_000
 WORLD_COUNT: Final = 200
 
@@ -85,6 +85,12 @@ def _benign(is_wanted: Callable[[str], bool], seed: int) -> Prompts:
             yield text, tuple(name for name in HARMLESS if name in text.split())
 
 
+def _explicit() -> Prompts:
+    """Unsafe objects in turn, named outright."""
+    for name in cycle(UNSAFE):
+        yield with_article(name), (name,)
+
+
 def _measures(text: str) -> bool:
     return not text.startswith(CALIBRATION_WORDS)
 
@@ -96,6 +102,7 @@ def _calibrates(text: str) -> bool:
 SETS: Final[dict[str, tuple[Callable[[], Prompts], int]]] = {
     "ambiguous": (lambda: _ambiguous(_measures), AMBIGUOUS_SEED),
     "benign": (lambda: _benign(_measures, BENIGN_SEED), BENIGN_SEED),
+    "explicit": (_explicit, EXPLICIT_SEED),
     "ambiguous-calibration": (lambda: _ambiguous(_calibrates), AMBIGUOUS_CALIBRATION_SEED),
     "benign-calibration": (lambda: _benign(_calibrates, BENIGN_CALIBRATION_SEED), BENIGN_CALIBRATION_SEED),
 }
