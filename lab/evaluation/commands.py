@@ -29,7 +29,7 @@ def run(
     prompts: Annotated[
         list[str] | None,
         typer.Option(
-            help="A set (ambiguous, benign, explicit) or a text file, one prompt a line. Default: the first two."
+            help="ambiguous, benign, explicit, or a text file of a prompt a line. Default: the first two."
         ),
     ] = None,
     plan: Annotated[
