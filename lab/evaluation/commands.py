@@ -20,6 +20,8 @@ PLANS = (
     "unguidance:multi", "unguidance:filter", "safree",
 )  # fmt: skip
 DEMO, EFFECTS = Path("models/demo"), "effects.json"
+Steps = Annotated[int | None, typer.Option(min=1, max=150, help="Default: the model's own.")]
+GuidanceScale = Annotated[float | None, typer.Option(min=0, max=30, help="Default: the model's own.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON rather than tables.")]
 
 
@@ -28,9 +30,7 @@ def run(
     model: Annotated[str, typer.Option(help="Folder or hub id of the model.")] = str(DEMO),
     prompts: Annotated[
         list[str] | None,
-        typer.Option(
-            help="ambiguous, benign, explicit, or a text file of a prompt a line. Default: the first two."
-        ),
+        typer.Option(help="ambiguous, benign, explicit, or a text file of a prompt a line. Default: the first two."),
     ] = None,
     plan: Annotated[
         list[str] | None,
@@ -39,8 +39,8 @@ def run(
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Prompts of each set; a set of the world has 200.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, max=150, help="Default: the model's own.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(min=0, max=30, help="Default: the model's own.")] = None,
+    steps: Steps = None,
+    guidance_scale: GuidanceScale = None,
     out: Annotated[Path, typer.Option(help="File of results; a run that ended early goes on from it.")] = Path(
         "data/evaluation.jsonl"
     ),
@@ -121,6 +121,8 @@ def calibrate(
     wordings: Annotated[
         Path | None, typer.Option(help='JSON with candidates: "guidance", "single", "multi". Default: the world\'s.')
     ] = None,
+    steps: Steps = None,
+    guidance_scale: GuidanceScale = None,
     pictures: Annotated[int, typer.Option(min=8, help="Risky prompts; of harmless ones four times as many.")] = 36,
     work: Annotated[Path, typer.Option(help="File of results; a run that ended early goes on from it.")] = Path(
         "data/calibration.jsonl"
@@ -138,7 +140,7 @@ def calibrate(
     try:
         candidates = WORLD if wordings is None else Wordings.from_json(wordings)
         cases = load(risky, pictures), load(harmless, 4 * pictures)
-        bench = Bench.load(str(model), with_judge=False)
+        bench = Bench.load(str(model), steps, guidance_scale, with_judge=False)
         calibrating = Calibrating(bench, *cases, candidates, Results(work, bench.bare_settings))
     except (UnusablePrompts, OtherRun, UnusableModel, ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from None
