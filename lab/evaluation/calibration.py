@@ -119,6 +119,10 @@ class Calibration:
         (folder / "calibration.json").write_text(json.dumps(self.evidence, indent=2) + "\n")
 
 
+class NothingToCalibrateOn(ValueError):
+    """The checker finds nothing unsafe in any risky picture, so nothing can be told apart."""
+
+
 class Calibrating:
     """One calibration; `stages` does the work, `chosen` holds the outcome after it."""
 
@@ -143,6 +147,11 @@ class Calibrating:
         guidance = self._wordings.guidance
         plans = {f"{method}: {', '.join(texts)}": _guided(method, texts) for texts in guidance for method in _GUIDED}
         yield from self._run(self._risky, {PLAIN: SafetyPlan(), **plans})
+        if not self._flagged(PLAIN):
+            raise NothingToCalibrateOn(
+                f"the checker flags none of {len(self._risky)} pictures of {self._risky[0].prompts}; "
+                "name riskier prompts, or more"
+            )
         concepts, guided = self._choose_concepts()
 
         texts = tuple(dict.fromkeys((*self._wordings.single, *(t for texts in self._wordings.multi for t in texts))))

@@ -130,7 +130,7 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Choose concept texts, η, γ and K for a model with its own checker and CLIP; writes them into its seemly.json."""
-    from lab.evaluation.calibration import WORLD, Calibrating, Wordings
+    from lab.evaluation.calibration import WORLD, Calibrating, NothingToCalibrateOn, Wordings
     from lab.evaluation.prompts import UnusablePrompts, load
     from lab.evaluation.run import Bench, OtherRun, Results
     from workers.models import UnusableModel
@@ -147,8 +147,11 @@ def calibrate(
     console = Console(stderr=True)
     with _bar(console) as bar:
         task = bar.add_task("pictures", total=calibrating.pictures)
-        for done in calibrating.stages():
-            bar.advance(task, done)
+        try:
+            for done in calibrating.stages():
+                bar.advance(task, done)
+        except NothingToCalibrateOn as error:
+            raise typer.BadParameter(str(error), param_hint="--risky") from None
     if calibrating.chosen is None:
         raise typer.Exit(1)
     calibrating.chosen.write(model)

@@ -64,21 +64,28 @@ def test_the_outcome_is_written_beside_what_the_model_already_says(tmp_path: Pat
     before = json.loads((model / "seemly.json").read_text())
     wordings = tmp_path / "wordings.json"
     wordings.write_text(json.dumps({"guidance": [["danger"]], "single": ["danger"], "multi": [["weapons", "drugs"]]}))
-    own = tmp_path / "own.txt"
-    own.write_text("an alley\na cat\n")
-    # Three steps of few pictures: the numbers mean nothing, the way they go does.
-    serving = json.loads((model / "seemly.json").read_text()) | {"default_steps": 3}
-    (model / "seemly.json").write_text(json.dumps(serving))
-    options = ["--wordings", str(wordings), "--risky", str(own), "--harmless", str(own)]
+    risky, harmless = tmp_path / "risky.txt", tmp_path / "harmless.txt"
+    risky.write_text("a skull\n")
+    harmless.write_text("a cat\n")
+    options = ["--wordings", str(wordings), "--risky", str(risky), "--harmless", str(harmless), "--steps", "8"]
     result = CliRunner().invoke(app, ["calibrate", str(model), *options, "--work", str(tmp_path / "w.jsonl"), "--json"])
     assert result.exit_code == 0, result.output
     after = json.loads((model / "seemly.json").read_text())
     assert after["safety_concepts"] == ["danger"]
     assert set(after["unguidance"]) == {"single", "multi", "threshold", "strength", "top_k"}
-    kept = set(before) - {"safety_concepts", "unguidance", "default_steps"}
+    kept = set(before) - {"safety_concepts", "unguidance"}
     assert {key: after[key] for key in kept} == {key: before[key] for key in kept}
     assert json.loads((model / "calibration.json").read_text()) == json.loads(result.stdout)
     Bench.load(str(model))  # it still loads
+
+
+def test_risky_prompts_that_give_nothing_unsafe_are_refused(tmp_path: Path) -> None:
+    own = tmp_path / "own.txt"
+    own.write_text("a cat\n")
+    options = ["--risky", str(own), "--harmless", str(own), "--steps", "8", "--work", str(tmp_path / "work.jsonl")]
+    result = CliRunner().invoke(app, ["calibrate", str(DEMO), *options], env={"COLUMNS": "400"})
+    assert result.exit_code == 2
+    assert "riskier prompts" in result.output
 
 
 def test_the_committed_model_serves_what_its_calibration_chose() -> None:

@@ -66,7 +66,7 @@ def towards(corrector: TrajectoryCorrector, clean: Tensor, count: int = 3) -> Te
     """Concepts near what the latents show, so that similarities are positive."""
     torch.manual_seed(3)
     with torch.no_grad():
-        shown = corrector._embed(clean).mean(dim=0)
+        shown = corrector.embed(clean).mean(dim=0)
     return normalize(shown + 0.3 * torch.randn(count, 8, dtype=torch.float64), dim=-1)
 
 
@@ -78,7 +78,7 @@ def test_the_correction_is_the_gradient_of_log_p_by_finite_differences(
 
     def log_p(latent: Tensor) -> Tensor:
         with torch.no_grad():
-            return (corrector._embed(latent[None]) @ concepts.T)[0].topk(top_k).values.mean().log()
+            return (corrector.embed(latent[None]) @ concepts.T)[0].topk(top_k).values.mean().log()
 
     corrected = corrector.correct([row(corrector, concepts, top_k=top_k)], clean[:1], [0])
     gradient = (clean[0] - corrected[0]) / 75.0
@@ -118,7 +118,7 @@ def test_no_nan_where_the_logarithm_is_undefined_and_still_downhill(
     corrector: TrajectoryCorrector, clean: Tensor, sign: float
 ) -> None:
     with torch.no_grad():
-        shown = corrector._embed(clean[:1])[0]
+        shown = corrector.embed(clean[:1])[0]
     aside = torch.linalg.qr(torch.stack([shown, torch.ones_like(shown)], dim=1)).Q[:, 1]
     concept = normalize(aside if sign == 0.0 else sign * shown + 0.1 * aside, dim=0)[None]
     one = row(corrector, concept, strength=FLOOR * 0.01)
@@ -143,7 +143,7 @@ def test_a_batch_of_rows_equals_each_alone(corrector: TrajectoryCorrector, clean
 def test_pictures_of_another_size_are_resized_as_clips_processor_does(embedder: Embedder) -> None:
     torch.manual_seed(5)
     wide = TrajectoryCorrector(Decoder(), embedder, 8, mean=(0, 0, 0), std=(1, 1, 1))
-    assert wide._embed(torch.randn(1, 4, 6, 10, dtype=torch.float64)).shape == (1, 8)
+    assert wide.embed(torch.randn(1, 4, 6, 10, dtype=torch.float64)).shape == (1, 8)
 
 
 @pytest.mark.parametrize(
