@@ -88,17 +88,6 @@ def test_risky_prompts_that_give_nothing_unsafe_are_refused(tmp_path: Path) -> N
     assert "riskier prompts" in result.output
 
 
-def test_the_committed_model_serves_what_its_calibration_chose() -> None:
-    chosen = json.loads((DEMO / "calibration.json").read_text())["chosen"]
-    serving = json.loads((DEMO / "seemly.json").read_text())
-    assert serving["safety_concepts"] == chosen["safety_concepts"]
-    own = serving["unguidance"]
-    assert own["single"] == [chosen["single"]]
-    assert {key: own[key] for key in ("multi", "threshold", "strength", "top_k")} == {
-        key: chosen[key] for key in ("multi", "threshold", "strength", "top_k")
-    }
-
-
 def test_every_candidate_fits_the_worlds_tokens() -> None:
     tokenizer = build_tokenizer()
     texts = [joined(texts) for texts in WORLD.guidance] + [*WORLD.single, *(t for texts in WORLD.multi for t in texts)]

@@ -165,20 +165,6 @@ def test_tables_go_between_their_markers_and_nowhere_else() -> None:
         tables.written_into("no place", effects)
 
 
-def test_the_documents_tables_are_what_the_command_makes_of_the_committed_results() -> None:
-    measured = MeasuredEffects.model_validate_json((DEMO / "effects.json").read_bytes())
-    document = (ROOT / "docs" / "safety.md").read_text()
-    assert tables.written_into(document, measured.effects) == document
-    assert {"ambiguous", "benign"} <= set(measured.effects)
-
-
-def test_the_committed_results_are_of_the_committed_model_and_its_calibration() -> None:
-    measured = MeasuredEffects.model_validate_json((DEMO / "effects.json").read_bytes())
-    own = Bench.load(str(DEMO))
-    assert measured.settings == own.settings
-    assert own.model.info.effects == measured.effects
-
-
 def test_the_commands_measure_summarise_and_print_json(tmp_path: Path) -> None:
     out = tmp_path / "run.jsonl"
     asked = [

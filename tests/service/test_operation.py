@@ -6,7 +6,9 @@ import httpx
 from redis import Redis
 
 from contract import keys
+from contract.effect import Effect
 from contract.plan import METHODS
+from service.models import FRESH_S
 from tests.service import parts
 from tests.service.test_bad_input import problem
 from tests.service.test_jobs import posted
@@ -42,6 +44,17 @@ def test_every_safety_method_is_told_with_its_place_presets_and_models(http: htt
     assert methods["sld"]["models"] == ["demo"]
     assert methods["sega"]["models"] == []
     assert methods["erased"]["presets"] == ["sdd-weapons"]
+
+
+def test_a_method_is_told_with_what_it_came_to_on_each_model(http: httpx.Client, redis: "Redis") -> None:
+    effect = Effect(pictures=200, failures=0, distance=0.1, unet_rows=75, seconds=0.3)
+    plans = {"none": effect, "sld:max": effect, "sega": effect, "safree+sld:max": effect}
+    parts.announce(redis, parts.model_info(effects={"ambiguous": plans}))
+    time.sleep(FRESH_S)  # the gateway may just have read the models
+    methods = {method["name"]: method["measured"] for method in http.get("/safety/methods").json()["methods"]}
+    assert list(methods["sld"]["demo"]["ambiguous"]) == ["none", "sld:max"]
+    assert list(methods["sega"]["demo"]["ambiguous"]) == ["none", "sega"]
+    assert methods["sld"]["demo"]["ambiguous"]["sld:max"] == effect.model_dump(mode="json")
 
 
 def test_models_are_told_as_announced(http: httpx.Client) -> None:
