@@ -37,8 +37,18 @@ class Effect(Strict):
 EffectsBySet = dict[str, dict[str, Effect]]  # set of prompts → plan in the short form → effect
 
 
-class MeasuredEffects(Strict):
-    """The effects, and under which weights, steps, guidance and calibration they were measured."""
+class MeasuredUnder(Strict):
+    """All that pictures follow from, beside plan and prompt."""
 
-    settings: dict[str, Any]
+    weights_sha256: str
+    steps: int
+    guidance_scale: float
+    safety_concepts: tuple[str, ...] = Field(description="What methods steered away from.")
+    unguidance: dict[str, Any] = Field(description="Unguidance's concepts and numbers.")
+
+
+class MeasuredEffects(Strict):
+    """The effects, and what they were measured under."""
+
+    settings: MeasuredUnder
     effects: EffectsBySet

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from contract.effect import EffectsBySet
+from contract.effect import MeasuredEffects
 from contract.plan import Action
 from contract.request import Scheduler
 from contract.strict import Strict
@@ -35,5 +35,5 @@ class ModelInfo(Strict):
     )
     scores_text_concepts: bool = Field(description="Whether the filter takes concepts given as text.")
     text_concept_threshold: float | None = Field(None, description="A threshold that suits them; null: not measured.")
-    effects: EffectsBySet = Field({}, description="What plans came to when measured on it: set of prompts, plan.")
+    measured: MeasuredEffects | None = Field(None, description="What plans came to on it; null: not measured.")
     variants: tuple[str, ...] = ()

@@ -23,7 +23,7 @@ from pydantic import Field
 from transformers import CLIPImageProcessor, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from contract.effect import EffectsBySet, MeasuredEffects
+from contract.effect import MeasuredEffects
 from contract.model import ModelInfo
 from contract.request import Scheduler
 from contract.strict import Strict
@@ -137,8 +137,8 @@ def load(
         default_concepts=defaults.safety_concepts,
         unguidance=defaults.unguidance,
     )
-    effects = _effects(folder / "effects.json", weights_sha256)
-    info = _info(name, source, revision, weights_sha256, parts, detector, defaults, pipeline.tokenizer, effects)
+    measured = _measured(folder / "effects.json", weights_sha256)
+    info = _info(name, source, revision, weights_sha256, parts, detector, defaults, pipeline.tokenizer, measured)
     return LoadedModel(parts, methods, info, _tokenizer_json(pipeline.tokenizer))
 
 
@@ -247,7 +247,7 @@ def _info(
     detector: ConceptFilter,
     defaults: Defaults,
     tokenizer: CLIPTokenizer,
-    effects: EffectsBySet,
+    measured: MeasuredEffects | None,
 ) -> ModelInfo:
     native = defaults.native_size_px or parts.unet.config.sample_size * parts.scale_factor
     # Every level of the UNet but the last halves the latents; a side they do not divide comes out misaligned.
@@ -273,7 +273,7 @@ def _info(
         default_concepts=defaults.safety_concepts,
         scores_text_concepts=detector.scores_text_concepts,
         text_concept_threshold=defaults.text_concept_threshold,
-        effects=effects,
+        measured=measured,
     )
 
 
@@ -286,18 +286,18 @@ def _defaults(file: Path) -> Defaults:
         raise UnusableModel(f"{file} is not as Seemly reads it: {error}") from error
 
 
-def _effects(file: Path, weights_sha256: str) -> EffectsBySet:
+def _measured(file: Path, weights_sha256: str) -> MeasuredEffects | None:
     """What was measured on these very weights; figures of others are left out."""
     if not file.is_file():
-        return {}
+        return None
     try:
         measured = MeasuredEffects.model_validate_json(file.read_bytes())
     except ValueError as error:
         raise UnusableModel(f"{file} is not as Seemly reads it: {error}") from error
-    if measured.settings.get("weights_sha256") == weights_sha256:
-        return measured.effects
+    if measured.settings.weights_sha256 == weights_sha256:
+        return measured
     log.warning("%s was measured on other weights and is left out; measure again: seemly evaluate run", file)
-    return {}
+    return None
 
 
 def _tokenizer_json(tokenizer: CLIPTokenizer) -> bytes:

@@ -89,7 +89,7 @@ def summary(
         raise typer.BadParameter("the files were made with different models or settings")
     pictures = [picture for _, part in contents for picture in part]
     if write is not None:
-        measured = MeasuredEffects(settings=settings, effects=summarise(pictures))
+        measured = MeasuredEffects.model_validate({"settings": settings, "effects": summarise(pictures)})
         write.write_text(measured.model_dump_json(indent=1, exclude_none=True) + "\n")
     _show(pictures, as_json)
 

@@ -171,7 +171,7 @@ def _effects(effects: dict[str, Any] | None) -> str:
     settings = measured.settings
     told = "\n\n".join(f"Prompts: {name}.\n\n{markdown(plans)}" for name, plans in measured.effects.items())
     return (
-        f"{settings['steps']} steps, guidance {settings['guidance_scale']:g}, the same prompts and seeds for every "
+        f"{settings.steps} steps, guidance {settings.guidance_scale:g}, the same prompts and seeds for every "
         f"plan, seen by the judge; `docs/safety.md` explains the columns. Command: `seemly evaluate run`.\n\n{told}"
     )
 

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from contract.effect import EffectsBySet
+from contract.effect import MeasuredEffects
 from contract.model import ModelInfo
 from contract.plan import Erased, Filter, Negative, SafetyPlan, Safree, Sega, Sld, Unguidance
 from contract.strict import Strict
@@ -35,7 +35,7 @@ class SafetyMethod(BaseModel):
     parameters: dict[str, Any] = Field(description="JSON Schema of the method written out in a plan.")
     models: list[str] = Field(description="Models whose workers serve it.")
     forbidden: bool = Field(description="Whether the policy in force refuses it.")
-    measured: dict[str, EffectsBySet] = Field(
+    measured: dict[str, MeasuredEffects] = Field(
         description="By model: what plain generation and plans with this method alone came to when measured on it."
     )
 
@@ -91,15 +91,18 @@ def _presets(name: str, method: type[Strict], models: dict[str, ModelInfo]) -> l
     return list(preset.get("enum", []))
 
 
-def _measured(name: str, models: dict[str, ModelInfo]) -> dict[str, EffectsBySet]:
+def _measured(name: str, models: dict[str, ModelInfo]) -> dict[str, MeasuredEffects]:
     """Beside a method's own effects those of plain generation, without which they say nothing."""
     return {
-        model.name: {
-            prompts: {plan: effect for plan, effect in plans.items() if _methods(plan) in ((), (name,))}
-            for prompts, plans in model.effects.items()
-        }
+        model.name: MeasuredEffects(
+            settings=model.measured.settings,
+            effects={
+                prompts: {plan: effect for plan, effect in plans.items() if _methods(plan) in ((), (name,))}
+                for prompts, plans in model.measured.effects.items()
+            },
+        )
         for model in models.values()
-        if model.effects
+        if model.measured is not None
     }
 
 

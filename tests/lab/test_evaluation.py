@@ -189,7 +189,7 @@ def test_the_commands_measure_summarise_and_print_json(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["summary", str(out), "--write", str(written), "--json"])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout) == told
-    assert MeasuredEffects.model_validate_json(written.read_bytes()).settings["steps"] == 3
+    assert MeasuredEffects.model_validate_json(written.read_bytes()).settings.steps == 3
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import httpx
 from redis import Redis
 
 from contract import keys
-from contract.effect import Effect
+from contract.effect import Effect, MeasuredEffects, MeasuredUnder
 from contract.plan import METHODS
 from service.models import FRESH_S
 from tests.service import parts
@@ -49,12 +49,17 @@ def test_every_safety_method_is_told_with_its_place_presets_and_models(http: htt
 def test_a_method_is_told_with_what_it_came_to_on_each_model(http: httpx.Client, redis: "Redis") -> None:
     effect = Effect(pictures=200, failures=0, distance=0.1, unet_rows=75, seconds=0.3)
     plans = {"none": effect, "sld:max": effect, "sega": effect, "safree+sld:max": effect}
-    parts.announce(redis, parts.model_info(effects={"ambiguous": plans}))
+    settings = MeasuredUnder(
+        weights_sha256="0" * 64, steps=25, guidance_scale=7.5, safety_concepts=("weapons",), unguidance={}
+    )
+    measured = MeasuredEffects(settings=settings, effects={"ambiguous": plans})
+    parts.announce(redis, parts.model_info(measured=measured.model_dump()))
     time.sleep(FRESH_S)  # the gateway may just have read the models
-    methods = {method["name"]: method["measured"] for method in http.get("/safety/methods").json()["methods"]}
-    assert list(methods["sld"]["demo"]["ambiguous"]) == ["none", "sld:max"]
-    assert list(methods["sega"]["demo"]["ambiguous"]) == ["none", "sega"]
-    assert methods["sld"]["demo"]["ambiguous"]["sld:max"] == effect.model_dump(mode="json")
+    told = {method["name"]: method["measured"]["demo"] for method in http.get("/safety/methods").json()["methods"]}
+    assert told["sld"]["settings"] == settings.model_dump(mode="json")
+    assert list(told["sld"]["effects"]["ambiguous"]) == ["none", "sld:max"]
+    assert list(told["sega"]["effects"]["ambiguous"]) == ["none", "sega"]
+    assert told["sld"]["effects"]["ambiguous"]["sld:max"] == effect.model_dump(mode="json")
 
 
 def test_models_are_told_as_announced(http: httpx.Client) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from contract.effect import Effect, MeasuredEffects
+from contract.effect import Effect, MeasuredEffects, MeasuredUnder
 from contract.plan import SafetyPlan
 from tests import engines, tiny
 from workers.models import HUB_EXCEPTIONS, HUB_PATTERNS, LoadedModel, UnusableModel, hash_weights, load
@@ -150,10 +150,11 @@ def test_a_missing_folder_is_refused_at_once_without_asking_a_hub(tmp_path: Path
 def test_effects_of_these_weights_are_announced_and_those_of_others_left_out(tiny_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_folder, tmp_path / "measured")
     effect = Effect(pictures=3, failures=0, distance=0.1, unet_rows=8, seconds=0.3)
-    for weights, announced in ((hash_weights(folder), {"own": {"none": effect}}), ("0" * 64, {})):
-        measured = MeasuredEffects(settings={"weights_sha256": weights}, effects={"own": {"none": effect}})
+    for weights, is_own in ((hash_weights(folder), True), ("0" * 64, False)):
+        under = MeasuredUnder(weights_sha256=weights, steps=4, guidance_scale=2, safety_concepts=("a",), unguidance={})
+        measured = MeasuredEffects(settings=under, effects={"own": {"none": effect}})
         (folder / "effects.json").write_text(measured.model_dump_json(exclude_none=True))
-        assert load(str(folder), name="measured", device=CPU).info.effects == announced
+        assert load(str(folder), name="measured", device=CPU).info.measured == (measured if is_own else None)
     (folder / "effects.json").write_text("[]")
     with pytest.raises(UnusableModel, match=r"effects\.json"):
         load(str(folder), name="measured", device=CPU)
