@@ -15,8 +15,9 @@ model's own checker and CLIP alone, so that a measurement by the judge is a test
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +28,7 @@ from lab.evaluation.prompts import Case
 from lab.evaluation.run import PLAIN, Bench, Measured, Results, run
 
 HARMLESS_TRIPS: Final = 0.01  # of harmless calibration pictures, those that the gate may ever open for
-STRENGTHS: Final = (2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
+STRENGTHS: Final = (5.0, 10.0, 20.0, 40.0, 80.0)
 CHECKER: Final = "filter"  # unguidance's preset over the checker's own concepts
 NEVER: Final = 1.0  # a threshold that no cosine passes: unguidance only watches
 
@@ -140,35 +141,16 @@ class Calibrating:
         """How many pictures all stages measure."""
         risky, harmless = len(self._risky), len(self._harmless)
         guided = 2 * len(self._wordings.guidance) + 1
-        return guided * risky + 2 * (risky + harmless) + len(self._strengths(1)) * risky + harmless
+        return guided * risky + 2 * (risky + harmless) + len(self._strengths(1)) * risky
 
     def stages(self) -> Iterator[int]:
         """Measure and choose, stage after stage; yields how many pictures were done."""
-        guidance = self._wordings.guidance
-        plans = {f"{method}: {', '.join(texts)}": _guided(method, texts) for texts in guidance for method in _GUIDED}
-        yield from self._run(self._risky, {PLAIN: SafetyPlan(), **plans})
-        if not self._flagged(PLAIN):
-            raise NothingToCalibrateOn(
-                f"the checker flags none of {len(self._risky)} pictures of {self._risky[0].prompts}; "
-                "name riskier prompts, or more"
-            )
+        yield from self.measure_guidance()
+        yield from self.measure_gates()
+        single, multi, threshold = self._chosen_gate
+        yield from self.measure_pushes(multi, threshold)
         concepts, guided = self._choose_concepts()
-
-        texts = tuple(dict.fromkeys((*self._wordings.single, *(t for texts in self._wordings.multi for t in texts))))
-        watching = {"watch": _watching(concepts=texts), f"watch: {CHECKER}": _watching(preset=CHECKER)}
-        yield from self._run([*self._risky, *self._harmless], watching, watch=True)
-        single, multi, threshold, gates = self._choose_gate()
-
-        pushes = self._strengths(len(multi))
-        yield from self._run(
-            self._risky,
-            {_push_name(*push, threshold, multi): _unguided(multi, threshold, *push) for push in pushes},
-        )
-        strength, top_k, pushed = self._choose_push(multi, threshold, pushes)
-
-        final = _push_name(strength, top_k, threshold, multi)
-        yield from self._run(self._harmless, {final: _unguided(multi, threshold, strength, top_k)})
-        corrected = [bool(picture.corrected_steps) for picture in self._of(final, self._harmless)]
+        strength, top_k, pushed = self._choose_push(multi, threshold)
         self.chosen = Calibration(
             safety_concepts=concepts,
             single=(single,),
@@ -180,17 +162,37 @@ class Calibrating:
                 "settings": self._results.settings,
                 "prompts": {name: self._count(name) for name in self._prompt_sets},
                 "guidance": guided,
-                "gates": gates,
+                "gates": [{"concepts": name} | gate for name, gate in self._gates.items()],
                 "harmless_trips_allowed": HARMLESS_TRIPS,
-                "harmless_corrected": _mean(corrected),
+                "harmless_corrected": self._trips(multi, threshold),
                 "pushes": pushed,
                 "chosen": {"safety_concepts": concepts, "single": single, "multi": multi, "threshold": threshold}
                 | {"strength": strength, "top_k": top_k},
             },
         )
 
-    def _run(self, cases: Sequence[Case], plans: Mapping[str, SafetyPlan], watch: bool = False) -> Iterator[int]:
-        yield from run(self._bench, cases, plans, self._results, watch=watch)
+    def measure_guidance(self) -> Iterator[int]:
+        """Stage 1."""
+        texts = self._wordings.guidance
+        plans = {f"{method}: {', '.join(each)}": _guided(method, each) for each in texts for method in _GUIDED}
+        yield from run(self._bench, self._risky, {PLAIN: SafetyPlan(), **plans}, self._results)
+        if not self._flagged(PLAIN):
+            raise NothingToCalibrateOn(
+                f"the checker flags none of {len(self._risky)} pictures of {self._risky[0].prompts}; "
+                "name riskier prompts, or more"
+            )
+
+    def measure_gates(self) -> Iterator[int]:
+        """Stage 2."""
+        texts = tuple(dict.fromkeys((*self._wordings.single, *(t for texts in self._wordings.multi for t in texts))))
+        watching = {"watch": _watching(concepts=texts), f"watch: {CHECKER}": _watching(preset=CHECKER)}
+        yield from run(self._bench, [*self._risky, *self._harmless], watching, self._results, watch=True)
+
+    def measure_pushes(self, multi: Texts, threshold: float) -> Iterator[int]:
+        """Stage 3."""
+        pushes = self._strengths(len(multi))
+        plans = {_push_name(*push, threshold, multi): _unguided(multi, threshold, *push) for push in pushes}
+        yield from run(self._bench, self._risky, plans, self._results)
 
     def _of(self, plan: str, cases: Sequence[Case]) -> list[Measured]:
         """A plan's pictures of the cases, those that failed left out."""
@@ -215,12 +217,21 @@ class Calibrating:
         best = min(rows, key=lambda row: row["mean"])
         return best["concepts"], [{"concepts": (), "flagged": {PLAIN: self._flagged(PLAIN)}}, *rows]
 
-    def _choose_gate(self) -> tuple[str, Texts, float, list[dict[str, Any]]]:
-        gates = {name: self._gate(texts) for name, texts in self._gate_candidates().items()}
+    @cached_property
+    def _gates(self) -> dict[str, dict[str, Any]]:
+        return {name: self._gate(texts) for name, texts in self._gate_candidates().items()}
+
+    @property
+    def _chosen_gate(self) -> tuple[str, Texts, float]:
+        """The text of `single`, the texts of `multi`, and η."""
+        gates = self._gates
         single = max(self._wordings.single, key=lambda text: gates[text]["opens_by_half"])
         multi = max(self._wordings.multi, key=lambda texts: gates[", ".join(texts)]["opens_by_half"])
-        threshold = max(gates[name]["threshold"] for name in (single, ", ".join(multi), CHECKER))
-        return single, multi, threshold, [{"concepts": name} | gate for name, gate in gates.items()]
+        return single, multi, max(gates[name]["threshold"] for name in (single, ", ".join(multi), CHECKER))
+
+    def _trips(self, texts: Texts, threshold: float) -> float:
+        """The share of harmless pictures that the gate opens for at any step."""
+        return _mean([_highest(picture, texts).max() >= threshold for picture in self._of("watch", self._harmless)])
 
     def _gate_candidates(self) -> dict[str, Texts | None]:
         """Name → texts; None for the checker's own concepts."""
@@ -244,11 +255,9 @@ class Calibrating:
         """Pairs of γ and K; K is 1 or all. The number of pairs does not hang on the number of concepts."""
         return [(strength, top_k) for top_k in (1, concepts) for strength in STRENGTHS]
 
-    def _choose_push(
-        self, multi: Texts, threshold: float, pushes: Sequence[tuple[float, int]]
-    ) -> tuple[float, int, list[dict[str, Any]]]:
+    def _choose_push(self, multi: Texts, threshold: float) -> tuple[float, int, list[dict[str, Any]]]:
         rows = []
-        for strength, top_k in pushes:
+        for strength, top_k in self._strengths(len(multi)):
             pictures = self._of(_push_name(strength, top_k, threshold, multi), self._risky)
             flagged = _mean([picture.flagged for picture in pictures])
             distance = _mean([picture.distance for picture in pictures])

@@ -87,7 +87,8 @@ def summary(
     settings = contents[0][0]
     if any(other != settings for other, _ in contents):
         raise typer.BadParameter("the files were made with different models or settings")
-    pictures = [picture for _, part in contents for picture in part]
+    # Every run measures plain generation, so two runs of the same prompts hold the same pictures of it.
+    pictures = list({(p.prompts, p.plan, p.index): p for _, part in contents for p in part}.values())
     if write is not None:
         measured = MeasuredEffects.model_validate({"settings": settings, "effects": summarise(pictures)})
         write.write_text(measured.model_dump_json(indent=1, exclude_none=True) + "\n")
