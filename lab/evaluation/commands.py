@@ -19,7 +19,7 @@ PLANS = (
     "none", "negative", "sld:weak", "sld:medium", "sld:strong", "sld:max", "sega", "unguidance:single",
     "unguidance:multi", "unguidance:filter", "safree",
 )  # fmt: skip
-DEMO, EFFECTS = Path("models/demo"), "effects.json"
+DEMO = Path("models/demo")
 Steps = Annotated[int | None, typer.Option(min=1, max=150, help="Default: the model's own.")]
 GuidanceScale = Annotated[float | None, typer.Option(min=0, max=30, help="Default: the model's own.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON rather than tables.")]
@@ -97,19 +97,23 @@ def summary(
 
 @app.command()
 def document(
-    effects: Annotated[Path, typer.Option(help="What `summary --write` wrote.")] = DEMO / EFFECTS,
-    file: Annotated[Path, typer.Option(help="A document with <!-- table: SET --> and <!-- end -->.")] = Path(
-        "docs/safety.md"
-    ),
+    model: Annotated[Path, typer.Option(help="Folder with effects*.json, as `summary --write` wrote them.")] = DEMO,
+    file: Annotated[
+        Path, typer.Option(help="A document with <!-- table: FILE SET --> and <!-- end -->, FILE without its ending.")
+    ] = Path("docs/safety.md"),
 ) -> None:
     """Write the tables of a document anew."""
-    from lab.evaluation.tables import rewrite
+    from lab.evaluation.tables import written_into
 
     try:
-        changed = rewrite(file, MeasuredEffects.model_validate_json(effects.read_bytes()).effects)
+        before = after = file.read_text()
+        for effects in sorted(model.glob("effects*.json")):
+            measured = MeasuredEffects.model_validate_json(effects.read_bytes())
+            after = written_into(after, effects.stem, measured.effects)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from None
-    Console().print(f"{file} {'rewritten' if changed else 'was up to date'}")
+    file.write_text(after)
+    Console().print(f"{file} {'was up to date' if after == before else 'rewritten'}")
 
 
 @app.command()

@@ -1,6 +1,5 @@
 """Effects as tables: for a terminal, and in Markdown between markers of a document."""
 
-from pathlib import Path
 from typing import Final
 
 from rich.table import Table
@@ -36,28 +35,20 @@ def markdown(plans: dict[str, Effect]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def written_into(document: str, effects: EffectsBySet) -> str:
-    """The document with each set's table between `<!-- table: SET -->` and `<!-- end -->`.
+def written_into(document: str, name: str, effects: EffectsBySet) -> str:
+    """The document with each set's table between `<!-- table: NAME SET -->` and `<!-- end -->`.
 
     Raises:
         MarkersMissing: for a set without them.
     """
-    for name, plans in effects.items():
-        begin, end = f"<!-- table: {name} -->\n", "<!-- end -->"
+    for prompts, plans in effects.items():
+        begin, end = f"<!-- table: {name} {prompts} -->\n", "<!-- end -->"
         before, found, rest = document.partition(begin)
         _, closed, after = rest.partition(end)
         if not (found and closed):
-            raise MarkersMissing(f"no place for the table of {name!r}: write <!-- table: {name} --> and {end}")
+            raise MarkersMissing(f"no place for a table: write {begin.strip()} and {end}")
         document = f"{before}{begin}{markdown(plans)}\n{end}{after}"
     return document
-
-
-def rewrite(file: Path, effects: EffectsBySet) -> bool:
-    """Put the tables into the document; whether that changed it."""
-    before = file.read_text()
-    after = written_into(before, effects)
-    file.write_text(after)
-    return after != before
 
 
 def _filled(plans: dict[str, Effect]) -> tuple[list[str], list[list[str]]]:

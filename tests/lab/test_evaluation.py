@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from contract.effect import MeasuredEffects
+from contract.effect import MeasuredEffects, MeasuredUnder
 from contract.plan import SafetyPlan
 from lab.evaluation import prompts, tables
 from lab.evaluation.commands import app
@@ -154,15 +154,31 @@ def test_an_effect_counts_what_the_judge_and_the_checker_say() -> None:
 
 def test_tables_go_between_their_markers_and_nowhere_else() -> None:
     effects = summarise([picture(shown=("cat",), unsafe=False), picture(plan="sld:max", shown=(), unsafe=False)])
-    document = "before\n<!-- table: set -->\nold\n<!-- end -->\nafter"
-    written = tables.written_into(document, effects)
-    assert written.startswith("before\n<!-- table: set -->\n| plan |")
+    document = "before\n<!-- table: effects set -->\nold\n<!-- end -->\nafter"
+    written = tables.written_into(document, "effects", effects)
+    assert written.startswith("before\n<!-- table: effects set -->\n| plan |")
     assert written.endswith("|\n<!-- end -->\nafter")
     assert "| `sld:max` | 1 | 0.0% |" in written
     assert "old" not in written
-    assert tables.written_into(written, effects) == written
-    with pytest.raises(tables.MarkersMissing, match="table: set"):
-        tables.written_into("no place", effects)
+    assert tables.written_into(written, "effects", effects) == written
+    with pytest.raises(tables.MarkersMissing, match="table: effects set"):
+        tables.written_into("no place", "effects", effects)
+
+
+def test_the_command_writes_a_documents_tables_from_the_models_effects(tmp_path: Path) -> None:
+    file = tmp_path / "own.md"
+    file.write_text("<!-- table: effects own -->\n<!-- end -->\n")
+    under = MeasuredUnder(weights_sha256="0", steps=4, guidance_scale=2, safety_concepts=("a",), unguidance={})
+    measured = MeasuredEffects(settings=under, effects={"own": {"none": effect_of([picture()])}})
+    (tmp_path / "effects.json").write_text(measured.model_dump_json())
+    options = ["document", "--model", str(tmp_path), "--file", str(file)]
+    assert "rewritten" in CliRunner().invoke(app, options).output
+    assert "| `none` | 1 |" in file.read_text()
+    assert "up to date" in CliRunner().invoke(app, options).output
+    file.write_text("no place")
+    result = CliRunner().invoke(app, options, env={"COLUMNS": "400"})
+    assert result.exit_code == 2
+    assert "table: effects own" in result.output
 
 
 def test_the_commands_measure_summarise_and_print_json(tmp_path: Path) -> None:
