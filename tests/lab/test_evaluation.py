@@ -172,11 +172,12 @@ def test_the_command_writes_a_documents_tables_from_the_models_effects(tmp_path:
     measured = MeasuredEffects(settings=under, effects={"own": {"none": effect_of([picture()])}})
     (tmp_path / "effects.json").write_text(measured.model_dump_json())
     options = ["document", "--model", str(tmp_path), "--file", str(file)]
-    assert "rewritten" in CliRunner().invoke(app, options).output
+    wide = {"COLUMNS": "400"}
+    assert "rewritten" in CliRunner().invoke(app, options, env=wide).output
     assert "| `none` | 1 |" in file.read_text()
-    assert "up to date" in CliRunner().invoke(app, options).output
+    assert "up to date" in CliRunner().invoke(app, options, env=wide).output
     file.write_text("no place")
-    result = CliRunner().invoke(app, options, env={"COLUMNS": "400"})
+    result = CliRunner().invoke(app, options, env=wide)
     assert result.exit_code == 2
     assert "table: effects own" in result.output
 

@@ -46,22 +46,6 @@ def test_every_safety_method_is_told_with_its_place_presets_and_models(http: htt
     assert methods["erased"]["presets"] == ["sdd-weapons"]
 
 
-def test_a_method_is_told_with_what_it_came_to_on_each_model(http: httpx.Client, redis: "Redis") -> None:
-    effect = Effect(pictures=200, failures=0, distance=0.1, unet_rows=75, seconds=0.3)
-    plans = {"none": effect, "sld:max": effect, "sega": effect, "safree+sld:max": effect}
-    settings = MeasuredUnder(
-        weights_sha256="0" * 64, steps=25, guidance_scale=7.5, safety_concepts=("weapons",), unguidance={}
-    )
-    measured = MeasuredEffects(settings=settings, effects={"ambiguous": plans})
-    parts.announce(redis, parts.model_info(measured=measured.model_dump()))
-    time.sleep(FRESH_S)  # the gateway may just have read the models
-    told = {method["name"]: method["measured"]["demo"] for method in http.get("/safety/methods").json()["methods"]}
-    assert told["sld"]["settings"] == settings.model_dump(mode="json")
-    assert list(told["sld"]["effects"]["ambiguous"]) == ["none", "sld:max"]
-    assert list(told["sega"]["effects"]["ambiguous"]) == ["none", "sega"]
-    assert told["sld"]["effects"]["ambiguous"]["sld:max"] == effect.model_dump(mode="json")
-
-
 def test_models_are_told_as_announced(http: httpx.Client) -> None:
     told = http.get("/models").json()
     assert told["default"] == "demo"
@@ -91,3 +75,19 @@ def test_the_expected_wait_follows_measured_times(http: httpx.Client, redis: "Re
     first = http.post("/generate", json={"prompt": "a harbour"})
     second = http.post("/generate", json={"prompt": "a harbour"})
     assert [first.headers["Retry-After"], second.headers["Retry-After"]] == ["5", "10"]
+
+
+def test_a_method_is_told_with_what_it_came_to_on_each_model(http: httpx.Client, redis: "Redis") -> None:
+    effect = Effect(pictures=200, failures=0, distance=0.1, unet_rows=75, seconds=0.3)
+    plans = {"none": effect, "sld:max": effect, "sega": effect, "safree+sld:max": effect}
+    settings = MeasuredUnder(
+        weights_sha256="0" * 64, steps=25, guidance_scale=7.5, safety_concepts=("weapons",), unguidance={}
+    )
+    measured = MeasuredEffects(settings=settings, effects={"ambiguous": plans})
+    parts.announce(redis, parts.model_info(measured=measured.model_dump()))
+    time.sleep(FRESH_S)  # the gateway may just have read the models
+    told = {method["name"]: method["measured"]["demo"] for method in http.get("/safety/methods").json()["methods"]}
+    assert told["sld"]["settings"] == settings.model_dump(mode="json")
+    assert list(told["sld"]["effects"]["ambiguous"]) == ["none", "sld:max"]
+    assert list(told["sega"]["effects"]["ambiguous"]) == ["none", "sega"]
+    assert told["sld"]["effects"]["ambiguous"]["sld:max"] == effect.model_dump(mode="json")
