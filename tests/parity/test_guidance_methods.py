@@ -197,7 +197,7 @@ def test_the_record_of_sega_tells_the_share_over_the_threshold_not_what_the_mome
     sega = SemanticGuidance(conditioning, concepts, momentum_scale=0.5, momentum_beta=0.4)
     torch.manual_seed(0)
     for step in range(22):
-        sega.combine(torch.randn(3, 4, 16, 16, dtype=torch.float64), step)
+        sega.combine(torch.randn(len(sega.branches(step)), 4, 16, 16, dtype=torch.float64), step)
     record = sega.record()
     assert record.share[:2] == (0.0, 0.0)
     assert all(share == pytest.approx(0.1, abs=0.01) for share in record.share[2:20])
