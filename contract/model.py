@@ -5,9 +5,31 @@ from typing import Annotated
 from pydantic import Field
 
 from contract.effect import MeasuredEffects
-from contract.plan import Action
+from contract.plan import Action, VariantName
 from contract.request import Scheduler
 from contract.strict import Strict
+
+
+class ErasureEffect(Strict):
+    """One figure before and after an erasure: the same prompts and seeds on the base model and on the variant."""
+
+    measure: str
+    prompts: str
+    pictures: int = Field(ge=1)
+    before: float
+    after: float
+
+
+class VariantInfo(Strict):
+    """Erased weights that a worker serves; asked for as `erased:NAME`."""
+
+    name: VariantName
+    recipe: str = Field(description="How they were made: esd-x, esd-x-strict, esd-u, sdd, uce or imported.")
+    concepts: tuple[str, ...] = Field(description="What was erased.")
+    preserved: tuple[str, ...] = Field((), description="What was held on to.")
+    changes: str = Field(description="kv_only, attn2_only or full; kv_only shares UNet calls with all other rows.")
+    weights_sha256: str
+    effects: tuple[ErasureEffect, ...] = ()
 
 
 class ModelInfo(Strict):
@@ -36,4 +58,4 @@ class ModelInfo(Strict):
     scores_text_concepts: bool = Field(description="Whether the filter takes concepts given as text.")
     text_concept_threshold: float | None = Field(None, description="A threshold that suits them; null: not measured.")
     measured: MeasuredEffects | None = Field(None, description="What plans came to on it; null: not measured.")
-    variants: tuple[str, ...] = ()
+    variants: tuple[VariantInfo, ...] = ()

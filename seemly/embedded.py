@@ -201,6 +201,7 @@ class EmbeddedStack:
             "SEEMLY_HOST": settings.host,
             "SEEMLY_PORT": str(port),
             "SEEMLY_MODEL": settings.model,
+            "SEEMLY_VARIANTS": settings.variants,
             "SEEMLY_MODEL_NAME": settings.model_name,
             "SEEMLY_POLICY": settings.policy,
             "SEEMLY_LEASE_S": "20",

@@ -23,6 +23,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address the embedded gateway listens on.")
     port: int = Field(8000, ge=0, le=65535, validation_alias=AliasChoices("SEEMLY_PORT", "PORT"), description="0: any.")
     model: str = Field(str(REPOSITORY / "models" / "demo"), description="Folder of the model that the worker serves.")
+    variants: str = Field(str(REPOSITORY / "models" / "variants"), description="Folder of the model's erased weights.")
     model_name: str = Field("demo", description="Name the model is served under.")
     policy: str = Field("default", description="The policy that the gateway applies.")
     store_url: str | None = Field(None, description="Where pictures are kept; null: a folder in SEEMLY_DATA.")

@@ -207,8 +207,9 @@ def plan_errors(plan: SafetyPlan, model: ModelInfo) -> Iterator[FieldError]:
                 field=f"safety.{place}",
                 message=f"{method.method!r} is not served by this model; available: {', '.join(model.methods)}",
             )
-    if plan.weights is not None and "erased" in model.methods and plan.weights.variant not in model.variants:
-        available = ", ".join(model.variants) or "none"
+    variants = [variant.name for variant in model.variants]
+    if plan.weights is not None and "erased" in model.methods and plan.weights.variant not in variants:
+        available = ", ".join(variants) or "none"
         yield FieldError(field="safety.weights.variant", message=f"is not a variant here; available: {available}")
     if plan.trajectory is not None and not model.scores_text_concepts:
         if plan.trajectory.concepts is not None:

@@ -2,16 +2,25 @@
 
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
 from redis import Redis
 
 from contract import keys
-from contract.model import ModelInfo
+from contract.model import ModelInfo, VariantInfo
 
 FORGET_AFTER_S = 3600
 
 
-@dataclass(frozen=True)
+class Variants(Protocol):
+    """Erased weights that come and go while the worker runs."""
+
+    def available(self) -> tuple[VariantInfo, ...]:
+        """What can be asked for now."""
+        ...
+
+
+@dataclass
 class Announcement:
     """A model on one worker. The model stays known when its last worker leaves; readiness ends with the lease."""
 
@@ -20,6 +29,7 @@ class Announcement:
     tokenizer_json: bytes
     worker: str
     lease_s: float
+    variants: Variants | None = None
 
     @property
     def member(self) -> str:
@@ -27,7 +37,8 @@ class Announcement:
         return f"{self.info.name}|{self.worker}"
 
     def publish(self) -> None:
-        """Write the model and its tokenizer; again after Redis lost them."""
+        """Write the model and its tokenizer; again after Redis lost them, or when its variants have changed."""
+        self._read_variants()
         with self.connection.pipeline() as pipeline:
             pipeline.set(keys.tokenizer_key(self.info.tokenizer_sha256), self.tokenizer_json)
             pipeline.hset(keys.MODELS, self.info.name, self.info.model_dump_json())
@@ -35,6 +46,7 @@ class Announcement:
 
     def renew(self) -> None:
         """Be ready for another lease."""
+        is_changed = self._read_variants()
         now = time.time()
         with self.connection.pipeline(transaction=False) as pipeline:
             pipeline.zadd(keys.READY_WORKERS, {self.member: now + self.lease_s})
@@ -42,8 +54,15 @@ class Announcement:
             pipeline.hexists(keys.MODELS, self.info.name)
             pipeline.exists(keys.tokenizer_key(self.info.tokenizer_sha256))
             *_, model_is_known, tokenizer_is_known = pipeline.execute()
-        if not (model_is_known and tokenizer_is_known):
+        if is_changed or not (model_is_known and tokenizer_is_known):
             self.publish()
+
+    def _read_variants(self) -> bool:
+        """Whether there are other variants than were announced."""
+        before = self.info.variants
+        if self.variants is not None:
+            self.info = self.info.model_copy(update={"variants": self.variants.available()})
+        return self.info.variants != before
 
     def withdraw(self) -> None:
         """Be ready no longer."""

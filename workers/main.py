@@ -13,6 +13,7 @@ from workers.models import load
 from workers.records import connect
 from workers.rq_disarmed import disarm_rq
 from workers.settings import Settings
+from workers.variants.shelf import VariantShelf
 from workers.worker import Worker
 
 
@@ -49,11 +50,12 @@ def main() -> None:
     torch.set_num_threads(threads)
     limits = EngineLimits(settings.unet_rows, settings.pictures_in_flight, settings.pictures_judged)
     engine = Engine(loaded.parts, loaded.methods, limits)
+    variants = VariantShelf(settings.variants, loaded.parts, loaded.info.weights_sha256, settings.variant_bytes)
     metrics = WorkerMetrics()
     store = open_store(settings.picture_store_url)
     with MetricsServer(metrics, settings.metrics_port, settings.metrics_host):
         connection = connect(settings.redis_url)
-        worker = Worker(settings, connection, engine, loaded.info, loaded.tokenizer_json, store, metrics)
+        worker = Worker(settings, connection, engine, loaded.info, loaded.tokenizer_json, store, metrics, variants)
         exit_code = worker.run()
     logging.shutdown()
     if exit_code:

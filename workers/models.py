@@ -30,6 +30,7 @@ from contract.strict import Strict
 from workers.engine.model import EngineModel
 from workers.engine.text import PromptEncoder
 from workers.engine.text_attention import project_texts_once
+from workers.engine.weights import SwappedWeights
 from workers.safety.checker_concepts import STABLE_DIFFUSION_1, CheckerConcepts
 from workers.safety.filter import ConceptFilter
 from workers.safety.methods import (
@@ -127,6 +128,7 @@ def load(
         project_text=project_texts_once(pipeline.unet),
         detector=detector,
         scheduler_config=dict(pipeline.scheduler.config),
+        weights=SwappedWeights(pipeline.unet),
         latent_dtype=latent_dtype,
     )
     methods = SafetyMethods(

@@ -17,6 +17,8 @@ class Settings(BaseSettings):
     redis_url: str = Field("redis://127.0.0.1:6379/0", validation_alias="REDIS_URL", description="redis:// or unix://.")
     model: str = Field("models/demo", description="Folder or hub id of the model, in diffusers layout.")
     model_name: str = Field("demo", description="Name the model is served under; names the queue as well.")
+    variants: Path = Field(Path("models/variants"), description="Folder of erased weights, one folder each.")
+    variant_bytes: int = Field(4 << 30, ge=1, description="Memory on the device for erased weights at one time.")
     device: str = Field("auto", description="cuda, cpu or auto: the GPU when there is one.")
     dtype: str = Field("auto", description="float32, bfloat16, float16 or auto: what suits the device.")
     torch_threads: int | None = Field(None, ge=1, description="Threads torch computes with; null: torch's own choice.")

@@ -31,6 +31,7 @@ from workers.announce import Announcement
 from workers.delivery import Delivery, JobInFlight, PictureEngine
 from workers.ending import Ending
 from workers.engine.picture import Outcome, PictureSpec, Progress
+from workers.engine.weights import ErasedWeights
 from workers.finaliser import Finaliser
 from workers.keeper import Keeper
 from workers.lifecycle import RqWorker, Ticket, Unreadable
@@ -42,6 +43,8 @@ from workers.results import expired, failed, why_refused
 from workers.settings import Settings
 from workers.sweeper import Sweeper
 from workers.trouble import log_error, log_redis_error
+from workers.variants.reading import UnusableVariant
+from workers.variants.shelf import VariantShelf
 
 log = logging.getLogger(__name__)
 
@@ -63,14 +66,16 @@ class Worker:
         tokenizer_json: bytes,
         store: ObjectStore,
         metrics: WorkerMetrics,
+        variants: VariantShelf | None = None,
     ) -> None:
         self._settings = settings
         self._engine = engine
         self._info = info
+        self._variants = variants
         self._metrics = metrics
         self._records = JobRecords(connection, settings.record_ttl_s)
         self._rq = RqWorker(keys.queue_name(info.name), connection, settings.lease_s, on_stop_job=engine.cancel)
-        self._announcement = Announcement(connection, info, tokenizer_json, self._rq.name, settings.lease_s)
+        self._announcement = Announcement(connection, info, tokenizer_json, self._rq.name, settings.lease_s, variants)
         self._progress = ProgressBoard(connection)
         self._in_flight: dict[str, JobInFlight] = {}
         self._slots = threading.Semaphore(settings.slots)
@@ -241,11 +246,24 @@ class Worker:
         if (reason := self._reason_not_to_run(job, ticket, started)) is not None:
             self._ending.end(ticket, started.attempt, reason)
             return False
+        try:
+            specs = PictureSpec.all_of(job, self._variants_of(job))
+        except UnusableVariant as error:
+            self._ending.end(ticket, started.attempt, failed("unusable_variant", str(error)))
+            return False
         self._in_flight[job.id] = JobInFlight(job, started.attempt, ticket)
         self._metrics.in_flight.set(len(self._in_flight))
         self._progress.open(job, started.attempt)
-        self._engine.submit(*PictureSpec.all_of(job))
+        self._engine.submit(*specs)
         return True
+
+    def _variants_of(self, job: Job) -> dict[str, ErasedWeights]:
+        """The erased weights that the job's plans name; loaded here, where it holds up no picture in flight."""
+        plans = [job.of_picture(index).plan for index in range(len(job.seeds))]
+        names = {plan.weights.variant for plan in plans if plan.weights}
+        if names and self._variants is None:
+            raise UnusableVariant("this worker has no erased weights")
+        return {name: self._variants.get(name) for name in names} if self._variants else {}
 
     def _reason_not_to_run(self, job: Job, ticket: Ticket, started: Started) -> Result | None:
         if job.id != ticket.job_id:

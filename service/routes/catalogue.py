@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from contract.effect import MeasuredEffects
-from contract.model import ModelInfo
+from contract.model import ModelInfo, VariantInfo
 from contract.plan import Erased, Filter, Negative, SafetyPlan, Safree, Sega, Sld, Unguidance
 from contract.strict import Strict
 from service.gateway import Here
@@ -54,6 +54,18 @@ class Models(BaseModel):
     models: list[ModelInfo]
 
 
+class Variant(VariantInfo):
+    """Erased weights, and the model they belong to."""
+
+    model: str
+
+
+class Variants(BaseModel):
+    """Every variant that can be asked for."""
+
+    variants: list[Variant]
+
+
 @router.get("/safety/methods", operation_id="list_safety_methods", summary="Safety methods", responses=documented(503))
 def list_safety_methods(gateway: Here) -> SafetyMethods:
     """Every method with its place, its parameters and the models that serve it."""
@@ -84,9 +96,21 @@ def list_models(gateway: Here) -> Models:
     return Models(default=gateway.settings.default_model or only, models=list(models.values()))
 
 
+@router.get("/variants", operation_id="list_variants", summary="Erased weights", responses=documented(503))
+def list_variants(gateway: Here) -> Variants:
+    """Every variant of every announced model, with what was erased and what that was measured to do."""
+    return Variants(
+        variants=[
+            Variant(model=model.name, **variant.model_dump())
+            for model in gateway.catalogue.models().values()
+            for variant in model.variants
+        ]
+    )
+
+
 def _presets(name: str, method: type[Strict], models: dict[str, ModelInfo]) -> list[str]:
     if name == "erased":
-        return sorted({variant for model in models.values() for variant in model.variants})
+        return sorted({variant.name for model in models.values() for variant in model.variants})
     preset = method.model_json_schema()["properties"].get("preset", {})
     return list(preset.get("enum", []))
 

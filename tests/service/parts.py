@@ -13,7 +13,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 
 from contract import keys, record
 from contract.job import Job, PolicyRef, picture_key
-from contract.model import ModelInfo
+from contract.model import ModelInfo, VariantInfo
 from contract.plan import Action, SafetyPlan
 from contract.request import OutputFormat, Scheduler
 from contract.result import AppliedSafety, Picture, Result, Status
@@ -50,6 +50,11 @@ def clip_like_tokenizer() -> Tokenizer:
 TOKENIZER = clip_like_tokenizer().to_str().encode()
 
 
+VARIANT = VariantInfo(
+    name="sdd-weapons", recipe="sdd", concepts=("weapon",), changes="attn2_only", weights_sha256="0" * 64
+)
+
+
 def model_info(**changes: Any) -> ModelInfo:
     return ModelInfo(
         **{
@@ -71,7 +76,7 @@ def model_info(**changes: Any) -> ModelInfo:
             "concepts": ("weapon",),
             "default_concepts": ("weapons",),
             "scores_text_concepts": True,
-            "variants": ("sdd-weapons",),
+            "variants": (VARIANT,),
             **changes,
         }
     )

@@ -70,6 +70,7 @@ def test_every_promised_route_is_there(http: httpx.Client) -> None:
         ("get", "/jobs/{job_id}/explanation.png"),
         ("get", "/safety/methods"),
         ("get", "/models"),
+        ("get", "/variants"),
         ("get", "/healthz/live"),
         ("get", "/healthz/ready"),
         ("get", "/metrics"),

@@ -46,6 +46,11 @@ def test_every_safety_method_is_told_with_its_place_presets_and_models(http: htt
     assert methods["erased"]["presets"] == ["sdd-weapons"]
 
 
+def test_variants_are_told_with_their_model(http: httpx.Client) -> None:
+    [told] = http.get("/variants").json()["variants"]
+    assert told == {"model": "demo", **parts.VARIANT.model_dump(mode="json")}
+
+
 def test_models_are_told_as_announced(http: httpx.Client) -> None:
     told = http.get("/models").json()
     assert told["default"] == "demo"

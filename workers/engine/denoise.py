@@ -16,8 +16,12 @@ log = logging.getLogger(__name__)
 
 
 def denoise(rows: Sequence[Row], model: EngineModel, most_unet_rows: int) -> None:
-    """Move rows of one shape one step on. A row that cannot go on gets a `failure`; the others do not notice."""
+    """Move rows of one shape and the same swapped weights one step on.
+
+    A row that cannot go on gets a `failure`; the others do not notice.
+    """
     find_twins(rows)
+    model.weights.put(rows[0].swapped)
     for call in split(rows, most_unet_rows):
         for predicted, outputs in _predict(call, model):
             _advance(predicted, outputs)

@@ -6,10 +6,10 @@ scales and seeds. `step` moves all of them one step on. It knows neither Redis n
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import groupby, takewhile
+from itertools import takewhile
 
 import torch
 
@@ -75,11 +75,11 @@ class Engine:
         """One tick: drop and admit, predict and advance every row, decode and judge the finished, hand out the rest."""
         outcomes = [*self._drop(), *self._admit()]
         running = [row for row in self._rows if not row.is_finished]
-        for rows in _by_shape(running):
+        for rows in _alike(running, lambda row: (row.shape, id(row.swapped))):
             denoise(rows, self._model, self._limits.unet_rows)
         outcomes += [row.outcome() for row in self._rows if row.failure]
         finished = [row for row in self._rows if row.is_finished and not row.failure][: self._limits.pictures_judged]
-        for rows in _by_shape(finished):
+        for rows in _alike(finished, lambda row: row.shape):
             outcomes += judge(rows, self._model)
         self._rows = [row for row in self._rows if not row.failure and row not in finished]
         with self._changed:
@@ -130,19 +130,23 @@ class Engine:
 
         The noise is drawn on the CPU in float32 whatever the device, so that a seed means the same everywhere.
         """
+        demanded, weights = spec.plan.weights, spec.weights
+        if (demanded.variant if demanded else None) != (weights.name if weights else None):
+            raise ValueError("the weights that the plan demands were not given with the picture")
         schedule = self._schedule(spec)
         conditioning = Conditioning(spec.prompt, spec.negative_prompt, spec.guidance_scale, spec.steps)
         safety = self._build_safety(spec.plan, conditioning)
         generator = torch.Generator("cpu").manual_seed(spec.seed)
         noise = torch.randn(self._model.latent_shape(spec.width, spec.height), generator=generator)
         latents = noise.to(self._model.device, self._model.latent_dtype) * schedule.init_scale
+        project_text = weights.project_text if weights else self._model.project_text
         texts = torch.stack([self._model.prompts.encode(text) for text in safety.guidance.texts])
         return Row(
             spec=spec,
             schedule=schedule,
             safety=safety,
-            texts=self._model.project_text(texts),
-            project_text=self._model.project_text,
+            texts=project_text(texts),
+            project_text=project_text,
             latents=latents,
             clean=torch.zeros_like(latents),
         )
@@ -169,6 +173,8 @@ def _over(spec: PictureSpec, canceled: set[str]) -> Failure | None:
     return None
 
 
-def _by_shape(rows: list[Row]) -> list[list[Row]]:
-    ordered = sorted(rows, key=lambda row: tuple(row.shape))
-    return [list(group) for _, group in groupby(ordered, key=lambda row: row.shape)]
+def _alike(rows: list[Row], key: Callable[[Row], Hashable]) -> list[list[Row]]:
+    groups: dict[Hashable, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return list(groups.values())

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from workers.engine.text import PromptEncoder
 from workers.engine.text_attention import TextProjection
+from workers.engine.weights import SwappedWeights
 from workers.safety.protocol import Detector
 
 
@@ -24,6 +25,7 @@ class EngineModel:
     project_text: TextProjection  # the UNet takes texts that went through it
     detector: Detector
     scheduler_config: dict[str, Any]
+    weights: SwappedWeights  # the UNet's
     latent_dtype: torch.dtype = torch.float32
 
     @property

@@ -1,5 +1,6 @@
 """What goes into the engine and what comes out: one picture asked for, its progress, its outcome."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,7 @@ from contract.plan import SafetyPlan
 from contract.request import Scheduler
 from contract.steps import GuidanceRecord, TrajectoryRecord
 from contract.verdict import ConceptScore
+from workers.engine.weights import ErasedWeights
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,16 @@ class PictureSpec:
     height: int  # pixels
     plan: SafetyPlan
     deadline_at: datetime | None = None
+    weights: ErasedWeights | None = None  # what the plan's place for weights came to; None is the model's own
     group: str | None = None  # pictures of one group start together and share UNet rows for as long as they are alike
 
     @classmethod
-    def all_of(cls, job: Job) -> "tuple[PictureSpec, ...]":
-        """The pictures of a job, in order; those of a compare as one group, each with its own plan."""
+    def all_of(cls, job: Job, variants: Mapping[str, ErasedWeights] | None = None) -> "tuple[PictureSpec, ...]":
+        """The pictures of a job, in order; those of a compare as one group, each with its own plan.
+
+        `variants` holds the erased weights that the plans name.
+        """
+        plans = [job.of_picture(index).plan for index in range(len(job.seeds))]
         return tuple(
             cls(
                 job_id=job.id,
@@ -47,11 +54,12 @@ class PictureSpec:
                 scheduler=job.scheduler,
                 width=job.width,
                 height=job.height,
-                plan=job.of_picture(index).plan,
+                plan=plan,
                 deadline_at=job.deadline_at,
+                weights=(variants or {}).get(plan.weights.variant) if plan.weights else None,
                 group=job.id if job.compared else None,
             )
-            for index, seed in enumerate(job.seeds)
+            for index, (seed, plan) in enumerate(zip(job.seeds, plans, strict=True))
         )
 
 

@@ -1,6 +1,7 @@
 """A row: one picture in flight, with its own latents, step, schedule and safety state."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -11,6 +12,7 @@ from torch import Tensor
 from workers.engine.picture import Failure, Outcome, PictureSpec, Progress
 from workers.engine.schedule import Schedule
 from workers.engine.text_attention import TextProjection
+from workers.engine.weights import NOTHING_SWAPPED
 from workers.safety.protocol import RowSafety
 
 Input: TypeAlias = tuple[object, str, str]  # a row's `latents_id`, a text, what a prompt method makes of the text
@@ -72,6 +74,11 @@ class Row:
         return self.latents.shape
 
     @property
+    def swapped(self) -> Mapping[str, Tensor]:
+        """Parameters of the UNet that this row's weights have of their own; rows of the same object share calls."""
+        return self.spec.weights.swapped if self.spec.weights else NOTHING_SWAPPED
+
+    @property
     def is_finished(self) -> bool:
         """All steps are done; the picture is to be decoded and judged."""
         return self.step == len(self.schedule)
@@ -99,7 +106,7 @@ class Row:
             failure=self.failure,
             applied={
                 "prompt": prompt.describe() if prompt else None,
-                "weights": None,
+                "weights": self.spec.weights.description if self.spec.weights else None,
                 "guidance": guidance.describe(),
                 "trajectory": trajectory.describe() if trajectory else None,
                 "output": applied_output,

@@ -5,6 +5,7 @@ applied to a text when its row is admitted; what the UNet then receives as `enco
 keys and values side by side, and each layer takes its own columns. The result is the same.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,10 +20,16 @@ class TextProjection:
     """All cross-attention layers' key and value projections as one."""
 
     weight: Tensor  # (columns, dim)
+    names: tuple[str, ...]  # of the UNet's parameters that it is made of, in order
 
     def __call__(self, text: Tensor) -> Tensor:
         """(…, tokens, dim) → (…, tokens, columns)."""
         return linear(text.to(self.weight.dtype), self.weight)
+
+    def erased(self, tensors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> "TextProjection":
+        """The same with a variant's tensors where it has some, in the dtype and on the device of this one."""
+        changed = [tensors.get(name, base[name]).to(self.weight) for name in self.names]
+        return TextProjection(torch.cat(changed), self.names)
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ def project_texts_once(unet: UNet2DConditionModel) -> TextProjection:
     Raises:
         ValueError: when a cross-attention layer is not of Stable Diffusion's plain kind.
     """
-    weights: list[Tensor] = []
+    weights: dict[str, Tensor] = {}
     start = 0
     processors = dict(unet.attn_processors)
     for name, layer in unet.named_modules():
@@ -68,7 +75,7 @@ def project_texts_once(unet: UNet2DConditionModel) -> TextProjection:
             raise ValueError(f"the cross-attention layer {name} is of another kind than Stable Diffusion's")
         inner_dim = layer.to_k.out_features
         processors[f"{name}.processor"] = ProjectedTextAttention(start, inner_dim)
-        weights += [layer.to_k.weight, layer.to_v.weight]
+        weights |= {f"{name}.to_k.weight": layer.to_k.weight, f"{name}.to_v.weight": layer.to_v.weight}
         start += 2 * inner_dim
     unet.set_attn_processor(processors)
-    return TextProjection(torch.cat([weight.detach() for weight in weights]))
+    return TextProjection(torch.cat([weight.detach() for weight in weights.values()]), tuple(weights))

@@ -18,7 +18,7 @@ from workers.safety.sld import SafeLatentDiffusion
 from workers.safety.text_concepts import TextConcepts
 from workers.safety.unguidance import CorrectedRow, StrengthSchedule
 
-SERVED_METHODS = ("none", "safree", "negative", "sld", "sega", "unguidance", "filter")
+SERVED_METHODS = ("none", "safree", "erased", "negative", "sld", "sega", "unguidance", "filter")
 SERVED_ACTIONS = (Action.ANNOTATE, Action.BLOCK)
 
 # Schramowski et al. 2023: what Safe Latent Diffusion steers away from when nothing else is asked for.

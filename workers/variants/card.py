@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, StringConstraints
 
+from contract.model import ErasureEffect
 from contract.plan import ConceptText, VariantName
 from contract.strict import Strict
 
@@ -45,16 +46,6 @@ class Base(Strict):
     weights_sha256: Sha256 = Field(description="As `workers.models.hash_weights` computes it and `/models` tells it.")
 
 
-class Effect(Strict):
-    """One figure before and after: the same prompts and seeds on the base model and on the variant."""
-
-    measure: str
-    prompts: str
-    pictures: int = Field(ge=1)
-    before: float
-    after: float
-
-
 class VariantCard(Strict):
     """What `card.json` holds."""
 
@@ -70,7 +61,7 @@ class VariantCard(Strict):
     weights_sha256: Sha256 = Field(description="Of `variant.safetensors`.")
     hyperparameters: dict[str, JsonValue] = Field({})
     training: dict[str, JsonValue] = Field({}, description="What was seen while training: losses, seconds.")
-    effects: tuple[Effect, ...] = ()
+    effects: tuple[ErasureEffect, ...] = ()
     chosen_by: str = Field("", description="How the hyper-parameters were chosen.")
     command: str = ""
     licence: str = ""

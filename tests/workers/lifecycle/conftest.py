@@ -16,6 +16,7 @@ from workers.models import LoadedModel
 from workers.records import connect
 from workers.rq_disarmed import disarm_rq
 from workers.settings import Settings
+from workers.variants.shelf import VariantShelf
 from workers.worker import Worker
 
 RunWorker = Callable[..., "RunningWorker"]
@@ -42,7 +43,12 @@ class RunningWorker:
 
 @contextmanager
 def working(
-    server: RedisServer, folder: Path, engine: PictureEngine, model: LoadedModel | None = None, **changes: object
+    server: RedisServer,
+    folder: Path,
+    engine: PictureEngine,
+    model: LoadedModel | None = None,
+    variants: VariantShelf | None = None,
+    **changes: object,
 ) -> Iterator[RunningWorker]:
     """A worker in a thread, drained at the end."""
     disarm_rq()
@@ -52,7 +58,7 @@ def working(
     connection = connect(settings.redis_url)
     store = open_store(settings.picture_store_url)
     info, tokenizer_json = (model.info, model.tokenizer_json) if model else (INFO, b"{}")
-    worker = Worker(settings, connection, engine, info, tokenizer_json, store, metrics)
+    worker = Worker(settings, connection, engine, info, tokenizer_json, store, metrics, variants)
     with ThreadPoolExecutor(1) as pool:
         running = RunningWorker(worker, metrics, folder / "pictures", pool.submit(worker.run))
         try:

@@ -1,0 +1,75 @@
+"""Jobs under erased weights, through Redis and the worker."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from contract import keys
+from contract.model import ModelInfo
+from contract.plan import SafetyPlan
+from contract.result import Status
+from tests import engines
+from tests.redis_server import RedisServer
+from tests.seemly.processes import eventually
+from tests.workers.lifecycle.client import Client, job
+from tests.workers.lifecycle.conftest import working
+from tests.workers.variants.conftest import write
+from workers.engine.picture import PictureSpec
+from workers.models import LoadedModel
+from workers.variants.shelf import VariantShelf
+
+SIZE = {"model": "tiny", "width": 32, "height": 32}
+
+
+def erased(name: str) -> SafetyPlan:
+    return SafetyPlan.from_short_form(f"erased:{name}")
+
+
+def announced(client: Client) -> set[str]:
+    info = ModelInfo.model_validate_json(client.redis.hget(keys.MODELS, "tiny"))
+    return {variant.name for variant in info.variants}
+
+
+def test_a_variant_loaded_among_fifty_requests_disturbs_none(
+    server: RedisServer, client: Client, tmp_path: Path, model: LoadedModel
+) -> None:
+    folder = tmp_path / "variants"
+    shelf = VariantShelf(folder, model.parts, model.info.weights_sha256, 1 << 30)
+    plain = [job(f"a cat {number}", steps=30, plan=SafetyPlan(), **SIZE) for number in range(50)]
+    with working(server, tmp_path, engines.engine(model), model, shelf) as worker:
+        for wanted in plain:
+            client.accept(wanted)
+        client.wait_until_started(plain[0].id)
+        assert announced(client) == set()
+        write(folder / "attention", model)
+        late = [job("a cat", steps=4, plan=erased("attention"), **SIZE) for _ in range(3)]
+        for wanted in late:
+            client.accept(wanted)
+        ids = [wanted.id for wanted in [*plain, *late]]
+        assert set(client.wait_for(ids, within_s=120).values()) == {Status.SUCCEEDED}
+        client.assert_ended_once(ids)
+        assert eventually(lambda: announced(client) == {"attention"})
+    for wanted in [*plain[::10], *late]:
+        variants = {"attention": shelf.get("attention")}
+        [alone] = engines.run(engines.engine(model), PictureSpec.all_of(wanted, variants))
+        with Image.open(worker.pictures / wanted.tenant / wanted.id / "1-0.png") as stored:
+            assert np.abs(np.asarray(stored).astype(int) - alone.pixels).max() <= 1
+    applied = client.result(late[0].id).safety.applied["weights"]
+    assert (applied["variant"], applied["changes"]) == ("attention", "attn2_only")
+
+
+def test_a_damaged_variant_fails_its_jobs_with_the_reason(
+    server: RedisServer, client: Client, tmp_path: Path, model: LoadedModel, shelf: VariantShelf
+) -> None:
+    file = tmp_path / "variants" / "keys-1" / "variant.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    jobs = [job(plan=erased(name), **SIZE) for name in ("keys-1", "keys-2", "gone")]
+    with working(server, tmp_path, engines.engine(model), model, shelf):
+        for wanted in jobs:
+            client.accept(wanted)
+        ended = client.wait_for([wanted.id for wanted in jobs])
+    assert [ended[wanted.id] for wanted in jobs] == [Status.FAILED, Status.SUCCEEDED, Status.FAILED]
+    errors = [client.result(wanted.id).error for wanted in jobs]
+    assert [error and error.code for error in errors] == ["unusable_variant", None, "unusable_variant"]
+    assert "truncated or damaged" in errors[0].message

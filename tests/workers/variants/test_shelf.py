@@ -1,0 +1,87 @@
+"""The shelf: what it offers, what it refuses, and how much it keeps."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from contract.plan import SafetyPlan
+from tests import engines
+from tests.workers.variants.conftest import CHOSEN, write
+from workers.models import LoadedModel
+from workers.variants.card import Base
+from workers.variants.reading import UnusableVariant
+from workers.variants.shelf import VariantShelf
+
+
+def test_every_card_of_this_model_is_offered(shelf: VariantShelf) -> None:
+    assert [info.name for info in shelf.available()] == sorted(CHOSEN)
+    assert {info.name: info.changes for info in shelf.available()}["attention"] == "attn2_only"
+
+
+def test_no_folder_is_an_empty_shelf(tmp_path: Path, model: LoadedModel) -> None:
+    shelf = VariantShelf(tmp_path / "none", model.parts, model.info.weights_sha256, 1 << 30)
+    assert shelf.available() == ()
+    with pytest.raises(UnusableVariant, match="no variant 'keys-1'"):
+        shelf.get("keys-1")
+
+
+def test_variants_come_and_go_without_a_restart(shelf: VariantShelf, folder: Path, model: LoadedModel) -> None:
+    held = shelf.get("keys-1")
+    shutil.rmtree(folder / "keys-1")
+    assert "keys-1" not in {info.name for info in shelf.available()}
+    with pytest.raises(UnusableVariant, match="no variant"):
+        shelf.get("keys-1")
+    write(folder / "keys-1", model, seed=99)
+    assert shelf.get("keys-1").description["weights_sha256"] != held.description["weights_sha256"]
+
+
+def test_what_was_loaded_is_not_loaded_again(shelf: VariantShelf) -> None:
+    assert shelf.get("attention") is shelf.get("attention")
+
+
+def test_a_variant_of_another_model_is_not_offered(
+    shelf: VariantShelf, folder: Path, model: LoadedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(folder / "keys-1", model, base=Base(name="other", weights_sha256="f" * 64))
+    assert "keys-1" not in {info.name for info in shelf.available()}
+    assert "another model, 'other'" in caplog.text
+    with pytest.raises(UnusableVariant):
+        shelf.get("keys-1")
+
+
+@pytest.mark.parametrize("broken", ["{", '{"name": "keys-1"}', ""])
+def test_an_unreadable_card_hides_only_its_own_variant(shelf: VariantShelf, folder: Path, broken: str) -> None:
+    (folder / "keys-1" / "card.json").write_text(broken)
+    assert [info.name for info in shelf.available()] == sorted(set(CHOSEN) - {"keys-1"})
+
+
+def test_a_truncated_file_is_refused_and_the_others_are_not(shelf: VariantShelf, folder: Path) -> None:
+    file = folder / "keys-1" / "variant.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UnusableVariant, match="truncated or damaged"):
+        shelf.get("keys-1")
+    assert shelf.get("keys-2").name == "keys-2"
+
+
+def test_memory_is_bounded_and_the_longest_unused_goes_first(folder: Path, model: LoadedModel) -> None:
+    roomy = VariantShelf(folder, model.parts, model.info.weights_sha256, 1 << 30)
+    size = roomy.get("keys-1").project_text.weight.nbytes
+    shelf = VariantShelf(folder, model.parts, model.info.weights_sha256, 2 * size)
+    first, second = shelf.get("keys-1"), shelf.get("keys-2")
+    assert shelf.get("keys-1") is first
+    shelf.get("keys-3")
+    assert shelf.get("keys-1") is first
+    assert shelf.get("keys-2") is not second
+    with pytest.raises(UnusableVariant, match="SEEMLY_VARIANT_BYTES allows"):
+        shelf.get("all")
+
+
+def test_a_dropped_variant_stays_with_its_pictures(folder: Path, model: LoadedModel) -> None:
+    shelf = VariantShelf(folder, model.parts, model.info.weights_sha256, 1 << 30)
+    weights = shelf.get("keys-1")
+    tight = VariantShelf(folder, model.parts, model.info.weights_sha256, weights.project_text.weight.nbytes)
+    plan = SafetyPlan.from_short_form(["erased:keys-1", "filter"])
+    in_flight = engines.spec(0, plan=plan, weights=tight.get("keys-1"))
+    tight.get("keys-2")
+    assert engines.run(engines.engine(model), [in_flight])[0].failure is None

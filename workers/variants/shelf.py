@@ -1,0 +1,150 @@
+"""The variants a worker serves: found in a folder, checked, loaded when first asked for, kept within a bound of memory.
+
+A variant may be put into the folder or taken away at any time; nothing is restarted for it. One that was dropped from
+memory stays with the pictures that use it until they are done.
+"""
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from contract.model import VariantInfo
+from workers.engine.model import EngineModel
+from workers.engine.text_attention import TextProjection
+from workers.engine.weights import ErasedWeights
+from workers.variants.card import CARD, VariantCard, read_card
+from workers.variants.reading import UnusableVariant, Variant, load_variant
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    card: VariantCard
+    weights: ErasedWeights
+    size_bytes: int
+
+
+class VariantShelf:
+    """Loads variants of one model. Any thread may call; loading is serialised and never holds up the engine.
+
+    Args:
+        folder: each of its folders with a card is a variant, called as the card says
+        model: what they are variants of
+        base_sha256: its `weights_sha256`
+        most_bytes: memory on the device for all that is loaded
+    """
+
+    def __init__(self, folder: Path, model: EngineModel, base_sha256: str, most_bytes: int) -> None:
+        self._folder = folder
+        self._model = model
+        self._base_sha256 = base_sha256
+        self._most_bytes = most_bytes
+        self._loaded: OrderedDict[str, _Loaded] = OrderedDict()  # by name, the latest used last
+        self._told: set[str] = set()  # folders that were found wanting and logged
+        self._lock = threading.Lock()
+
+    def available(self) -> tuple[VariantInfo, ...]:
+        """What can be asked for now, by their cards; the weights themselves are checked when they are loaded."""
+        return tuple(_info(card) for _, card in sorted(self._cards().items()))
+
+    def get(self, name: str) -> ErasedWeights:
+        """A variant, ready for rows.
+
+        Raises:
+            UnusableVariant: there is none of that name, it is damaged, of another model, or over the bound of memory.
+        """
+        with self._lock:
+            card = self._cards().get(name)
+            if card is None:
+                self._loaded.pop(name, None)
+                raise UnusableVariant(f"there is no variant {name!r} of this model in {self._folder}")
+            held = self._loaded.get(name)
+            if held is None or held.card.weights_sha256 != card.weights_sha256:
+                held = self._load(name)
+            self._loaded[name] = held
+            self._loaded.move_to_end(name)
+            self._make_room()
+            return held.weights
+
+    def _load(self, name: str) -> _Loaded:
+        base = self._model.weights.base
+        variant = load_variant(self._folder / name, base, self._base_sha256)
+        weights = _on_device(variant, base, self._model.project_text)
+        size = weights.project_text.weight.nbytes + sum(tensor.nbytes for tensor in weights.swapped.values())
+        if size > self._most_bytes:
+            raise UnusableVariant(
+                f"the variant {name!r} takes {size} bytes on the device; SEEMLY_VARIANT_BYTES allows {self._most_bytes}"
+            )
+        log.info("variant %s is loaded: %s, %.1f MB", name, variant.kind, size / 1e6)
+        return _Loaded(variant.card, weights, size)
+
+    def _make_room(self) -> None:
+        """Drop what was used longest ago; never the latest."""
+        while sum(held.size_bytes for held in self._loaded.values()) > self._most_bytes:
+            name, _ = self._loaded.popitem(last=False)
+            log.info("variant %s is dropped from memory", name)
+
+    def _cards(self) -> dict[str, VariantCard]:
+        """Cards of this model's variants, by name. A folder that does not fit is logged once and left out."""
+        cards = {}
+        for file in sorted(self._folder.glob(f"*/{CARD}")):
+            try:
+                card = read_card(file.parent)
+            except (OSError, ValueError) as error:
+                self._tell(file.parent, f"has no readable card: {type(error).__name__}")
+                continue
+            if card.name != file.parent.name:
+                self._tell(file.parent, f"holds the variant {card.name!r}; folder and variant must have one name")
+            elif card.base.weights_sha256 != self._base_sha256:
+                self._tell(file.parent, f"is of another model, {card.base.name!r} {card.base.weights_sha256[:12]}")
+            else:
+                cards[card.name] = card
+        return cards
+
+    def _tell(self, folder: Path, what: str) -> None:
+        if (message := f"{folder} {what}; it is not served") not in self._told:
+            self._told.add(message)
+            log.warning("%s", message)
+
+
+def _on_device(variant: Variant, base: Mapping[str, Tensor], project_text: TextProjection) -> ErasedWeights:
+    """The variant's keys and values as a projection of texts, and the rest as the UNet takes it."""
+    tensors = variant.tensors
+    swapped = {
+        name: torch.empty_like(base[name]).copy_(tensor)  # device, dtype and memory format of the tensor it stands for
+        for name, tensor in tensors.items()
+        if name not in project_text.names
+    }
+    reprojects = any(name in project_text.names for name in tensors)
+    return ErasedWeights(
+        name=variant.name,
+        project_text=project_text.erased(tensors, base) if reprojects else project_text,
+        **({"swapped": swapped} if swapped else {}),
+        description={
+            "method": "erased",
+            "variant": variant.name,
+            "recipe": variant.card.method,
+            "concepts": list(variant.card.concepts),
+            "changes": variant.kind.value,
+            "weights_sha256": variant.card.weights_sha256,
+        },
+    )
+
+
+def _info(card: VariantCard) -> VariantInfo:
+    return VariantInfo(
+        name=card.name,
+        recipe=card.method,
+        concepts=card.concepts,
+        preserved=card.preserved,
+        changes=card.kind.value,
+        weights_sha256=card.weights_sha256,
+        effects=card.effects,
+    )
