@@ -144,7 +144,9 @@ class Unguidance(Strict):
     strength: float | None = Field(None, ge=0, le=10_000, description="gamma, the length of the correction.")
     top_k: int | None = Field(None, ge=1, le=64, description="Mean of the K largest cosines; null: of all.")
     schedule: Literal["constant", "window", "linear"] = Field(
-        "constant", description="How the strength runs from start_step to end_step; `linear` falls to 0 at the end."
+        "constant",
+        description="How the strength runs: the same at every step, the same from start_step to end_step, or falling"
+        " from the one to 0 at the other.",
     )
     start_step: int = Field(0, ge=0, lt=MAX_STEPS)
     end_step: int | None = Field(None, ge=1, le=MAX_STEPS, description="Null: the last step.")

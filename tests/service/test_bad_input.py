@@ -63,7 +63,11 @@ def problem(answer: httpx.Response) -> dict[str, Any]:
         ({"safety": "unguidance", "scheduler": "euler"}, "scheduler", "'ddim' only"),
         ({"safety": {"guidance": {"method": "sld", "scale": 0}}}, "safety.guidance.scale", "does nothing at 0"),
         ({"safety": {"trajectory": {"strength": 0}}}, "safety.trajectory.strength", "does nothing at 0"),
-        ({"safety": {"trajectory": {"start_step": 25}}}, "safety.trajectory.start_step", "beyond the last of 25"),
+        (
+            {"safety": {"trajectory": {"schedule": "window", "start_step": 25}}},
+            "safety.trajectory.start_step",
+            "beyond the last of 25",
+        ),
         ({"negative_prompt": "fog", "guidance_scale": 1}, "negative_prompt", "off at a guidance_scale of 1"),
         ({"scheduler": "plms"}, "scheduler", "'ddim'"),
         ({"scheduler": "dpm++2m"}, "scheduler", "available: ddim, euler"),
