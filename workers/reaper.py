@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from redis import Redis
-from redis.exceptions import LockError
+from redis.exceptions import LockError, ResponseError
 from rq import Queue, Retry
 from rq.job import Job as RqJob
 from rq.registry import clean_registries
@@ -130,8 +130,11 @@ class Reaper:
                 for job_id in some:
                     pipeline.hmget(keys.job_key(job_id), ["status", "attempt", "deadline_at"])
                     pipeline.hget(RqJob.key_for(job_id), "origin")
-                answers = pipeline.execute()
-            for job_id, (status, attempt, deadline), queue in zip(some, answers[::2], answers[1::2], strict=True):
+                answers = pipeline.execute(raise_on_error=False)
+            for job_id, record, queue in zip(some, answers[::2], answers[1::2], strict=True):
+                # One that is no hash can be read by nobody: as good as gone, and no reason to lose sight of the others.
+                status, attempt, deadline = [None] * 3 if isinstance(record, ResponseError) else record
+                queue = None if isinstance(queue, ResponseError) else queue
                 yield Accepted(
                     job_id,
                     status.decode(errors="replace") if status else None,

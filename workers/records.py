@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from redis import Redis
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
@@ -122,14 +122,15 @@ class JobRecords:
         return status.decode()
 
     def standings(self, job_ids: Sequence[str]) -> list[Standing]:
-        """Where jobs stand, in one round trip."""
+        """Where jobs stand, in one round trip. A record that is no hash tells nothing, and disturbs no other."""
         with self.connection.pipeline(transaction=False) as pipeline:
             for job_id in job_ids:
                 pipeline.hmget(keys.job_key(job_id), ["status", "attempt", "cancel"])
-            rows: list[list[bytes | None]] = pipeline.execute()
+            rows: list[list[bytes | None] | ResponseError] = pipeline.execute(raise_on_error=False)
+        read = [[None] * 3 if isinstance(row, ResponseError) else row for row in rows]
         return [
             Standing(status.decode(errors="replace") if status else None, count_of(attempt), cancel == b"1")
-            for status, attempt, cancel in rows
+            for status, attempt, cancel in read
         ]
 
     def note_service_time(self, seconds: float) -> None:

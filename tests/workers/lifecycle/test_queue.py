@@ -20,6 +20,7 @@ from contract import keys
 from contract.model import ModelInfo
 from contract.result import Status
 from tests.redis_server import RedisServer
+from tests.seemly.processes import eventually
 from tests.workers.lifecycle.client import Client, job
 from tests.workers.lifecycle.conftest import RunningWorker, working
 from tests.workers.lifecycle.paced_engine import INFO, PacedEngine
@@ -180,6 +181,19 @@ def test_a_corrupt_deadline_does_not_stop_the_search_for_lost_jobs(client: Clien
     client.redis.hset(keys.job_key(corrupt), "deadline_at", "the day after")
     client.redis.delete("rq:queue:seemly-paced")
     assert set(client.wait_for([corrupt, lost]).values()) == {Status.SUCCEEDED}
+
+
+def test_a_record_that_is_no_hash_hides_no_other_job(client: Client, worker: RunningWorker) -> None:
+    broken, lost = client.accept(job(steps=LONG)), job()
+    client.wait_until_started(broken)
+    client.redis.set(keys.job_key(broken), "no hash")
+    client.accept(lost)
+    client.queue().remove(lost.id)
+    canceled = client.accept(job(steps=LONG))
+    client.wait_until_started(canceled)
+    client.cancel(canceled)
+    assert client.wait_for([lost.id, canceled]) == {lost.id: Status.SUCCEEDED, canceled: Status.CANCELED}
+    assert eventually(lambda: client.redis.zcard(keys.ACCEPTED) == 0)
 
 
 def test_a_job_that_the_engine_refuses_stops_no_other(server: RedisServer, client: Client, tmp_path: Path) -> None:
