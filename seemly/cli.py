@@ -339,11 +339,13 @@ def _request(kind: "type[Request]", **values: Any) -> "Request":
 
 
 def _named(error: Any) -> Iterator[FieldError]:
+    from contract.wording import wording
+
     for entry in error.errors():
         location = entry["loc"]
         if (depth := {"safety": 1, "plans": 2}.get(location[0] if location else "")) is not None:
             location = location[:depth]  # below, pydantic also names which of a plan's forms was tried
-        yield FieldError(".".join(map(str, location)), entry["msg"].removeprefix("Value error, "))
+        yield FieldError(".".join(map(str, location)), wording(entry))
 
 
 def _check_folder(folder: Path) -> None:

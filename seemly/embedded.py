@@ -239,11 +239,8 @@ def _check_policy(name_or_path: str) -> None:
 
     try:
         load_policy(name_or_path)
-    except FileNotFoundError as error:
+    except (OSError, ValueError) as error:
         raise StackError(f"SEEMLY_POLICY: {error}") from None
-    except Exception as error:  # noqa: BLE001 - YAML's and pydantic's many ways to say that it is none
-        first = str(error).partition("\n")[0]
-        raise StackError(f"SEEMLY_POLICY: {name_or_path} is not a policy: {first}") from None
 
 
 def _url_host(host: str) -> str:

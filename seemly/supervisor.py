@@ -50,8 +50,9 @@ class Child:
         """Start the process when it is due, note its death; whether those that need it can go on.
 
         Raises:
-            ChildDied: after MAX_QUICK_DEATHS lives before the stack was ready. Once it was, there is something to keep:
-                a child that keeps dying is started again and again, at growing distances.
+            ChildDied: before the stack was ready, after MAX_QUICK_DEATHS lives, or one that ended over its settings.
+                Once it was, there is something to keep: a child that keeps dying is started again and again, at growing
+                distances.
         """
         now = time.monotonic()
         if self.process is None:
@@ -60,7 +61,8 @@ class Child:
         elif self.process.poll() is not None:
             is_quick = not stack_was_ready or now - self._started_at < QUICK_S
             self._quick_deaths = self._quick_deaths + 1 if is_quick else 0
-            if not stack_was_ready and self._quick_deaths >= MAX_QUICK_DEATHS:
+            is_hopeless = self._quick_deaths >= MAX_QUICK_DEATHS or self.process.returncode == os.EX_CONFIG
+            if not stack_was_ready and is_hopeless:
                 raise ChildDied(self._obituary(self.process.returncode))
             self._start_at = now + min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(self._quick_deaths - 1, 10))
             self.process, self._is_up = None, False
@@ -119,11 +121,11 @@ class Child:
         self._started_at = now
 
     def _obituary(self, code: int) -> str:
+        shown = f"its log, {self.spec.log}, ends:\n{self.last_log_lines() or '  (nothing)'}"
+        if code == os.EX_CONFIG:
+            return f"the {self.spec.name} cannot run with these settings; {shown}"
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-        shown = self.last_log_lines() or "  (nothing)"
-        return (
-            f"the {self.spec.name} {how}, {self._quick_deaths} times in a row; its log, {self.spec.log}, ends:\n{shown}"
-        )
+        return f"the {self.spec.name} {how}, {self._quick_deaths} times in a row; {shown}"
 
 
 class Supervisor:

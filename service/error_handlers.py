@@ -13,21 +13,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import compile_path
 
+from contract.wording import wording
 from service.observing import request_id_of
 from service.problems import FieldError, InvalidRequest, RedisAway, Refusal, problem_response, refusal_response
 
 log = logging.getLogger(__name__)
 
-# pydantic's wording is for programmers; these are for the caller
-_WORDING = {
-    "missing": "is required; add it",
-    "extra_forbidden": "is not a field of this request; remove it",
-    "finite_number": "must be a finite number; NaN and infinity cannot be used",
-    "model_attributes_type": "a JSON object is expected",
-    "model_type": "a JSON object is expected",
-    "int_from_float": "must be a whole number",
-    "int_parsing_size": "is too large a number",
-}
 # what FastAPI answers 400 to: bytes that are not UTF-8, nesting or numbers past what the reader takes
 _UNREADABLE = FieldError(field="body", message="must be JSON in UTF-8, of ordinary depth and with ordinary numbers")
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 400: "bad_request"}
@@ -91,19 +82,7 @@ def _field_error(error: dict[str, Any]) -> FieldError:
     kind, location = error["type"], error["loc"]
     if kind == "json_invalid":
         return FieldError(field="body", message=f"is not JSON: {error['ctx']['error']} at position {location[1]}")
-    message = _WORDING.get(kind) or _length_wording(error) or error["msg"].removeprefix("Value error, ")
-    return FieldError(field=field_name(location), message=message)
-
-
-def _length_wording(error: dict[str, Any]) -> str | None:
-    unit = "characters" if isinstance(error["input"], str) else "entries"
-    match error["type"]:
-        case "too_short" | "string_too_short":
-            least = error["ctx"]["min_length"]
-            return "must not be empty" if least == 1 else f"must have at least {least} {unit}"
-        case "too_long" | "string_too_long":
-            return f"must have at most {error['ctx']['max_length']} {unit}"
-    return None
+    return FieldError(field=field_name(location), message=wording(error))
 
 
 def field_name(location: Sequence[int | str]) -> str:

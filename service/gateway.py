@@ -73,7 +73,7 @@ class Gateway:
             jobs=Jobs(redis, silence, queue, settings.result_ttl_s),
             events=events,
             drawings=Drawings(),
-            store=_store(settings.pictures_url),
+            store=open_store(settings.pictures_url),
             metrics=Metrics(events.listeners),
             sheets=asyncio.Semaphore(SHEETS_AT_ONCE),
             leaving=asyncio.Event(),
@@ -86,7 +86,8 @@ class Gateway:
         self.queue.close()
 
 
-def _store(url: str) -> ObjectStore:
+def open_store(url: str) -> ObjectStore:
+    """Where passed pictures lie; a local folder is created."""
     is_local = url.startswith("file:")
     return obstore.store.from_url(url, mkdir=True) if is_local else obstore.store.from_url(url)
 

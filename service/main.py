@@ -2,41 +2,48 @@
 
 import asyncio
 import ipaddress
+import logging
+import os
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 from pydantic import ValidationError
 
+from contract.wording import settings_wording
 from service.app import create_app
+from service.gateway import open_store
+from service.policy import load_policy
+from service.protocol import ProblemProtocol
 from service.settings import Settings
 
 
 def main() -> None:
-    """Serve until told to stop. Ends with a message instead where there are no keys to guard the address."""
+    """Serve until told to stop. Ends with a message and EX_CONFIG where the settings do not allow it."""
     try:
         settings = Settings()
     except ValidationError as error:
-        named = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
-        sys.exit(f"The settings cannot be used: {named}")
+        _give_up(f"the settings cannot be used: {settings_wording(error)}")
     if not is_loopback(settings.host):
-        sys.exit(
+        _give_up(
             f"SEEMLY_HOST={settings.host} would serve everyone who can reach it, and there are no API keys yet: "
             "listen on 127.0.0.1 or ::1."
         )
-    try:
-        app = create_app(settings)
-    except FileNotFoundError as error:
-        sys.exit(f"SEEMLY_POLICY: {error}")
+    _try("SEEMLY_POLICY", lambda: load_policy(settings.policy))
+    _try("SEEMLY_STORE_URL", lambda: open_store(settings.pictures_url))
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    app = create_app(settings)
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
-        log_level=settings.log_level,
+        http=ProblemProtocol,
+        log_config=None,  # through ours, with the time
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=10,
@@ -66,6 +73,19 @@ class Server(uvicorn.Server):
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._leaving.set)
         super().handle_exit(sig, frame)
+
+
+def _try(variable: str, use: Callable[[], object]) -> None:
+    """Use what a variable names; where it cannot be, say so and end."""
+    try:
+        use()
+    except Exception as error:  # noqa: BLE001 - YAML's, pydantic's, the system's and the store's many ways to refuse
+        _give_up(f"{variable}: {str(error).partition(chr(10))[0]}")
+
+
+def _give_up(why: str) -> NoReturn:
+    sys.stderr.write(f"{why}\n")
+    sys.exit(os.EX_CONFIG)
 
 
 def is_loopback(host: str) -> bool:

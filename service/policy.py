@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 import yaml  # type: ignore[import-untyped]
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from contract.job import PolicyRef
 from contract.plan import Action, Filter, FilterConcept, Guidance, SafetyPlan, Sld
 from contract.strict import Strict
+from contract.wording import wording
 
 SHIPPED = Path(__file__).parent / "policies"
 
@@ -51,13 +52,19 @@ def load_policy(name_or_path: str) -> Policy:
 
     Raises:
         FileNotFoundError: when there is neither.
-        pydantic.ValidationError: when the file is not a policy.
+        ValueError: when the file is not a policy; the text names what is wrong in it.
     """
     shipped = {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
     path = shipped.get(name_or_path, Path(name_or_path))
     if not path.is_file():
         raise FileNotFoundError(f"no policy {name_or_path!r}; shipped: {', '.join(shipped)}; or give a file's path")
-    return Policy.model_validate(yaml.safe_load(path.read_text()))
+    try:
+        return Policy.model_validate(yaml.safe_load(path.read_text()))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not a policy, and not YAML: {str(error).replace(chr(10), ' ')}") from error
+    except ValidationError as error:
+        wrong = (f"{'.'.join(map(str, entry['loc']))} {wording(entry)}".strip() for entry in error.errors())
+        raise ValueError(f"{path} is not a policy: {'; '.join(wrong)}") from error
 
 
 def effective_plan(requested: SafetyPlan, policy: Policy) -> SafetyPlan:

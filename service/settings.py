@@ -1,15 +1,21 @@
 """The gateway's settings, read from the environment once."""
 
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, BeforeValidator, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from redis.connection import parse_url
+
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)]
 
 
 class Settings(BaseSettings):
     """Every setting is read from `SEEMLY_` and its name in capitals; the Redis address from `REDIS_URL` as well."""
 
-    model_config = SettingsConfigDict(env_prefix="SEEMLY_", frozen=True, extra="forbid", populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SEEMLY_", frozen=True, extra="forbid", populate_by_name=True, env_ignore_empty=True
+    )
 
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
@@ -24,11 +30,17 @@ class Settings(BaseSettings):
     default_model: str | None = Field(None, description="Model of requests that name none. Null: the only one served.")
     host: str = Field("127.0.0.1", description="Address to listen on; loopback only while there are no API keys.")
     port: int = Field(8000, ge=0, le=65_535)
-    log_level: str = "info"
+    log_level: LogLevel = "INFO"
     queue_limit: int = Field(1000, ge=0, description="Jobs that may wait for one model; further ones get 503.")
     max_body_bytes: int = Field(64 * 1024, ge=1024)
     result_ttl_s: int = Field(86_400, ge=1, description="How long the record of a job ended here is kept.")
     redis_timeout_s: float = Field(1.0, gt=0, description="Longest wait for one reply of Redis.")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_an_address(cls, url: str) -> str:
+        parse_url(url)
+        return url
 
     @property
     def pictures_url(self) -> str:

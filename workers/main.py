@@ -3,13 +3,17 @@
 import logging
 import os
 import sys
+from typing import NoReturn
 
 import torch
+from obstore.store import ObjectStore
+from pydantic import ValidationError
 
+from contract.wording import settings_wording
 from workers.delivery import open_store
 from workers.engine.engine import Engine, EngineLimits
 from workers.metrics import MetricsServer, WorkerMetrics
-from workers.models import load
+from workers.models import LoadedModel, UnusableModel, load
 from workers.records import connect
 from workers.rq_disarmed import disarm_rq
 from workers.settings import Settings
@@ -17,26 +21,57 @@ from workers.variants.shelf import VariantShelf
 from workers.worker import Worker
 
 
+class UnusableSetting(ValueError):
+    """A setting that this machine cannot serve; the message names its variable."""
+
+
 def choose_device(name: str) -> torch.device:
-    """A torch device; `auto` is the GPU when there is one."""
+    """A torch device; `auto` is the GPU when there is one.
+
+    Raises:
+        UnusableSetting: this machine has no such device.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch built without CUDA
+        raise UnusableSetting(f"SEEMLY_DEVICE={name!r} cannot be used: {str(error).partition(chr(10))[0]}") from error
     return torch.device(name)
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """A torch dtype; `auto` is float32 on a CPU, bfloat16 on a GPU."""
+    """A torch dtype by its name; `auto` is float32 on a CPU, bfloat16 on a GPU."""
     if name == "auto":
         name = "float32" if device.type == "cpu" else "bfloat16"
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype):
-        raise SystemExit(f"SEEMLY_DTYPE={name!r} is no torch dtype; use auto, float32, bfloat16 or float16")
+    dtype: torch.dtype = getattr(torch, name)
     return dtype
 
 
+def prepare(settings: Settings) -> tuple[LoadedModel, ObjectStore]:
+    """What takes long or can be named wrongly: the model and the store.
+
+    Raises:
+        UnusableSetting: one of them cannot be had.
+    """
+    device = choose_device(settings.device)
+    try:
+        store = open_store(settings.picture_store_url)
+    except Exception as error:
+        raise UnusableSetting(f"SEEMLY_STORE_URL: {str(error).partition(chr(10))[0]}") from error
+    try:
+        dtype = choose_dtype(settings.dtype, device)
+        return load(settings.model, name=settings.model_name, device=device, dtype=dtype), store
+    except UnusableModel as error:
+        raise UnusableSetting(f"SEEMLY_MODEL: {error}") from error
+
+
 def main() -> None:
-    """Run a worker until it is told to stop; the exit code is 0 only after it has drained."""
-    settings = Settings()
+    """Run a worker until it is told to stop; the exit code is 0 only after it has drained, EX_CONFIG over a setting."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        _give_up(f"the settings cannot be used: {settings_wording(error)}")
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     disarm_rq()
     threads = settings.torch_threads or torch.get_num_threads()
@@ -44,15 +79,15 @@ def main() -> None:
     # puts them to sleep between any two operators instead of letting them spin: a quarter of the throughput. The
     # engine's thread shall have the only pool, so this one computes alone.
     torch.set_num_threads(1)
-    device = choose_device(settings.device)
-    dtype = choose_dtype(settings.dtype, device)
-    loaded = load(settings.model, name=settings.model_name, device=device, dtype=dtype)
+    try:
+        loaded, store = prepare(settings)
+    except UnusableSetting as error:
+        _give_up(str(error))
     torch.set_num_threads(threads)
     limits = EngineLimits(settings.unet_rows, settings.pictures_in_flight, settings.pictures_judged)
     engine = Engine(loaded.parts, loaded.methods, limits)
     variants = VariantShelf(settings.variants, loaded.parts, loaded.info.weights_sha256, settings.variant_bytes)
     metrics = WorkerMetrics()
-    store = open_store(settings.picture_store_url)
     with MetricsServer(metrics, settings.metrics_port, settings.metrics_host):
         connection = connect(settings.redis_url)
         worker = Worker(settings, connection, engine, loaded.info, loaded.tokenizer_json, store, metrics, variants)
@@ -61,6 +96,11 @@ def main() -> None:
     if exit_code:
         os._exit(exit_code)  # an engine that failed may hold threads that never end
     sys.exit(exit_code)
+
+
+def _give_up(why: str) -> NoReturn:
+    sys.stderr.write(f"{why}\n")
+    sys.exit(os.EX_CONFIG)
 
 
 if __name__ == "__main__":

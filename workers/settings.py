@@ -1,10 +1,13 @@
 """What the worker reads from the environment, once."""
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from redis.connection import parse_url
+
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)]
 
 
 class Settings(BaseSettings):
@@ -20,7 +23,7 @@ class Settings(BaseSettings):
     variants: Path = Field(Path("models/variants"), description="Folder of erased weights, one folder each.")
     variant_bytes: int = Field(4 << 30, ge=1, description="Memory on the device for erased weights at one time.")
     device: str = Field("auto", description="cuda, cpu or auto: the GPU when there is one.")
-    dtype: str = Field("auto", description="float32, bfloat16, float16 or auto: what suits the device.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: what suits the device.")
     torch_threads: int | None = Field(None, ge=1, description="Threads torch computes with; null: torch's own choice.")
     slots: int = Field(32, ge=1, description="Jobs held at once; more wait in Redis.")
     pictures_in_flight: int = Field(16, ge=1, description="Pictures denoised at once; more wait in the engine.")
@@ -45,7 +48,13 @@ class Settings(BaseSettings):
 
     metrics_port: int = Field(0, ge=0, le=65535, description="Port of the worker's own /metrics; 0: none.")
     metrics_host: str = Field("127.0.0.1", description="Address that /metrics listens on.")
-    log_level: str = Field("INFO", description="Level of the worker's own log; RQ's is kept at WARNING.")
+    log_level: LogLevel = Field("INFO", description="Level of the worker's own log; RQ's is kept at WARNING.")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_an_address(cls, url: str) -> str:
+        parse_url(url)
+        return url
 
     @model_validator(mode="after")
     def _lease_outlives_heartbeats(self) -> Self:

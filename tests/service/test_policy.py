@@ -97,6 +97,22 @@ def test_an_unknown_policy_is_an_error_that_names_the_shipped_ones() -> None:
         load_policy("lax")
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("id: [", "not YAML"),
+        ("just words", "JSON object"),
+        ("id: mine\nversion: 1\nflor: {}\n", "flor is not a field"),
+        ("id: mine\nversion: 1\nforbidden: [nome]\n", "forbidden.0 must be 'none'"),
+    ],
+)
+def test_what_is_wrong_with_a_policy_file_is_told(text: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=f"(?s)mine.yaml is not a policy.*{told}"):
+        load_policy(str(file))
+
+
 def test_production_forbids_plain_generation_and_always_filters(
     redis_server: RedisServer, redis: "Redis", tmp_path: Path
 ) -> None:

@@ -1,6 +1,9 @@
 """The gateway's process: light, without torch, on loopback only, and gone when told."""
 
+import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -74,13 +77,38 @@ def test_the_gateway_refuses_to_listen_beyond_loopback() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_setting_that_cannot_be_used_is_named() -> None:
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("SEEMLY_PORT", "many", "SEEMLY_PORT must be a whole number"),
+        ("SEEMLY_LOG_LEVEL", "loud", "SEEMLY_LOG_LEVEL must be 'DEBUG'"),
+        ("REDIS_URL", "localhost", "Redis URL must specify one of"),
+        ("SEEMLY_POLICY", "lax", "SEEMLY_POLICY: no policy 'lax'"),
+        ("SEEMLY_STORE_URL", "ftp://here", "SEEMLY_STORE_URL: "),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(variable: str, value: str, told: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "service.main"], env={"SEEMLY_PORT": "many"}, capture_output=True, text=True
+        [sys.executable, "-m", "service.main"],
+        env={"SEEMLY_DATA": str(tmp_path), variable: value},
+        capture_output=True,
+        text=True,
     )
-    assert done.returncode != 0
-    assert "port" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert (done.returncode, len(done.stderr.splitlines())) == (os.EX_CONFIG, 1)
+    assert told in done.stderr
+
+
+@pytest.mark.parametrize("wrong", ["BREW / HTTP/1.1\r\n", "POST /generate HTTP/1.1\r\nContent-Length: many\r\n"])
+def test_what_is_not_http_gets_a_problem_as_well(wrong: str, redis_server: RedisServer, tmp_path: Path) -> None:
+    with running_gateway(redis_server.url, tmp_path) as gateway:
+        address = httpx.URL(gateway.url)
+        with socket.create_connection((address.host, address.port), timeout=5) as connection:
+            connection.sendall(f"{wrong}Host: localhost\r\n\r\n".encode())
+            head, _, body = b"".join(iter(lambda: connection.recv(4096), b"")).partition(b"\r\n\r\n")
+        assert httpx.get(f"{gateway.url}/healthz/live").is_success
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"content-type: application/problem+json" in head
+    assert json.loads(body)["code"] == "bad_request"
 
 
 def test_the_process_lives_without_redis_and_ends_when_told(tmp_path: Path) -> None:

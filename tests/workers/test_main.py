@@ -1,0 +1,45 @@
+"""The worker's process: what it cannot run with is told in one line, not in a traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from workers.main import UnusableSetting, choose_device, prepare
+from workers.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("SEEMLY_SLOTS", "many", "SEEMLY_SLOTS must be a whole number"),
+        ("SEEMLY_DTYPE", "int8", "SEEMLY_DTYPE must be 'auto', 'float32'"),
+        ("SEEMLY_LEASE_S", "3", "raise SEEMLY_LEASE_S or lower SEEMLY_HEARTBEAT_S"),
+        ("REDIS_URL", "localhost", "REDIS_URL Redis URL must specify one of"),
+        ("SEEMLY_DEVICE", "toaster", "SEEMLY_DEVICE='toaster' cannot be used"),
+        ("SEEMLY_MODEL", "/nowhere", "SEEMLY_MODEL: '/nowhere' is neither a folder nor a hub id"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(variable: str, value: str, told: str, tmp_path: Path) -> None:
+    environment = {"SEEMLY_DATA": str(tmp_path), "PATH": os.environ["PATH"], variable: value}
+    done = subprocess.run([sys.executable, "-m", "workers.main"], env=environment, capture_output=True, text=True)
+    assert done.returncode == os.EX_CONFIG
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_store_of_no_known_kind_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnusableSetting, match=r"^SEEMLY_STORE_URL: .*Unable to recognise URL"):
+        prepare(Settings(data=tmp_path, store_url="ftp://here", device="cpu"))
+
+
+def test_a_level_may_be_written_small() -> None:
+    assert Settings(log_level="debug").log_level == "DEBUG"
+
+
+def test_the_device_of_this_machine_is_found() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type in ("cpu", "cuda")
