@@ -34,13 +34,15 @@ def wording(error: Mapping[str, Any]) -> str:
 
 def settings_wording(error: ValidationError) -> str:
     """What is wrong with settings, each by the name it has in the environment."""
-    return "; ".join(f"{_variable(entry['loc'])} {wording(entry)}".strip() for entry in error.errors())
+    return "; ".join(f"{_variable(entry['loc'])}{wording(entry)}" for entry in error.errors())
 
 
 def _variable(location: tuple[int | str, ...]) -> str:
-    """An alias is the variable's whole name; a check of several settings together has none and names them itself."""
+    """The variable and a colon. An alias is its whole name; a check of several settings together names them itself."""
     name = ".".join(map(str, location))
-    return name if not name or name.isupper() else f"SEEMLY_{name.upper()}"
+    if not name:
+        return ""
+    return f"{name if name.isupper() else f'SEEMLY_{name.upper()}'}: "
 
 
 def _length_wording(error: Mapping[str, Any]) -> str | None:

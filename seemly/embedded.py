@@ -209,6 +209,8 @@ class EmbeddedStack:
             "SEEMLY_MAINTENANCE_S": "5",
             "SEEMLY_METRICS_PORT": "0",
             "PYTHONUNBUFFERED": "1",
+            # Else every log of a worker begins with what transformers warns of while it is imported.
+            "TRANSFORMERS_VERBOSITY": os.environ.get("TRANSFORMERS_VERBOSITY", "error"),
         }
 
     def _wait_until_ready(self, supervisor: Supervisor, is_wanted: Callable[[], bool]) -> None:

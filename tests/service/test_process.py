@@ -80,8 +80,8 @@ def test_the_gateway_refuses_to_listen_beyond_loopback() -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "told"),
     [
-        ("SEEMLY_PORT", "many", "SEEMLY_PORT must be a whole number"),
-        ("SEEMLY_LOG_LEVEL", "loud", "SEEMLY_LOG_LEVEL must be 'DEBUG'"),
+        ("SEEMLY_PORT", "many", "SEEMLY_PORT: must be a whole number"),
+        ("SEEMLY_LOG_LEVEL", "loud", "SEEMLY_LOG_LEVEL: must be 'DEBUG'"),
         ("REDIS_URL", "localhost", "Redis URL must specify one of"),
         ("SEEMLY_POLICY", "lax", "SEEMLY_POLICY: no policy 'lax'"),
         ("SEEMLY_STORE_URL", "ftp://here", "SEEMLY_STORE_URL: "),

@@ -15,10 +15,10 @@ from workers.settings import Settings
 @pytest.mark.parametrize(
     ("variable", "value", "told"),
     [
-        ("SEEMLY_SLOTS", "many", "SEEMLY_SLOTS must be a whole number"),
-        ("SEEMLY_DTYPE", "int8", "SEEMLY_DTYPE must be 'auto', 'float32'"),
+        ("SEEMLY_SLOTS", "many", "SEEMLY_SLOTS: must be a whole number"),
+        ("SEEMLY_DTYPE", "int8", "SEEMLY_DTYPE: must be 'auto', 'float32'"),
         ("SEEMLY_LEASE_S", "3", "raise SEEMLY_LEASE_S or lower SEEMLY_HEARTBEAT_S"),
-        ("REDIS_URL", "localhost", "REDIS_URL Redis URL must specify one of"),
+        ("REDIS_URL", "localhost", "REDIS_URL: Redis URL must specify one of"),
         ("SEEMLY_DEVICE", "toaster", "SEEMLY_DEVICE='toaster' cannot be used"),
         ("SEEMLY_MODEL", "/nowhere", "SEEMLY_MODEL: '/nowhere' is neither a folder nor a hub id"),
     ],
