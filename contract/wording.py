@@ -15,7 +15,7 @@ _WORDING = {
     "int_parsing": "must be a whole number",
     "int_parsing_size": "is too large a number",
     "float_parsing": "must be a number",
-    "string_type": "must be a text",
+    "string_type": "must be a string",
     "greater_than_equal": "must be at least {ge}",
     "greater_than": "must be more than {gt}",
     "less_than_equal": "must be at most {le}",

@@ -193,7 +193,14 @@ class EmbeddedStack:
 
     def _environment(self, port: int) -> dict[str, str]:
         settings = self._settings
-        return os.environ | {
+        defaults = {
+            "SEEMLY_LEASE_S": "20",
+            "SEEMLY_HEARTBEAT_S": "5",
+            "SEEMLY_MAINTENANCE_S": "5",
+            "PYTHONUNBUFFERED": "1",
+            "TRANSFORMERS_VERBOSITY": "error",  # else every log begins with what it warns of while it is imported
+        }
+        own = {
             "REDIS_URL": self.redis_url,
             "SEEMLY_REDIS_URL": self.redis_url,
             "SEEMLY_DATA": str(self._data),
@@ -204,14 +211,8 @@ class EmbeddedStack:
             "SEEMLY_VARIANTS": settings.variants,
             "SEEMLY_MODEL_NAME": settings.model_name,
             "SEEMLY_POLICY": settings.policy,
-            "SEEMLY_LEASE_S": "20",
-            "SEEMLY_HEARTBEAT_S": "5",
-            "SEEMLY_MAINTENANCE_S": "5",
-            "SEEMLY_METRICS_PORT": "0",
-            "PYTHONUNBUFFERED": "1",
-            # Else every log of a worker begins with what transformers warns of while it is imported.
-            "TRANSFORMERS_VERBOSITY": os.environ.get("TRANSFORMERS_VERBOSITY", "error"),
         }
+        return defaults | os.environ | own
 
     def _wait_until_ready(self, supervisor: Supervisor, is_wanted: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S

@@ -43,6 +43,7 @@ def environment() -> Iterator[None]:
         patch.setenv("SEEMLY_DEVICE", "cpu")
         patch.setenv("SEEMLY_DTYPE", "float32")
         patch.setenv("SEEMLY_TORCH_THREADS", "1")
+        patch.setenv("SEEMLY_LEASE_S", "21")
         yield
 
 
@@ -119,6 +120,11 @@ def test_a_dead_worker_is_not_ready(stack: EmbeddedStack) -> None:
     assert eventually(lambda: httpx.get(f"{stack.url}/healthz/ready").status_code == 503, timeout_s=3)
     assert eventually(lambda: httpx.get(f"{stack.url}/healthz/ready").is_success, timeout_s=120)
     assert stack.pids["worker"] != killed
+
+
+def test_a_setting_of_the_worker_reaches_it(stack: EmbeddedStack) -> None:
+    environment = Path(f"/proc/{stack.pids['worker']}/environ").read_text().split("\0")
+    assert {"SEEMLY_LEASE_S=21", "SEEMLY_HEARTBEAT_S=5"} <= set(environment)
 
 
 def test_a_second_stack_on_the_same_folder_is_refused(stack: EmbeddedStack, tiny_folder: Path) -> None:
