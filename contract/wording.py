@@ -16,6 +16,7 @@ _WORDING = {
     "int_parsing_size": "is too large a number",
     "float_parsing": "must be a number",
     "string_type": "must be a string",
+    "string_unicode": "must be valid unicode text; remove lone surrogates",
     "greater_than_equal": "must be at least {ge}",
     "greater_than": "must be more than {gt}",
     "less_than_equal": "must be at most {le}",
