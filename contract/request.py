@@ -23,6 +23,7 @@ from contract.strict import Number, Strict, Text
 
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 MAX_PICTURES = 16
+NOT_SERVED = "Not served by this version: refused unless left as it is."
 
 # Stripped first and measured then: StringConstraints alone would measure first and let blanks pass as an empty text.
 PromptText = Annotated[Text, StringConstraints(strip_whitespace=True), Field(min_length=1, max_length=4000)]
@@ -139,9 +140,9 @@ class GenerateRequest(PicturesRequest):
 
     safety: AskedPlan = "filter"
     num_images: Annotated[int, Field(ge=1, le=MAX_PICTURES), Number] = 1
-    webhook_url: str | None = Field(None, max_length=2048)
-    end_user: str | None = Field(None, max_length=200)
-    priority: Literal["low", "normal", "high"] = "normal"
+    webhook_url: str | None = Field(None, max_length=2048, description=NOT_SERVED)
+    end_user: str | None = Field(None, max_length=200, description=NOT_SERVED)
+    priority: Literal["low", "normal", "high"] = Field("normal", description=NOT_SERVED)
 
     @field_validator("webhook_url", "end_user", "priority")
     @classmethod

@@ -77,6 +77,11 @@ def test_every_promised_route_is_there(http: httpx.Client) -> None:
     }
 
 
+def test_a_field_that_is_not_served_says_so(http: httpx.Client) -> None:
+    fields = http.get("/openapi.json").json()["components"]["schemas"]["GenerateRequest"]["properties"]
+    assert all("Not served" in fields[name]["description"] for name in ("webhook_url", "end_user", "priority"))
+
+
 @pytest.mark.parametrize("path", ["/generate", "/compare"])
 def test_the_examples_in_the_description_are_served(http: httpx.Client, path: str) -> None:
     body = http.get("/openapi.json").json()["paths"][path]["post"]["requestBody"]["content"]["application/json"]
