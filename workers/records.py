@@ -127,7 +127,7 @@ class JobRecords:
             for job_id in job_ids:
                 pipeline.hmget(keys.job_key(job_id), ["status", "attempt", "cancel"])
             rows: list[list[bytes | None] | ResponseError] = pipeline.execute(raise_on_error=False)
-        read = [[None] * 3 if isinstance(row, ResponseError) else row for row in rows]
+        read: list[list[bytes | None]] = [[None, None, None] if isinstance(row, ResponseError) else row for row in rows]
         return [
             Standing(status.decode(errors="replace") if status else None, count_of(attempt), cancel == b"1")
             for status, attempt, cancel in read
