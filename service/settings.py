@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _is_an_address(cls, url: str) -> str:
-        parse_url(url)
+        parse_url(url)  # type: ignore[no-untyped-call]
         return url
 
     @property

@@ -258,7 +258,7 @@ def test_misuse_has_its_own_code() -> None:
 def test_the_gateway_alone_reads_its_own_settings() -> None:
     environment = os.environ | {"SEEMLY_HOST": "0.0.0.0"}  # noqa: S104 - it is refused
     answer = subprocess.run([*PROGRAM, "gateway"], env=environment, capture_output=True, text=True, check=False)
-    assert answer.returncode == 1
+    assert answer.returncode == 78  # EX_CONFIG
     assert "no API keys" in answer.stderr
 
 
