@@ -280,6 +280,18 @@ def world(context: typer.Context) -> None:
     _pass_on("lab.world.commands", context)
 
 
+@app.command(context_settings=_PASSED_ON, add_help_option=False)
+def erase(context: typer.Context) -> None:
+    """Erase concepts from a model's weights: ESD, SDD, UCE."""
+    _pass_on("lab.erasure.commands", context)
+
+
+@app.command(context_settings=_PASSED_ON, add_help_option=False)
+def variants(context: typer.Context) -> None:
+    """List and verify erased weights."""
+    _pass_on("lab.erasure.variant_commands", context)
+
+
 @contextmanager
 def _told(as_json: bool = False) -> "Iterator[Console]":
     """A console for what people read (on stderr when stdout is for a program); errors become one plain message."""

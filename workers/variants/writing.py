@@ -21,7 +21,7 @@ def write_variant(
     Args:
         folder: made when it is not there; its name becomes the variant's
         tensors: names of the UNet's state → new values; those equal to the base's are left out
-        original: the state of the base's UNet
+        original: the state of the base's UNet, these tensors at least
         dtype: to store in
         told: the card's other fields
 

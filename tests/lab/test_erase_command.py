@@ -1,0 +1,121 @@
+"""`seemly erase` and `seemly variants` as they are typed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from typer import Typer
+from typer.testing import CliRunner
+
+from lab.erasure.commands import app as erase_app
+from lab.erasure.recipes import Esd, command_for
+from lab.erasure.variant_commands import app as variants_app
+from tests import tiny
+from workers.models import hash_weights
+from workers.variants.reading import load_variant
+
+TERMINAL = CliRunner(env={"COLUMNS": "300", "NO_COLOR": "1", "TERM": "dumb"})
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def typed(*words: str | Path) -> tuple[int, str]:
+    return _answer(erase_app, words)
+
+
+def listed(*words: str | Path) -> tuple[int, str]:
+    return _answer(variants_app, words)
+
+
+def _answer(app: Typer, words: tuple[str | Path, ...]) -> tuple[int, str]:
+    result = TERMINAL.invoke(app, [str(word) for word in words])
+    return result.exit_code, " ".join(result.output.split())
+
+
+def test_a_variant_is_made_and_loads(tmp_path: Path, model: Path) -> None:
+    code, output = typed("--method", "uce", "--concepts", "knife, sword", "--model", model, "--out", tmp_path / "uce-x")
+    assert (code, "kv_only" in output) == (0, True), output
+    base = tiny.pipeline().unet.state_dict()
+    variant = load_variant(tmp_path / "uce-x", base, hash_weights(model))
+    assert variant.card.concepts == ("knife", "sword")
+    assert variant.card.base.name == "tiny"
+    assert variant.card.command.startswith("seemly erase --method uce --concepts 'knife, sword' --model")
+    assert all(tensor.dtype is torch.float16 for tensor in variant.tensors.values())
+
+
+def test_a_training_is_made_in_parts_and_its_command_makes_it_again(tmp_path: Path, model: Path) -> None:
+    words = ["--method", "sdd", "--concepts", "knife", "--model", model, "--iterations", "3", "--sampling-steps", "2"]
+    words += ["--warmup-iterations", "1", "--learning-rate", "0.001", "--work", tmp_path / "w", "--kv-only"]
+    code, output = typed(*words, "--out", tmp_path / "sdd-x", "--limit-s", "0")
+    assert (code, "goes on from" in output) == (0, True), output
+    code, output = typed(*words, "--out", tmp_path / "sdd-x")
+    assert code == 0, output
+    card = load_variant(tmp_path / "sdd-x", tiny.pipeline().unet.state_dict(), hash_weights(model)).card
+    assert card.hyperparameters["kv_only"] is True
+    assert "--kv-only" in card.command
+    assert "--learning-rate 0.001" in card.command
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--method", "sdd", "--concepts", ""], "a concept is empty"),
+        (["--method", "sdd", "--concepts", "knife, , sword"], "a concept is empty"),
+        (["--method", "sdd", "--concepts", "knife, knife"], "'knife' is named twice"),
+        (["--method", "xyz", "--concepts", "knife"], "'xyz' is no method; choose esd-x"),
+        (["--method", "uce", "--concepts", "knife", "--iterations", "3"], "--iterations: uce has no such option"),
+        (["--method", "esd-x", "--concepts", "knife", "--kv-only"], "--kv-only: esd-x has no such option"),
+        (
+            ["--method", "sdd", "--concepts", "knife", "--learning-rate", "0"],
+            "--learning-rate: Input should be greater",
+        ),
+        (["--method", "sdd", "--concepts", "knife", "--learning-rate", "nan"], "--learning-rate: Input should be"),
+        (["--method", "sdd", "--concepts", "knife", "--precision", "int8"], "--precision: Input should be"),
+        (["--method", "uce", "--concepts", "knife", "--preserved", "knife"], "to be erased and preserved"),
+        (["--method", "uce", "--concepts", "x" * 300], "--concepts"),
+        (["--method", "uce", "--concepts", "x" * 301], "--concepts: String should have at most 300"),
+        (["--method", "uce", "--concepts", "knife", "--model", "/nowhere"], "--model"),
+    ],
+)
+def test_bad_input_is_refused_by_name(tmp_path: Path, model: Path, words: list[str], told: str) -> None:
+    given = words if "--model" in words else [*words, "--model", str(model)]
+    code, output = typed(*given, "--out", tmp_path / "v")
+    assert code == 2, output
+    assert told in output
+    assert not (tmp_path / "v").exists()
+
+
+@pytest.mark.parametrize(("name", "told"), [("UPPER", "no name that requests can say"), ("taken", "is there already")])
+def test_a_folder_that_cannot_be_the_variants_is_refused(tmp_path: Path, model: Path, name: str, told: str) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "notes.txt").write_text("mine")
+    code, output = typed("--method", "uce", "--concepts", "knife", "--model", model, "--out", tmp_path / name)
+    assert (code, told in output) == (2, True), output
+
+
+def test_the_card_tells_the_command_with_what_differs_from_the_defaults() -> None:
+    recipe = Esd(method="esd-x", concepts=("knife", "a sword"), erase_scale=3.0)
+    command = command_for(recipe, "models/demo", "models/variants/x")
+    assert command == (
+        "seemly erase --method esd-x --concepts 'knife, a sword' --erase-scale 3.0 --model models/demo"
+        " --out models/variants/x"
+    )
+
+
+def test_variants_are_listed_and_verified(tmp_path: Path, model: Path) -> None:
+    folder = tmp_path / "variants" / "uce-x"
+    assert typed("--method", "uce", "--concepts", "knife", "--model", model, "--out", folder)[0] == 0
+    code, output = listed("list", folder.parent)
+    assert (code, "uce-x" in output, "kv_only" in output) == (0, True, True), output
+    code, output = listed("verify", folder, "--model", model)
+    assert (code, "kv_only" in output) == (0, True), output
+    other = tiny.save(tmp_path / "other", seed=5)
+    code, output = listed("verify", folder, "--model", other)
+    assert (code, "refused" in output, "make it anew from this model" in output) == (1, True, True), output
+    (folder / "card.json").write_text("{}")
+    assert listed("list", folder.parent)[0] == 2
+    assert listed("list", tmp_path / "none")[0] == 2
+    assert listed("verify", folder, "--model", tmp_path / "none")[0] == 2
