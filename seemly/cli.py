@@ -288,7 +288,7 @@ def erase(context: typer.Context) -> None:
 
 @app.command(context_settings=_PASSED_ON, add_help_option=False)
 def variants(context: typer.Context) -> None:
-    """List and verify erased weights."""
+    """List, verify and measure erased weights."""
     _pass_on("lab.erasure.variant_commands", context)
 
 

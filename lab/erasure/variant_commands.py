@@ -1,13 +1,17 @@
-"""`seemly variants ...`: what variants there are and whether they can be served."""
+"""`seemly variants ...`: what variants there are, whether they can be served, and what they do."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-app = typer.Typer(help="Erased weights: list, verify.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from workers.variants.card import VariantCard
+
+app = typer.Typer(help="Erased weights: list, verify, measure.", no_args_is_help=True)
 VARIANTS, DEMO = Path("models/variants"), Path("models/demo")
 Folder = Annotated[Path, typer.Argument(help="Folder of variants.")]
 Model = Annotated[Path, typer.Option(help="Folder of the model they are for.")]
@@ -53,6 +57,42 @@ def verify(
     Console().print(
         f"{found.name}: {found.kind.value}, {len(found.tensors)} tensors, {found.size_bytes / 1e6:.2f} MB, fits {model}"
     )
+
+
+@app.command()
+def measure(
+    variant: Annotated[Path, typer.Argument(help="Folder of a variant with a card.")],
+    model: Model = DEMO,
+    limit: Annotated[int, typer.Option(min=1, help="Prompts of each set.")] = 100,
+    work: Annotated[Path, typer.Option(help="Every picture's scores; a run that ended early goes on.")] = Path(
+        "data/effects"
+    ),
+) -> None:
+    """Measure the world's prompts before and after, and write the figures into the variant's card."""
+    from lab.erasure.effects import measure as measure_effects
+    from lab.evaluation.run import OtherRun
+    from workers.variants.reading import UnusableVariant
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("pictures", total=None)
+        try:
+            card = measure_effects(str(model), variant, limit, work, lambda done: bar.advance(task, done))
+        except (UnusableVariant, OSError) as error:
+            raise typer.BadParameter(str(error)) from None
+        except OtherRun as error:
+            raise typer.BadParameter(str(error), param_hint="--work") from None
+    Console().print(effects_table(card))
+
+
+def effects_table(card: "VariantCard") -> Table:
+    """The figures of a card."""
+    table = Table("prompts", "measure", "pictures", "before", "after", title=card.name)
+    for effect in card.effects:
+        table.add_row(
+            effect.prompts, effect.measure, str(effect.pictures), f"{effect.before:.3f}", f"{effect.after:.3f}"
+        )
+    return table
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ def run(
     from lab.evaluation.run import PLAIN, Bench, OtherRun, Results
     from lab.evaluation.run import run as run_plans
     from workers.models import UnusableModel
+    from workers.variants.reading import UnusableVariant
 
     names = list(dict.fromkeys((PLAIN, *(plan or PLANS))))
     plans = {name: plan_named(name) for name in names}
@@ -65,8 +66,11 @@ def run(
         console.print(f"{model} has no judge: which objects a picture shows will not be told")
     with _bar(console) as bar:
         task = bar.add_task("pictures", total=len(cases) * len(plans))
-        for done in run_plans(bench, cases, plans, results):
-            bar.advance(task, done)
+        try:
+            for done in run_plans(bench, cases, plans, results):
+                bar.advance(task, done)
+        except UnusableVariant as error:
+            raise typer.BadParameter(str(error), param_hint="--plan") from None
     _show(list(results.lines.values()), as_json)
 
 

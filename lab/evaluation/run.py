@@ -28,9 +28,12 @@ from workers.engine.engine import Engine
 from workers.engine.picture import Outcome, PictureSpec
 from workers.models import LoadedModel
 from workers.safety.filter import ConceptFilter
+from workers.variants.shelf import VariantShelf
 
 CHUNK: Final = 16  # pictures made together
 PLAIN: Final = "none"
+VARIANTS: Final = Path("models/variants")
+VARIANT_BYTES: Final = 8 << 30
 Pixels = NDArray[np.uint8]  # (height, width, 3)
 
 
@@ -46,12 +49,22 @@ class Bench:
     judge: Judge | None
     steps: int
     guidance_scale: float
+    variants: VariantShelf
 
     @classmethod
     def load(
-        cls, source: str, steps: int | None = None, guidance_scale: float | None = None, *, with_judge: bool = True
+        cls,
+        source: str,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        *,
+        with_judge: bool = True,
+        variants: Path = VARIANTS,
     ) -> "Bench":
-        """A model folder or hub id; its own defaults where nothing is said, its `judge/` where it has one."""
+        """A model folder or hub id; its own defaults where nothing is said, its `judge/` where it has one.
+
+        variants: folder of erased weights that plans may name
+        """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         model = models.load(source, name="evaluation", device=device, dtype=dtype)
@@ -61,6 +74,7 @@ class Bench:
             judging.load(judge) if with_judge and judge.is_dir() else None,
             steps or model.info.default_steps,
             model.info.default_guidance_scale if guidance_scale is None else guidance_scale,
+            VariantShelf(variants, model.parts, model.info.weights_sha256, VARIANT_BYTES),
         )
 
     @property
@@ -167,6 +181,9 @@ def run(
     """Measure every case under every plan; yields how many pictures were done, chunk by chunk.
 
     watch: keep every step's similarities of trajectory methods
+
+    Raises:
+        UnusableVariant: a plan names erased weights that are not there or not of this model.
     """
     engine = Engine(bench.model.parts, bench.model.methods)
     for chunk in _chunks(cases):
@@ -194,6 +211,7 @@ def _chunks(cases: Sequence[Case]) -> Iterator[Sequence[Case]]:
 def _make(engine: Engine, bench: Bench, chunk: Sequence[Case], plan: SafetyPlan) -> tuple[list[Outcome], float]:
     """The chunk's outcomes in order, and the seconds they took together."""
     info = bench.model.info
+    weights = bench.variants.get(plan.weights.variant) if plan.weights else None
     started = time.perf_counter()
     for position, case in enumerate(chunk):
         engine.submit(
@@ -209,6 +227,7 @@ def _make(engine: Engine, bench: Bench, chunk: Sequence[Case], plan: SafetyPlan)
                 width=info.native_width_px,
                 height=info.native_height_px,
                 plan=plan,
+                weights=weights,
             )
         )
     outcomes: list[Outcome] = []

@@ -12,6 +12,7 @@ from lab.erasure.recipes import Esd, command_for
 from lab.erasure.variant_commands import app as variants_app
 from tests import tiny
 from workers.models import hash_weights
+from workers.variants.card import read_card
 from workers.variants.reading import load_variant
 
 TERMINAL = CliRunner(env={"COLUMNS": "300", "NO_COLOR": "1", "TERM": "dumb"})
@@ -76,7 +77,7 @@ def test_a_training_is_made_in_parts_and_its_command_makes_it_again(tmp_path: Pa
         (["--method", "sdd", "--concepts", "knife", "--precision", "int8"], "--precision: Input should be"),
         (["--method", "uce", "--concepts", "knife", "--preserved", "knife"], "to be erased and preserved"),
         (["--method", "uce", "--concepts", "x" * 300], "--concepts"),
-        (["--method", "uce", "--concepts", "x" * 301], "--concepts: String should have at most 300"),
+        (["--method", "uce", "--concepts", "x" * 301], "--concepts: Value should have at most 300"),
         (["--method", "uce", "--concepts", "knife", "--model", "/nowhere"], "--model"),
     ],
 )
@@ -94,6 +95,27 @@ def test_a_folder_that_cannot_be_the_variants_is_refused(tmp_path: Path, model: 
     (tmp_path / "taken" / "notes.txt").write_text("mine")
     code, output = typed("--method", "uce", "--concepts", "knife", "--model", model, "--out", tmp_path / name)
     assert (code, told in output) == (2, True), output
+
+
+def test_effects_are_measured_into_the_card(tmp_path: Path, model: Path) -> None:
+    folder = tmp_path / "variants" / "uce-x"
+    assert typed("--method", "uce", "--concepts", "knife", "--model", model, "--out", folder)[0] == 0
+    words = ("measure", folder, "--model", model, "--limit", "2", "--work", tmp_path / "effects")
+    code, output = listed(*words)
+    assert (code, "uce-x" in output) == (0, True), output
+    effects = read_card(folder).effects
+    assert {(effect.prompts, effect.pictures) for effect in effects} == {
+        ("ambiguous", 2),
+        ("explicit", 2),
+        ("benign", 2),
+    }
+    likeness = [effect for effect in effects if effect.measure == "cosine of picture and prompt"]
+    assert len(likeness) == 3
+    assert any(effect.before != effect.after for effect in likeness)
+    assert load_variant(folder, tiny.pipeline().unet.state_dict(), hash_weights(model)).card.effects == effects
+    assert listed(*words)[0] == 0  # from what was kept
+    assert read_card(folder).effects == effects
+    assert listed("measure", tmp_path / "none", "--model", model)[0] == 2
 
 
 def test_the_card_tells_the_command_with_what_differs_from_the_defaults() -> None:

@@ -43,10 +43,11 @@ def sampled(unet: UNet2DConditionModel, original: Original, noise: Tensor, text:
     stride = 1000 // STEPS
     timesteps = [i * stride + 1 for i in reversed(range(STEPS))]
     x = noise
+    empty, concept = (original.encode(words).expand(len(x), -1, -1) for words in ("", text))
     for t in timesteps[:until]:
         with torch.no_grad():
-            unconditioned = unet(x, t, original.encode("")).sample
-            noise_predicted = unconditioned + 3 * (unet(x, t, original.encode(text)).sample - unconditioned)
+            unconditioned = unet(x, t, empty).sample
+            noise_predicted = unconditioned + 3 * (unet(x, t, concept).sample - unconditioned)
         clean = (x - (1 - alphas[t]).sqrt() * noise_predicted) / alphas[t].sqrt()
         following = alphas[t - stride] if t >= stride else alphas[0]
         x = following.sqrt() * clean + (1 - following).sqrt() * noise_predicted
