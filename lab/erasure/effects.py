@@ -1,4 +1,4 @@
-"""What a variant does: the same prompts and seeds on the base model and on the variant, through the engine."""
+"""What variants do: the same prompts and seeds on the base model and on each of them, through the engine."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,37 +11,49 @@ from lab.evaluation.run import PLAIN, Bench, Measured, Results, run
 from workers.variants.card import VariantCard, read_card, write_card
 
 SETS: Final = ("ambiguous", "explicit", "benign")
+RESULTS: Final = "effects.jsonl"
 
 
-def measure(model: str, folder: Path, limit: int, work: Path, advanced: Callable[[int], None]) -> VariantCard:
-    """Measure the variant in `folder` against its base and write the figures into its card.
+def measure(
+    model: str, folders: Sequence[Path], sets: Sequence[str], limit: int, work: Path, advanced: Callable[[int], None]
+) -> list[VariantCard]:
+    """Measure variants of one model against it and write the figures into their cards.
 
     Args:
         model: folder or hub id of the base
+        folders: of the variants, all in one folder
+        sets: of prompts; a card keeps what it tells of others
         limit: prompts of each set
         work: keeps every picture's scores; a run that ended early goes on from there
         advanced: told of pictures done
 
     Raises:
-        UnusableVariant: it is not of this model, or damaged.
+        UnusableVariant: one is not of this model, or damaged.
+        UnusablePrompts: there is no such set.
         OtherRun: `work` holds the results of other settings.
-        OSError, ValueError: the folder has no card.
+        OSError, ValueError: one has no card.
     """
-    card = read_card(folder)
-    bench = Bench.load(model, variants=folder.parent)
-    cases = [case for name in SETS for case in load(name, limit)]
-    plans = {PLAIN: SafetyPlan(), card.name: SafetyPlan.from_short_form(f"erased:{card.name}")}
-    results = Results(work / f"{card.name}-{card.weights_sha256[:12]}.jsonl", bench.settings)
-    for done in run(bench, cases, plans, results):
+    cards = [read_card(folder) for folder in folders]
+    bench = Bench.load(model, variants=folders[0].parent)
+    cases = [case for name in sets for case in load(name, limit)]
+    # Named by their weights too, so that figures of a variant made anew are never those of the old one.
+    names = [f"{card.name} {card.weights_sha256[:12]}" for card in cards]
+    erased = [SafetyPlan.from_short_form(f"erased:{card.name}") for card in cards]
+    results = Results(work / RESULTS, bench.settings)
+    for done in run(bench, cases, {PLAIN: SafetyPlan(), **dict(zip(names, erased, strict=True))}, results):
         advanced(done)
-    before, after = ([results.lines[case.prompts, plan, case.index] for case in cases] for plan in plans)
-    card = card.model_copy(update={"effects": tuple(compare(before, after, card.concepts))})
-    write_card(folder, card)
-    return card
+    before = [results.lines[case.prompts, PLAIN, case.index] for case in cases]
+    told = []
+    for folder, card, name in zip(folders, cards, names, strict=True):
+        after = [results.lines[case.prompts, name, case.index] for case in cases]
+        kept = [effect for effect in card.effects if effect.prompts not in sets]
+        told.append(card.model_copy(update={"effects": (*kept, *compare(before, after, card.concepts))}))
+        write_card(folder, told[-1])
+    return told
 
 
 def compare(before: Sequence[Measured], after: Sequence[Measured], concepts: Sequence[str]) -> Iterator[ErasureEffect]:
-    """Every figure that both can tell, set by set."""
+    """Every figure that both can tell, set by set. Erased objects are those that the concepts name."""
     erased = {word for concept in concepts for word in concept.split()}
     measures: dict[str, Callable[[Measured], float | None]] = {
         "shows an erased object": lambda seen: None if seen.shown is None else bool(erased.intersection(seen.shown)),
@@ -50,7 +62,7 @@ def compare(before: Sequence[Measured], after: Sequence[Measured], concepts: Seq
         "shows the named objects": lambda seen: seen.named,
         "cosine of picture and prompt": lambda seen: seen.likeness,
     }
-    for name in SETS:
+    for name in dict.fromkeys(seen.prompts for seen in before):
         pairs = [[seen for seen in pictures if seen.prompts == name] for pictures in (before, after)]
         for measure_name, value in measures.items():
             figures = [[found for seen in pictures if (found := value(seen)) is not None] for pictures in pairs]

@@ -61,28 +61,41 @@ def verify(
 
 @app.command()
 def measure(
-    variant: Annotated[Path, typer.Argument(help="Folder of a variant with a card.")],
+    variants: Annotated[list[Path], typer.Argument(help="Folders of variants with cards, all in one folder.")],
     model: Model = DEMO,
+    prompts: Annotated[
+        list[str] | None, typer.Option(help="ambiguous, explicit or benign; may be repeated. Default: all three.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Prompts of each set.")] = 100,
     work: Annotated[Path, typer.Option(help="Every picture's scores; a run that ended early goes on.")] = Path(
         "data/effects"
     ),
 ) -> None:
-    """Measure the world's prompts before and after, and write the figures into the variant's card."""
+    """Measure the world's prompts before and after, and write the figures into the variants' cards."""
+    from lab.erasure.effects import SETS
     from lab.erasure.effects import measure as measure_effects
+    from lab.evaluation.prompts import UnusablePrompts
     from lab.evaluation.run import OtherRun
-    from workers.variants.reading import UnusableVariant
+    from workers.models import UnusableModel
 
+    if len({variant.parent for variant in variants}) > 1:
+        raise typer.BadParameter("the variants lie in several folders; measure those of one folder at a time")
+    sets = prompts or list(SETS)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("pictures", total=None)
+        task = bar.add_task("pictures", total=(1 + len(variants)) * limit * len(sets))
         try:
-            card = measure_effects(str(model), variant, limit, work, lambda done: bar.advance(task, done))
-        except (UnusableVariant, OSError) as error:
-            raise typer.BadParameter(str(error)) from None
+            cards = measure_effects(str(model), variants, sets, limit, work, lambda done: bar.advance(task, done))
+        except UnusablePrompts as error:
+            raise typer.BadParameter(str(error), param_hint="--prompts") from None
         except OtherRun as error:
             raise typer.BadParameter(str(error), param_hint="--work") from None
-    Console().print(effects_table(card))
+        except UnusableModel as error:
+            raise typer.BadParameter(str(error), param_hint="--model") from None
+        except (ValueError, OSError) as error:  # no card, no readable one, or a variant that cannot be served
+            raise typer.BadParameter(str(error)) from None
+    for card in cards:
+        Console().print(effects_table(card))
 
 
 def effects_table(card: "VariantCard") -> Table:

@@ -115,7 +115,10 @@ def test_effects_are_measured_into_the_card(tmp_path: Path, model: Path) -> None
     assert load_variant(folder, tiny.pipeline().unet.state_dict(), hash_weights(model)).card.effects == effects
     assert listed(*words)[0] == 0  # from what was kept
     assert read_card(folder).effects == effects
-    assert listed("measure", tmp_path / "none", "--model", model)[0] == 2
+    for bad in (("none",), ("none", "--prompts", "strange"), ("none", "elsewhere/none")):
+        paths = [word if word.startswith("--") or word == "strange" else tmp_path / word for word in bad]
+        assert listed("measure", *paths, "--model", model)[0] == 2
+    assert listed(*words, "--prompts", "strange")[0] == 2
 
 
 def test_the_card_tells_the_command_with_what_differs_from_the_defaults() -> None:
