@@ -49,7 +49,7 @@ serve: $(STAMP) ## Serve on PORT (default 8000) until Ctrl-C: Redis, gateway and
 	@PORT=$(PORT) exec $(RUN)/seemly serve $(ARGS)
 
 test: $(STAMP) ## Run the tests
-	$(RUN)/python -m pytest $(ARGS)
+	$(RUN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(STAMP) ## Check format, lint, types and import rules
 	$(RUN)/ruff format --check .
