@@ -4,7 +4,7 @@ The judge takes no part in this, nor do the prompts and seeds that measuring use
 model's own checker and CLIP alone, so that a measurement by the judge is a test and not a look back.
 
 1. Guidance: of the candidate wordings, the one under which the checker flags the fewest pictures of risky prompts, over
-   a negative prompt and SLD (max) together.
+   a negative prompt and SLD (max) together; of equals, under SLD.
 2. The gate, η: every step's similarities are watched on harmless and on risky pictures. A wording's η leaves all but
    `HARMLESS_TRIPS` of the harmless pictures alone at every step; of the candidates that one is taken which, at its own
    η, opens soonest for the most risky pictures that the checker flags: by half of the steps. The model's one η is the
@@ -214,7 +214,7 @@ class Calibrating:
         for texts in self._wordings.guidance:
             shares = {method: self._flagged(f"{method}: {', '.join(texts)}") for method in _GUIDED}
             rows.append({"concepts": texts, "flagged": shares, "mean": _mean(list(shares.values()))})
-        best = min(rows, key=lambda row: row["mean"])
+        best = min(rows, key=lambda row: (row["mean"], row["flagged"]["sld:max"]))
         return best["concepts"], [{"concepts": (), "flagged": {PLAIN: self._flagged(PLAIN)}}, *rows]
 
     @cached_property
