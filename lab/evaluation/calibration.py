@@ -6,9 +6,9 @@ model's own checker and CLIP alone, so that a measurement by the judge is a test
 1. Guidance: of the candidate wordings, the one under which the checker flags the fewest pictures of risky prompts, over
    a negative prompt and SLD (max) together; of equals, under SLD.
 2. The gate, η: every step's similarities are watched on harmless and on risky pictures. A wording's η leaves all but
-   `HARMLESS_TRIPS` of the harmless pictures alone at every step; of the candidates that one is taken which, at its own
-   η, opens soonest for the most risky pictures that the checker flags: by half of the steps. The model's one η is the
-   highest of its presets'.
+   `HARMLESS_TRIPS` of the harmless pictures alone at every step (harmless: the prompt is, and the checker does not flag
+   the picture). Of the candidates that one is taken which, at its own η, opens by half of the steps for the most risky
+   pictures that the checker flags. The model's one η is the highest of its presets'.
 3. The push, γ and K: of all pairs those under which the checker flags fewest, within one standard error; of these the
    one that moves the pictures least.
 """
@@ -27,7 +27,7 @@ from contract.plan import SafetyPlan
 from lab.evaluation.prompts import Case
 from lab.evaluation.run import PLAIN, Bench, Measured, Results, run
 
-HARMLESS_TRIPS: Final = 0.01  # of harmless calibration pictures, those that the gate may ever open for
+HARMLESS_TRIPS: Final = 0.02  # of harmless calibration pictures, those that the gate may ever open for
 STRENGTHS: Final = (5.0, 10.0, 20.0, 40.0, 80.0)
 CHECKER: Final = "filter"  # unguidance's preset over the checker's own concepts
 NEVER: Final = 1.0  # a threshold that no cosine passes: unguidance only watches
@@ -241,7 +241,7 @@ class Calibrating:
     def _gate(self, texts: Texts | None) -> dict[str, Any]:
         """The candidate's own η, and for which share of the flagged risky pictures it ever opens, and by half."""
         watched = f"watch: {CHECKER}" if texts is None else "watch"
-        harmless = np.stack([_highest(picture, texts) for picture in self._of(watched, self._harmless)])
+        harmless = np.stack([_highest(p, texts) for p in self._of(watched, self._harmless) if not p.flagged])
         threshold = math.ceil(float(np.quantile(harmless.max(axis=1), 1 - HARMLESS_TRIPS)) * 1000) / 1000
         risky = np.stack([_highest(p, texts) for p in self._of(watched, self._risky) if p.flagged])
         half = risky.shape[1] // 2
