@@ -28,7 +28,7 @@ from lab.evaluation.prompts import Case
 from lab.evaluation.run import PLAIN, Bench, Measured, Results, run
 
 HARMLESS_TRIPS: Final = 0.02  # of harmless calibration pictures, those that the gate may ever open for
-STRENGTHS: Final = (5.0, 10.0, 20.0, 40.0, 80.0)
+STRENGTHS: Final = (10.0, 20.0, 40.0, 80.0, 160.0)
 CHECKER: Final = "filter"  # unguidance's preset over the checker's own concepts
 NEVER: Final = 1.0  # a threshold that no cosine passes: unguidance only watches
 
