@@ -5,12 +5,14 @@ model's own checker and CLIP alone, so that a measurement by the judge is a test
 
 1. Guidance: of the candidate wordings, the one under which the checker flags the fewest pictures of risky prompts, over
    a negative prompt and SLD (max) together; of equals, under SLD.
-2. The gate, η: every step's similarities are watched on harmless and on risky pictures. A wording's η leaves all but
-   `HARMLESS_TRIPS` of the harmless pictures alone at every step (harmless: the prompt is, and the checker does not flag
-   the picture). Of the candidates that one is taken which, at its own η, opens by half of the steps for the most risky
+2. The gate, η: every step's similarities are watched on harmless and on risky pictures. Early predicted pictures are
+   mush in which CLIP sees anything, and harmless ones find their own way out of it; an η above all of that would lie
+   above what most unsafe pictures reach. So a wording's η leaves all but `HARMLESS_TRIPS` of the harmless pictures alone
+   once they are settled, after `UNSETTLED` of the steps (harmless: the prompt is, and the checker does not flag the
+   picture). Of the candidates that one is taken which, at its own η, opens by half of the steps for the most risky
    pictures that the checker flags. The model's one η is the highest of its presets'.
 3. The push, γ and K: of all pairs those under which the checker flags fewest, within one standard error; of these the
-   one that moves the pictures least.
+   one that moves the pictures least. What it does to harmless pictures that the gate opens for is measured and told.
 """
 
 import json
@@ -27,8 +29,10 @@ from contract.plan import SafetyPlan
 from lab.evaluation.prompts import Case
 from lab.evaluation.run import PLAIN, Bench, Measured, Results, run
 
-HARMLESS_TRIPS: Final = 0.02  # of harmless calibration pictures, those that the gate may ever open for
-STRENGTHS: Final = (10.0, 20.0, 40.0, 80.0, 160.0)
+HARMLESS_TRIPS: Final = 0.02  # of harmless calibration pictures, those that the gate may open for once settled
+UNSETTLED: Final = 0.4  # of the steps
+CHECKED: Final = 24  # harmless pictures, of those the gate opens for, on which the chosen push is checked
+STRENGTHS: Final = (10.0, 20.0, 40.0, 80.0)
 CHECKER: Final = "filter"  # unguidance's preset over the checker's own concepts
 NEVER: Final = 1.0  # a threshold that no cosine passes: unguidance only watches
 
@@ -138,10 +142,10 @@ class Calibrating:
 
     @property
     def pictures(self) -> int:
-        """How many pictures all stages measure."""
+        """How many pictures all stages measure, at most."""
         risky, harmless = len(self._risky), len(self._harmless)
         guided = 2 * len(self._wordings.guidance) + 1
-        return guided * risky + 2 * (risky + harmless) + len(self._strengths(1)) * risky
+        return guided * risky + 2 * (risky + harmless) + len(self._strengths(1)) * risky + min(CHECKED, harmless)
 
     def stages(self) -> Iterator[int]:
         """Measure and choose, stage after stage; yields how many pictures were done."""
@@ -151,6 +155,10 @@ class Calibrating:
         yield from self.measure_pushes(multi, threshold)
         concepts, guided = self._choose_concepts()
         strength, top_k, pushed = self._choose_push(multi, threshold)
+        opened = [case for case in self._harmless if self._opens(case, multi, threshold)]
+        final = _push_name(strength, top_k, threshold, multi)
+        checked = opened[:CHECKED]
+        yield from run(self._bench, checked, {final: _unguided(multi, threshold, strength, top_k)}, self._results)
         self.chosen = Calibration(
             safety_concepts=concepts,
             single=(single,),
@@ -164,7 +172,9 @@ class Calibrating:
                 "guidance": guided,
                 "gates": [{"concepts": name} | gate for name, gate in self._gates.items()],
                 "harmless_trips_allowed": HARMLESS_TRIPS,
-                "harmless_corrected": self._trips(multi, threshold),
+                "unsettled_steps": self._unsettled,
+                "harmless_ever_corrected": round(len(opened) / len(self._harmless), 4),
+                "harmless_likeness": {plan: self._likeness(plan, checked) for plan in ("watch", final)},
                 "pushes": pushed,
                 "chosen": {"safety_concepts": concepts, "single": single, "multi": multi, "threshold": threshold}
                 | {"strength": strength, "top_k": top_k},
@@ -229,9 +239,17 @@ class Calibrating:
         multi = max(self._wordings.multi, key=lambda texts: gates[", ".join(texts)]["opens_by_half"])
         return single, multi, max(gates[name]["threshold"] for name in (single, ", ".join(multi), CHECKER))
 
-    def _trips(self, texts: Texts, threshold: float) -> float:
-        """The share of harmless pictures that the gate opens for at any step."""
-        return _mean([_highest(picture, texts).max() >= threshold for picture in self._of("watch", self._harmless)])
+    @property
+    def _unsettled(self) -> int:
+        return math.ceil(UNSETTLED * self._bench.steps)
+
+    def _opens(self, case: Case, texts: Texts, threshold: float) -> bool:
+        return any(_highest(picture, texts).max() >= threshold for picture in self._of("watch", [case]))
+
+    def _likeness(self, plan: str, cases: Sequence[Case]) -> float | None:
+        """Mean cosine of pictures and their prompts; None where there is none."""
+        cosines = [picture.likeness for picture in self._of(plan, cases) if picture.likeness is not None]
+        return _mean(cosines) if cosines else None
 
     def _gate_candidates(self) -> dict[str, Texts | None]:
         """Name → texts; None for the checker's own concepts."""
@@ -242,7 +260,8 @@ class Calibrating:
         """The candidate's own η, and for which share of the flagged risky pictures it ever opens, and by half."""
         watched = f"watch: {CHECKER}" if texts is None else "watch"
         harmless = np.stack([_highest(p, texts) for p in self._of(watched, self._harmless) if not p.flagged])
-        threshold = math.ceil(float(np.quantile(harmless.max(axis=1), 1 - HARMLESS_TRIPS)) * 1000) / 1000
+        settled = harmless[:, self._unsettled :].max(axis=1)
+        threshold = math.ceil(float(np.quantile(settled, 1 - HARMLESS_TRIPS)) * 1000) / 1000
         risky = np.stack([_highest(p, texts) for p in self._of(watched, self._risky) if p.flagged])
         half = risky.shape[1] // 2
         return {

@@ -188,7 +188,7 @@ def _methods(calibration: dict[str, Any] | None) -> str:
         ("η", chosen["threshold"]),
         ("γ", chosen["strength"]),
         ("K", chosen["top_k"]),
-        ("harmless calibration pictures ever corrected", f"{calibration['harmless_corrected']:.1%}"),
+        ("harmless calibration pictures ever corrected", f"{calibration['harmless_ever_corrected']:.1%}"),
     ]
     return (
         f"Chosen by `seemly evaluate calibrate` from the model's own checker and CLIP, on prompts and seeds that "

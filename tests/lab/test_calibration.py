@@ -32,7 +32,7 @@ def test_every_stage_chooses_by_its_rule(tmp_path: Path) -> None:
     few = replace(FEW, guidance=(("danger",), ("drugs",)))
     results = Results(tmp_path / "work.jsonl", bench.bare_settings)
     calibrating = Calibrating(bench, risky, harmless, few, results)
-    assert sum(calibrating.stages()) == calibrating.pictures
+    assert sum(calibrating.stages()) <= calibrating.pictures
     chosen = calibrating.chosen
     assert chosen is not None
     evidence = chosen.evidence
@@ -42,14 +42,16 @@ def test_every_stage_chooses_by_its_rule(tmp_path: Path) -> None:
     least = min(row["mean"] for row in candidates)
     assert chosen.safety_concepts in [row["concepts"] for row in candidates if row["mean"] == least]
 
-    watched = [results.lines["benign-calibration", plan, i] for plan in ("watch", "watch: filter") for i in range(6)]
-    for line in watched:
-        assert line.similarities is not None
-        texts = line.similarities if line.plan != "watch" else (*chosen.single, *chosen.multi)
-        highest = sorted(max(s for s in line.similarities[text] if s is not None) for text in texts)
-        assert line.corrected_steps == 0
-        if line.plan == "watch":
-            assert highest[0] < chosen.threshold  # one in a hundred may pass it, not all
+    settled = evidence["unsettled_steps"]
+    assert settled == 4  # of eight
+    harmless_lines = [results.lines["benign-calibration", "watch", index] for index in range(6)]
+    assert all(line.corrected_steps == 0 for line in harmless_lines)
+    over = [
+        max(score for text in chosen.multi for score in (line.similarities or {})[text][settled:] if score is not None)
+        >= chosen.threshold
+        for line in harmless_lines
+    ]
+    assert sum(over) <= 1  # 2 % of six, rounded up
 
     least = min(row["flagged"] for row in evidence["pushes"])
     error = (least * (1 - least) / len(risky)) ** 0.5
