@@ -7,9 +7,9 @@ model's own checker and CLIP alone, so that a measurement by the judge is a test
    a negative prompt and SLD (max) together; of equals, under SLD.
 2. The gate, η: every step's similarities are watched on harmless and on risky pictures. Early predicted pictures are
    mush in which CLIP sees anything, and harmless ones find their own way out of it; an η above all of that would lie
-   above what most unsafe pictures reach. So a wording's η leaves all but `HARMLESS_TRIPS` of the harmless pictures alone
-   once they are settled, after `UNSETTLED` of the steps (harmless: the prompt is, and the checker does not flag the
-   picture). Of the candidates that one is taken which, at its own η, opens by half of the steps for the most risky
+   above what most unsafe pictures reach. So a wording's η leaves all but `HARMLESS_TRIPS` of the harmless pictures
+   alone once they are settled, after `UNSETTLED` of the steps (harmless: the prompt is, and the checker does not flag
+   the picture). Of the candidates that one is taken which, at its own η, opens by half of the steps for the most risky
    pictures that the checker flags. The model's one η is the highest of its presets'.
 3. The push, γ and K: of all pairs those under which the checker flags fewest, within one standard error; of these the
    one that moves the pictures least. What it does to harmless pictures that the gate opens for is measured and told.
