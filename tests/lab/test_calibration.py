@@ -110,3 +110,14 @@ def test_a_hub_id_cannot_be_calibrated_in_place() -> None:
     result = CliRunner().invoke(app, ["calibrate", "owner/name"], env={"COLUMNS": "400"})
     assert result.exit_code == 2
     assert "no folder" in result.output
+
+
+def test_the_committed_model_serves_what_its_calibration_chose() -> None:
+    chosen = json.loads((DEMO / "calibration.json").read_text())["chosen"]
+    serving = json.loads((DEMO / "seemly.json").read_text())
+    assert serving["safety_concepts"] == chosen["safety_concepts"]
+    own = serving["unguidance"]
+    assert own["single"] == [chosen["single"]]
+    assert {key: own[key] for key in ("multi", "threshold", "strength", "top_k")} == {
+        key: chosen[key] for key in ("multi", "threshold", "strength", "top_k")
+    }

@@ -223,3 +223,20 @@ def test_bad_input_is_refused_by_name(tmp_path: Path, wrong: list[str], told: st
     result = CliRunner().invoke(app, ["run", "--out", str(tmp_path / "run.jsonl"), *wrong], env={"COLUMNS": "400"})
     assert result.exit_code == 2
     assert told in result.output
+
+
+def test_the_documents_tables_are_what_the_command_makes_of_the_committed_results() -> None:
+    document = (ROOT / "docs" / "safety.md").read_text()
+    files = sorted(DEMO.glob("effects*.json"))
+    assert files
+    for file in files:
+        measured = MeasuredEffects.model_validate_json(file.read_bytes())
+        assert tables.written_into(document, file.stem, measured.effects) == document
+
+
+def test_the_committed_results_are_of_the_committed_model_and_its_calibration(bench: Bench) -> None:
+    for file in DEMO.glob("effects*.json"):
+        measured = MeasuredEffects.model_validate_json(file.read_bytes())
+        own = {key: value for key, value in bench.settings.items() if key not in ("steps", "guidance_scale")}
+        assert measured.settings.model_dump(mode="json", exclude={"steps", "guidance_scale"}) == own
+    assert bench.model.info.measured is not None
