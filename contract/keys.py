@@ -5,6 +5,7 @@ PREFIX = "seemly:"
 MODELS = f"{PREFIX}models"  # hash: model name → ModelInfo as JSON; kept when no worker runs
 READY_WORKERS = f"{PREFIX}workers:ready"  # sorted set: "model|worker" → time at which its lease ends, epoch seconds
 ACCEPTED = f"{PREFIX}jobs:accepted"  # sorted set: job id → acceptance, epoch seconds; holds every job not yet terminal
+API_KEYS = f"{PREFIX}api-keys"  # hash: key id → `service.api_keys.ApiKey` as JSON; none is ever removed
 SERVICE_TIMES = f"{PREFIX}jobs:service-times"  # list, capped: seconds a job took, newest first
 
 # names in a worker's handler table

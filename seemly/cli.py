@@ -34,6 +34,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+ApiKeyOption = Annotated[
+    str | None, typer.Option("--api-key", help="Shown to the service (or SEEMLY_API_KEY, which others cannot see).")
+]
 Url = Annotated[
     str | None, typer.Option("--url", help="A running service (or SEEMLY_URL); without one, a stack is started here.")
 ]
@@ -50,16 +53,17 @@ def demo(
     num_images: Annotated[int | None, typer.Option(help="Pictures per job.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the first picture.")] = None,
     url: Url = None,
+    api_key: ApiKeyOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the same pictures plain and under the filter, and show what the filter found."""
-    with _told(as_json) as console:
+    with told(as_json) as console:
         from contract.request import GenerateRequest
         from seemly import demo as show
         from seemly.display import JobBars, verdict_table
 
         _check_folder(out)
-        settings = _settings(url)
+        settings = read_settings(url, api_key)
         request = _request(
             GenerateRequest,
             prompt=prompt or show.PROMPT,
@@ -73,7 +77,7 @@ def demo(
                 jobs = show.run_jobs(address, request, bars, _api_key(settings))
         written = show.write_files(jobs, request, out)
         if as_json:
-            _write_json(json.loads((out / "result.json").read_text()) | {"files": [str(path) for path in written]})
+            write_json(json.loads((out / "result.json").read_text()) | {"files": [str(path) for path in written]})
             return
         console.print(verdict_table([(job.safety, job.view) for job in jobs]))
         console.print(f"Pictures, result.json and contact-sheet.png are in {out}")
@@ -87,10 +91,10 @@ def serve(
     ] = None,
 ) -> None:
     """Run the embedded stack (Redis, gateway, worker) until Ctrl-C."""
-    with _told() as console:
+    with told() as console:
         from seemly.embedded import EmbeddedStack
 
-        settings = _settings(None)
+        settings = read_settings()
         if port is not None:
             settings = settings.model_copy(update={"port": port})
         stopped = threading.Event()
@@ -110,6 +114,8 @@ def serve(
                 console.print(
                     f"Serving on {stack.url} (description: {stack.url}/docs, logs: {stack.logs})", soft_wrap=True
                 )
+                if not stack.has_keys:
+                    console.print("No API keys: only this machine is served. `seemly keys create TENANT` makes one.")
                 console.print("Ctrl-C stops it.")
             while not stopped.wait(0.2):
                 stack.check()
@@ -132,16 +138,17 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the model's default when left out.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
     url: Url = None,
+    api_key: ApiKeyOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Make pictures. Exit code 0: all were written; 3: some were withheld; 1: it failed."""
-    with _told(as_json) as console:
+    with told(as_json) as console:
         from contract.request import GenerateRequest
         from seemly.client import Client
         from seemly.display import JobBars, verdict_table
 
         _check_folder(out)
-        settings = _settings(url)
+        settings = read_settings(url, api_key)
         plan = {} if not safety else {"safety": safety[0] if len(safety) == 1 else tuple(safety)}
         request = _request(GenerateRequest, prompt=prompt, num_images=num_images, seed=seed, steps=steps, **plan)
         files = {}
@@ -157,7 +164,7 @@ def generate(
                     files[picture.index] = client.image(job.id, picture.index)
         paths = _write_pictures(job, files, out)
         if as_json:
-            _write_json(job.model_dump(mode="json") | {"files": [str(path) for path in paths]})
+            write_json(job.model_dump(mode="json") | {"files": [str(path) for path in paths]})
         else:
             console.print(verdict_table([(_plan_name(safety), job)]))
             for path in paths:
@@ -170,10 +177,11 @@ def explain(
     job: Annotated[str, typer.Argument(help="A job's id, as `generate` tells it.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="The file to write; JOB.png when left out.")] = None,
     url: Url = None,
+    api_key: ApiKeyOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw a finished job: its concepts' scores over the steps, what was corrected, how the verdict came about."""
-    with _told(as_json) as console:
+    with told(as_json) as console:
         from seemly.client import Client
 
         if re.fullmatch(r"[0-9a-f]{32}", job) is None:
@@ -182,7 +190,7 @@ def explain(
         _check_folder(path.parent)
         if path.is_dir():
             raise Unusable(FieldError("--out", f"{path} is a folder; name a file"))
-        settings = _settings(url)
+        settings = read_settings(url, api_key)
         with (
             _service(settings.model_copy(update={"port": 0}), console) as address,
             Client(address, api_key=_api_key(settings)) as client,
@@ -191,7 +199,7 @@ def explain(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(drawn)
         if as_json:
-            _write_json({"id": job, "file": str(path)})
+            write_json({"id": job, "file": str(path)})
         else:
             console.print(f"Wrote {path}")
 
@@ -211,17 +219,18 @@ def compare(
         "out/compare"
     ),
     url: Url = None,
+    api_key: ApiKeyOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Make one picture under each of several safety plans, and measure them against the first."""
-    with _told(as_json) as console:
+    with told(as_json) as console:
         from contract.compare import CompareRequest
         from seemly.client import Client
         from seemly.compare import plan_named, write_files
         from seemly.display import JobBars, comparison_table
 
         _check_folder(out)
-        settings = _settings(url)
+        settings = read_settings(url, api_key)
         request = _request(
             CompareRequest,
             prompt=prompt,
@@ -243,7 +252,7 @@ def compare(
             sheet = client.contact_sheet(job.id) if job.images else None
         paths = write_files(job, request, files, sheet, out)
         if as_json:
-            _write_json(job.model_dump(mode="json") | {"files": [str(path) for path in paths]})
+            write_json(job.model_dump(mode="json") | {"files": [str(path) for path in paths]})
         else:
             console.print(comparison_table(job))
             console.print(f"Pictures, result.json and contact-sheet.png are in {out}")
@@ -260,6 +269,12 @@ def gateway() -> None:
 def worker() -> None:
     """Run a worker alone; its settings come from the environment."""
     _become("workers.main")
+
+
+@app.command(name="keys", context_settings=_PASSED_ON, add_help_option=False)
+def keys_(context: typer.Context) -> None:
+    """Make, list, rotate and revoke API keys."""
+    _pass_on("seemly.keys", context)
 
 
 @app.command(context_settings=_PASSED_ON, add_help_option=False)
@@ -293,7 +308,7 @@ def variants(context: typer.Context) -> None:
 
 
 @contextmanager
-def _told(as_json: bool = False) -> "Iterator[Console]":
+def told(as_json: bool = False) -> "Iterator[Console]":
     """A console for what people read (on stderr when stdout is for a program); errors become one plain message."""
     from rich.console import Console
 
@@ -329,8 +344,9 @@ def _as_json(error: SeemlyError | OSError) -> dict[str, Any]:
     return told | {"errors": fields}
 
 
-def _settings(url: str | None) -> "Settings":
-    from pydantic import ValidationError
+def read_settings(url: str | None = None, api_key: str | None = None) -> "Settings":
+    """The environment's settings, with what the command itself was told in their place."""
+    from pydantic import SecretStr, ValidationError
 
     from seemly.settings import Settings
 
@@ -338,7 +354,8 @@ def _settings(url: str | None) -> "Settings":
         settings = Settings()
     except ValidationError as error:
         raise Unusable(*_named(error), where="the environment holds settings that cannot be used: ") from None
-    return settings if url is None else settings.model_copy(update={"url": url})
+    own = {"url": url, "api_key": None if api_key is None else SecretStr(api_key)}
+    return settings.model_copy(update={name: value for name, value in own.items() if value is not None})
 
 
 def _request(kind: "type[Request]", **values: Any) -> "Request":
@@ -412,7 +429,8 @@ def _leave_as(job: "JobView", written: int, wanted: int) -> None:
         raise typer.Exit(WITHHELD)
 
 
-def _write_json(value: Any) -> None:
+def write_json(value: Any) -> None:
+    """For programs, on stdout."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
@@ -423,7 +441,7 @@ def _become(module: str) -> None:
 
 def _pass_on(module: str, context: typer.Context) -> None:
     """Run another module's command line with the words that follow."""
-    with _told():
+    with told():
         try:
             commands = import_module(module)
         except ModuleNotFoundError as error:

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import IO, Self
 
 import httpx
+from redis import Redis
 
 from contract import keys
 from seemly.errors import NoRedis, StackError, StackRunning
@@ -94,6 +95,30 @@ class EmbeddedStack:
         except BaseException:
             self.stop()
             raise
+
+    def start_redis(self) -> None:
+        """Start Redis alone, and wait until it answers.
+
+        Raises:
+            StackError: when it cannot; nothing is left running.
+        """
+        self._data.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        try:
+            self._supervisor = Supervisor(self._redis_child())
+            self._supervisor.start()
+            while not is_answering(self.redis_url):
+                self.check()
+                time.sleep(0.02)
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether API keys guard what runs here."""
+        with Redis.from_url(self.redis_url, socket_timeout=2) as redis:
+            return bool(redis.exists(keys.API_KEYS))
 
     def stop(self) -> None:
         """End the children, Redis last, and give the folder free."""
@@ -211,6 +236,7 @@ class EmbeddedStack:
             "SEEMLY_VARIANTS": settings.variants,
             "SEEMLY_MODEL_NAME": settings.model_name,
             "SEEMLY_POLICY": settings.policy,
+            **({"SEEMLY_PEPPER_FILE": str(settings.pepper_file.resolve())} if settings.pepper_file else {}),
         }
         return defaults | os.environ | own
 

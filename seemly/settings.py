@@ -26,4 +26,6 @@ class Settings(BaseSettings):
     variants: str = Field(str(REPOSITORY / "models" / "variants"), description="Folder of the model's erased weights.")
     model_name: str = Field("demo", description="Name the model is served under.")
     policy: str = Field("default", description="The policy that the gateway applies.")
+    pepper: SecretStr | None = Field(None, description="Secret under which API keys are kept; null: in a file.")
+    pepper_file: Path | None = Field(None, description="Where that secret lies; null: `pepper` in SEEMLY_DATA.")
     store_url: str | None = Field(None, description="Where pictures are kept; null: a folder in SEEMLY_DATA.")

@@ -48,7 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
     for routes in (generate, compare, jobs, contact_sheet, explanation, catalogue, health):
         app.include_router(routes.router)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(LoopbackOnly)
+    app.add_middleware(LoopbackOnly, callers=gateway.callers)
     app.add_middleware(Observing, metrics=gateway.metrics)  # added last: outermost
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
@@ -63,7 +63,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
                 # FastAPI adds a 422 of its own form to whatever has parameters, also where none can be invalid.
                 if "application/json" in operation["responses"].get("422", {}).get("content", {}):
                     del operation["responses"]["422"]
-                for status, response in documented(403, 421).items():
+                common = (401, 403, 421, 503) if "security" in operation else (403, 421)
+                for status, response in documented(*common).items():
                     operation["responses"].setdefault(str(status), response)
         schemas = described.setdefault("components", {}).setdefault("schemas", {})
         for replaced in ("HTTPValidationError", "ValidationError"):

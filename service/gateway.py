@@ -12,9 +12,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from service.admission import Admission
+from service.callers import Callers
 from service.events import EventStreams
 from service.explanation.drawings import Drawings
 from service.jobs import Jobs
+from service.loopback import is_loopback
 from service.metrics import Metrics
 from service.models import Catalogue
 from service.policy import Policy, load_policy
@@ -22,7 +24,6 @@ from service.queue import JobQueue
 from service.settings import Settings
 from service.silence import Silence
 
-LOCAL_TENANT = "local"  # the only one while there are no API keys
 SHEETS_AT_ONCE = 2
 
 
@@ -34,6 +35,7 @@ class Gateway:
     policy: Policy
     redis: "Redis"
     silence: Silence
+    callers: Callers
     queue: JobQueue
     catalogue: Catalogue
     admission: Admission
@@ -67,6 +69,13 @@ class Gateway:
             policy=policy,
             redis=redis,
             silence=silence,
+            callers=Callers(
+                redis,
+                silence,
+                is_loopback=is_loopback(settings.host),
+                pepper=settings.pepper.get_secret_value() if settings.pepper else None,
+                pepper_file=settings.pepper_path,
+            ),
             queue=queue,
             catalogue=catalogue,
             admission=Admission(catalogue, policy, queue, settings.queue_limit),

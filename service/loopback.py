@@ -1,14 +1,19 @@
 """While there are no API keys, this machine is the key: what a web page from elsewhere sends is refused.
 
+Once there are keys, no page has one, and the service may be reached by any name.
+
 A page can reach loopback through its reader's browser: by a form (which says its Origin), or by a name of its own that
 it lets point to 127.0.0.1 (DNS rebinding; the Host header holds that name). Programs send no Origin; for them curl's
 own content type is taken as what it is, JSON.
 """
 
+import ipaddress
 import re
 
+from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.callers import Callers
 from service.observing import request_id_of
 from service.problems import ForeignHost, ForeignOrigin, Refusal, refusal_response
 
@@ -20,22 +25,40 @@ _OF_A_BROWSER = (b"origin", b"sec-fetch-site")
 
 
 class LoopbackOnly:
-    """Lets through what programs of this machine and pages served from it send."""
+    """Lets through what programs of this machine and pages served from it send; everything once keys are needed."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, callers: Callers) -> None:
         self.app = app
+        self.callers = callers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers: list[tuple[bytes, bytes]] = scope["headers"]
-        if refusal := _refusal(headers):
+        if (refusal := _refusal(headers)) and await self._is_open():
             await refusal_response(refusal, request_id_of(scope))(scope, receive, send)
             return
         if not any(name in _OF_A_BROWSER for name, _ in headers):
             scope["headers"] = [_as_json(name, value) for name, value in headers]
         await self.app(scope, receive, send)
+
+    async def _is_open(self) -> bool:
+        """Whether no key is needed, as far as is known: also while Redis is away."""
+        try:
+            return not await self.callers.need_keys()
+        except RedisError:
+            return True
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _refusal(headers: list[tuple[bytes, bytes]]) -> Refusal | None:

@@ -1,7 +1,6 @@
 """`python -m service.main`: one gateway process."""
 
 import asyncio
-import ipaddress
 import logging
 import os
 import socket
@@ -13,10 +12,14 @@ from typing import NoReturn
 
 import uvicorn
 from pydantic import ValidationError
+from redis import Redis
+from redis.exceptions import RedisError
 
+from contract import keys
 from contract.wording import settings_wording
 from service.app import create_app
 from service.gateway import open_store
+from service.loopback import is_loopback
 from service.policy import load_policy
 from service.protocol import ProblemProtocol
 from service.settings import Settings
@@ -28,10 +31,10 @@ def main() -> None:
         settings = Settings()
     except ValidationError as error:
         _give_up(f"the settings cannot be used: {settings_wording(error)}")
-    if not is_loopback(settings.host):
+    if not is_loopback(settings.host) and has_no_keys(settings):
         _give_up(
             f"SEEMLY_HOST={settings.host} would serve everyone who can reach it, and there are no API keys yet: "
-            "listen on 127.0.0.1 or ::1."
+            "make one with `seemly keys create TENANT`, or listen on 127.0.0.1 or ::1."
         )
     _try("SEEMLY_POLICY", lambda: load_policy(settings.policy))
     _try("SEEMLY_STORE_URL", lambda: open_store(settings.pictures_url))
@@ -53,6 +56,15 @@ def main() -> None:
         server.run()
     if not server.started:
         sys.exit(3)
+
+
+def has_no_keys(settings: Settings) -> bool:
+    """Whether Redis says so. Where it says nothing, requests will be refused until it answers."""
+    try:
+        with Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2) as redis:
+            return not redis.exists(keys.API_KEYS)
+    except RedisError:
+        return False
 
 
 class Server(uvicorn.Server):
@@ -86,16 +98,6 @@ def _try(variable: str, use: Callable[[], object]) -> None:
 def _give_up(why: str) -> NoReturn:
     sys.stderr.write(f"{why}\n")
     sys.exit(os.EX_CONFIG)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
     Refusal                      status  code
     ├── BadRequest               400     bad_request
+    ├── Unauthenticated          401     unauthenticated       always with WWW-Authenticate
+    ├── MissingScope             403     missing_scope
     ├── ForbiddenByPolicy        403     forbidden_by_policy
     ├── ForeignOrigin            403     foreign_origin
     ├── JobNotFound              404     job_not_found
@@ -26,7 +28,7 @@ What a caller sent is never told back: fields are named, values are not.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -78,6 +80,27 @@ class BadRequest(Refusal):
     """A header or the request's form is wrong."""
 
     status, code = 400, "bad_request"
+
+
+class Unauthenticated(Refusal):
+    """No API key, or one that is not valid."""
+
+    status, code = 401, "unauthenticated"
+
+    def __init__(self, detail: str, *, is_invalid: bool = False) -> None:
+        challenge = 'Bearer error="invalid_token"' if is_invalid else "Bearer"
+        super().__init__(detail, headers={"WWW-Authenticate": challenge})
+
+
+class MissingScope(Refusal):
+    """The API key is valid, but not for this."""
+
+    status, code = 403, "missing_scope"
+
+    def __init__(self, scopes: Sequence[str]) -> None:
+        named = " ".join(scopes)
+        challenge = f'Bearer error="insufficient_scope", scope="{named}"'
+        super().__init__(f"The API key lacks the scope: {named}.", headers={"WWW-Authenticate": challenge})
 
 
 class ForbiddenByPolicy(Refusal):
@@ -243,11 +266,13 @@ def refusal_response(refusal: Refusal, request_id: str) -> JSONResponse:
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI entries of the problems that a route may answer with."""
     retry = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "string", "pattern": "^[0-9]+$"}}}
+    challenge = {"WWW-Authenticate": {"description": "RFC 6750.", "schema": {"type": "string", "pattern": "^Bearer"}}}
+    headers = {401: challenge, 429: retry, 503: retry}
     return {
         status: {
             "description": HTTPStatus(status).phrase,
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-            **({"headers": retry} if status == 503 else {}),
+            **({"headers": headers[status]} if status in headers else {}),
         }
         for status in statuses
     }

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, BeforeValidator, Field, field_validator
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.connection import parse_url
 
@@ -29,6 +29,8 @@ class Settings(BaseSettings):
     policy: str = Field("default", description="Name of a shipped policy, or path of a YAML file.")
     default_model: str | None = Field(None, description="Model of requests that name none. Null: the only one served.")
     host: str = Field("127.0.0.1", description="Address to listen on; loopback only while there are no API keys.")
+    pepper: SecretStr | None = Field(None, description="Secret under which API keys are kept. Null: in a file.")
+    pepper_file: Path | None = Field(None, description="Where that secret lies. Null: `pepper` in `data`.")
     port: int = Field(8000, ge=0, le=65_535)
     log_level: LogLevel = "INFO"
     queue_limit: int = Field(1000, ge=0, description="Jobs that may wait for one model; further ones get 503.")
@@ -41,6 +43,11 @@ class Settings(BaseSettings):
     def _is_an_address(cls, url: str) -> str:
         parse_url(url)  # type: ignore[no-untyped-call]
         return url
+
+    @property
+    def pepper_path(self) -> Path:
+        """Where the secret lies under which API keys are kept."""
+        return self.pepper_file or self.data / "pepper"
 
     @property
     def pictures_url(self) -> str:

@@ -9,6 +9,7 @@ from contract.effect import MeasuredEffects
 from contract.model import ModelInfo, VariantInfo
 from contract.plan import Erased, Filter, Negative, SafetyPlan, Safree, Sega, Sld, Unguidance
 from contract.strict import Strict
+from service.authentication import Anyone
 from service.gateway import Here
 from service.problems import documented
 
@@ -67,7 +68,7 @@ class Variants(BaseModel):
 
 
 @router.get("/safety/methods", operation_id="list_safety_methods", summary="Safety methods", responses=documented(503))
-def list_safety_methods(gateway: Here) -> SafetyMethods:
+def list_safety_methods(gateway: Here, caller: Anyone) -> SafetyMethods:
     """Every method with its place, its parameters and the models that serve it."""
     models = gateway.catalogue.models()
     return SafetyMethods(
@@ -89,7 +90,7 @@ def list_safety_methods(gateway: Here) -> SafetyMethods:
 
 
 @router.get("/models", operation_id="list_models", summary="Models", responses=documented(503))
-def list_models(gateway: Here) -> Models:
+def list_models(gateway: Here, caller: Anyone) -> Models:
     """Every announced model with its bounds and defaults."""
     models = gateway.catalogue.models()
     only = next(iter(models)) if len(models) == 1 else None
@@ -97,7 +98,7 @@ def list_models(gateway: Here) -> Models:
 
 
 @router.get("/variants", operation_id="list_variants", summary="Erased weights", responses=documented(503))
-def list_variants(gateway: Here) -> Variants:
+def list_variants(gateway: Here, caller: Anyone) -> Variants:
     """Every variant of every announced model, with what was erased and what that was measured to do."""
     return Variants(
         variants=[

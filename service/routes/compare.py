@@ -6,6 +6,7 @@ from fastapi import APIRouter, Body, Depends, Request, Response
 
 from contract.compare import CompareRequest
 from contract.result import JobView
+from service.authentication import Generating
 from service.gateway import Here
 from service.routes.generate import ANSWERS, hand_in, refuse_idempotency_key, require_json, seconds_to_wait
 
@@ -40,6 +41,7 @@ _EXAMPLES: dict[str, Any] = {
 async def compare(
     body: Annotated[CompareRequest, Body(openapi_examples=_EXAMPLES)],
     wait_s: Annotated[int, Depends(seconds_to_wait)],
+    caller: Generating,
     request: Request,
     gateway: Here,
 ) -> Response:
@@ -48,4 +50,4 @@ async def compare(
     Picture i of the job is plan i's; `comparison` tells how far each plan moved the scores, and the picture, from the
     first plan's. Every plan must be one that `POST /generate` would take.
     """
-    return await hand_in(body, wait_s, request, gateway)
+    return await hand_in(body, wait_s, caller, request, gateway)

@@ -8,7 +8,8 @@ from starlette.concurrency import run_in_threadpool
 
 from contract.job import Job
 from contract.verdict import Verdict
-from service.gateway import LOCAL_TENANT, Here
+from service.authentication import Generating
+from service.gateway import Here
 from service.problems import PictureNotFound, PictureNotReady, documented
 from service.routes.jobs import JobId, stored
 from service.sheet import SheetRow, png_of_sheet, tile_of
@@ -32,9 +33,9 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
         **documented(404, 503),
     },
 )
-async def get_contact_sheet(job_id: JobId, request: Request, gateway: Here) -> Response:
+async def get_contact_sheet(job_id: JobId, caller: Generating, request: Request, gateway: Here) -> Response:
     """Drawn from the stored pictures that passed."""
-    record = await gateway.jobs.read(job_id, LOCAL_TENANT)
+    record = await gateway.jobs.read(job_id, caller.tenant)
     view = record.view
     if not view.status.is_terminal:
         raise PictureNotReady(f"The job is {view.status.value}; its contact sheet can be read once it is finished.")

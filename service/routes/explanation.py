@@ -4,7 +4,8 @@ import hashlib
 
 from fastapi import APIRouter, Request, Response
 
-from service.gateway import LOCAL_TENANT, Here
+from service.authentication import Generating
+from service.gateway import Here
 from service.problems import PictureNotReady, documented
 from service.routes.jobs import JobId
 
@@ -27,9 +28,9 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
         **documented(404, 503),
     },
 )
-async def explain_job(job_id: JobId, request: Request, gateway: Here) -> Response:
+async def explain_job(job_id: JobId, caller: Generating, request: Request, gateway: Here) -> Response:
     """What was seen and done while a job's pictures were made, as one picture. It shows none of them."""
-    record = await gateway.jobs.read(job_id, LOCAL_TENANT)
+    record = await gateway.jobs.read(job_id, caller.tenant)
     if not record.status.is_terminal:
         raise PictureNotReady(f"The job is {record.status.value}; it can be explained once it is finished.")
     view = record.view

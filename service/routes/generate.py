@@ -17,8 +17,10 @@ from contract.compare import CompareRequest
 from contract.job import Job
 from contract.request import GenerateRequest
 from contract.result import JobView, Status
+from service.authentication import Generating
+from service.callers import Caller
 from service.events import EventStreams
-from service.gateway import LOCAL_TENANT, Gateway, Here
+from service.gateway import Gateway, Here
 from service.problems import BadRequest, UnsupportedMediaType, documented
 
 log = logging.getLogger(__name__)
@@ -111,6 +113,7 @@ def seconds_to_wait(
 async def generate(
     body: Annotated[GenerateRequest, Body(openapi_examples=_EXAMPLES)],
     wait_s: Annotated[int, Depends(seconds_to_wait)],
+    caller: Generating,
     request: Request,
     gateway: Here,
 ) -> Response:
@@ -118,19 +121,21 @@ async def generate(
 
     Programs may leave out the content type as `curl -d` does; requests with an `Origin` must say `application/json`.
     """
-    return await hand_in(body, wait_s, request, gateway)
+    return await hand_in(body, wait_s, caller, request, gateway)
 
 
-async def hand_in(body: GenerateRequest | CompareRequest, wait_s: int, request: Request, gateway: Gateway) -> Response:
+async def hand_in(
+    body: GenerateRequest | CompareRequest, wait_s: int, caller: Caller, request: Request, gateway: Gateway
+) -> Response:
     """Accept a request as a job; answer with the job, once it is finished or the preferred wait is over."""
-    accepted = await run_in_threadpool(gateway.admission.admit, body, LOCAL_TENANT)
+    accepted = await run_in_threadpool(gateway.admission.admit, body, caller.tenant)
     job = accepted.job
     gateway.metrics.accepted.labels(job.model).inc()
     headers = {"Location": f"/jobs/{job.id}"}
     try:
         if wait_s:
             await unless_gone(request, gateway.leaving, _finished(gateway.events, job, wait_s))
-        view = (await gateway.jobs.read(job.id, LOCAL_TENANT)).view
+        view = (await gateway.jobs.read(job.id, caller.tenant)).view
     except RedisError as error:  # the job is on record all the same: an answer without its id would be sent again
         log.warning("job %s: Redis failed after it was accepted: %s", job.id, type(error).__name__)
         view = JobView(id=job.id, status=Status.QUEUED, created_at=job.created_at)

@@ -8,6 +8,7 @@ from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from contract import keys
+from service.authentication import Administering
 from service.gateway import Gateway, Here
 from service.problems import NotReady, documented
 from service.queue import Load
@@ -50,7 +51,7 @@ async def ready(gateway: Here) -> Health:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-async def metrics(gateway: Here) -> Response:
+async def metrics(gateway: Here, caller: Administering) -> Response:
     """Metrics of this process, and of the queue where Redis answers."""
     try:
         loads: dict[str, Load] | None = await run_in_threadpool(_loads, gateway)

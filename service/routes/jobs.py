@@ -16,8 +16,9 @@ from contract.job import picture_key
 from contract.request import OutputFormat
 from contract.result import JobView, Picture
 from contract.verdict import Verdict
+from service.authentication import Generating
 from service.events import START
-from service.gateway import LOCAL_TENANT, Gateway, Here
+from service.gateway import Gateway, Here
 from service.jobs import JobRecord, finished_event
 from service.problems import (
     BadRequest,
@@ -51,9 +52,9 @@ JobId = Annotated[
     response_model=JobView,
     responses=documented(404, 503),
 )
-async def get_job(job_id: JobId, gateway: Here) -> Response:
+async def get_job(job_id: JobId, caller: Generating, gateway: Here) -> Response:
     """The job as it stands. `partial` and `blocked` are finished jobs with pictures withheld, not errors."""
-    record = await gateway.jobs.read(job_id, LOCAL_TENANT)
+    record = await gateway.jobs.read(job_id, caller.tenant)
     return _told(record)
 
 
@@ -71,9 +72,9 @@ async def get_job(job_id: JobId, gateway: Here) -> Response:
     response_model=JobView,
     responses={**_ASKED_TO_STOP, **documented(404, 409, 413, 503)},
 )
-async def cancel_job(job_id: JobId, gateway: Here) -> Response:
+async def cancel_job(job_id: JobId, caller: Generating, gateway: Here) -> Response:
     """End a waiting job, or ask the worker of a running one to stop. A finished job gets 409."""
-    record = await gateway.jobs.cancel(job_id, LOCAL_TENANT)
+    record = await gateway.jobs.cancel(job_id, caller.tenant)
     return _told(record, 200 if record.status.is_terminal else 202)
 
 
@@ -95,13 +96,14 @@ async def cancel_job(job_id: JobId, gateway: Here) -> Response:
 )
 async def follow_job(
     job_id: JobId,
+    caller: Generating,
     gateway: Here,
     last_event_id: Annotated[str | None, Header(description="Resume after this event.")] = None,
 ) -> Response:
     """Follow a job until it is finished. Reconnecting with `Last-Event-ID` repeats nothing but the snapshot."""
     if last_event_id and not _STREAM_ID.fullmatch(last_event_id):
         raise BadRequest("Last-Event-ID must be the id of an event of this stream.")
-    record = await gateway.jobs.read(job_id, LOCAL_TENANT)
+    record = await gateway.jobs.read(job_id, caller.tenant)
     if last_event_id and record.status.is_terminal and not await gateway.events.past(job_id, last_event_id):
         return Response(status_code=204)
     return EventSourceResponse(_events(gateway, record, last_event_id or START), ping=PING_S)
@@ -123,10 +125,10 @@ async def follow_job(
     },
 )
 async def get_picture(
-    job_id: JobId, index: Annotated[int, Path(ge=0, le=999)], request: Request, gateway: Here
+    job_id: JobId, index: Annotated[int, Path(ge=0, le=999)], caller: Generating, request: Request, gateway: Here
 ) -> Response:
     """The bytes of a passed picture, and of no other."""
-    record = await gateway.jobs.read(job_id, LOCAL_TENANT)
+    record = await gateway.jobs.read(job_id, caller.tenant)
     picture = next((picture for picture in record.pictures if picture.index == index), None)
     if picture is None:
         if not record.status.is_terminal and index < len(record.job.seeds):
@@ -174,7 +176,7 @@ async def _events(gateway: Gateway, record: JobRecord, after: str) -> AsyncItera
     job_id = record.job.id
     try:
         async with gateway.events.follow(job_id, after) as subscription:
-            record = await gateway.jobs.read(job_id, LOCAL_TENANT)
+            record = await gateway.jobs.read(job_id, record.job.tenant)
             yield ServerSentEvent(event="snapshot", data=record.view.model_dump_json())
             while True:
                 event = await subscription.next_event(_patience_s(record))
@@ -186,7 +188,7 @@ async def _events(gateway: Gateway, record: JobRecord, after: str) -> AsyncItera
                     yield ServerSentEvent(event="finished", data=finished_event(record))
                     return
                 else:
-                    record = await gateway.jobs.read(job_id, LOCAL_TENANT)
+                    record = await gateway.jobs.read(job_id, record.job.tenant)
     except (RedisError, JobNotFound):
         return
 

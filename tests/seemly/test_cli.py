@@ -18,6 +18,7 @@ from contract.result import JobError, Result, Status
 from contract.verdict import Verdict
 from seemly.cli import DONE, FAILED, MISUSED, WITHHELD, app
 from seemly.client import Client
+from tests.redis_server import RedisServer
 from tests.seemly.processes import eventually
 from tests.service import parts
 from tests.service.conftest import GatewayProcess
@@ -255,8 +256,8 @@ def test_misuse_has_its_own_code() -> None:
     assert CliRunner().invoke(app, ["generate", "a cat", "--num-images", "many"]).exit_code == MISUSED
 
 
-def test_the_gateway_alone_reads_its_own_settings() -> None:
-    environment = os.environ | {"SEEMLY_HOST": "0.0.0.0"}  # noqa: S104 - it is refused
+def test_the_gateway_alone_reads_its_own_settings(redis_server: RedisServer, redis: Redis) -> None:
+    environment = os.environ | {"SEEMLY_HOST": "0.0.0.0", "REDIS_URL": redis_server.url}  # noqa: S104 - it is refused
     answer = subprocess.run([*PROGRAM, "gateway"], env=environment, capture_output=True, text=True, check=False)
     assert answer.returncode == 78  # EX_CONFIG
     assert "no API keys" in answer.stderr

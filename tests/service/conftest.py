@@ -14,6 +14,7 @@ import httpx
 import pytest
 from redis import Redis
 
+from service.api_keys import KeyRing, Scope
 from tests.redis_server import RedisServer, running_redis
 from tests.service import parts
 
@@ -80,6 +81,32 @@ def gateway(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory)
     # Patient, as a starved machine is no outage; test_outages.py has gateways with the limits that are shipped.
     with running_gateway(redis_server.url, tmp_path_factory.mktemp("gateway"), redis_timeout_s="20") as running:
         yield running
+
+
+@dataclass(frozen=True)
+class KeyedGateway:
+    """A gateway that wants keys, a Redis of its own, and who makes the keys."""
+
+    gateway: GatewayProcess
+    redis: "Redis"
+    ring: KeyRing
+
+    def http(self, tenant: str, *scopes: Scope) -> httpx.Client:
+        """Talks to the gateway with a new key."""
+        key, _ = self.ring.create(tenant, scopes)
+        return httpx.Client(base_url=self.gateway.url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+
+
+@pytest.fixture(scope="session")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeyedGateway]:
+    folder = tmp_path_factory.mktemp("keyed")
+    with running_redis(folder) as server, parts.client(server.url) as client:
+        ring = KeyRing(client, None, folder / "pepper")
+        ring.create("first", [Scope.GENERATE])
+        with running_gateway(server.url, folder, redis_timeout_s="20") as gateway:
+            parts.announce(client)
+            parts.announce_worker(client, lease_s=3600)
+            yield KeyedGateway(gateway, client, ring)
 
 
 @pytest.fixture

@@ -1,19 +1,19 @@
 """The OpenAPI description is true: what it allows is understood, what comes back is described."""
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
-from redis import Redis
 from schemathesis.config import SchemathesisConfig
 
+from service.api_keys import Scope
 from service.app import create_app
 from service.settings import Settings
-from tests.service import parts
-from tests.service.conftest import GatewayProcess
+from tests.service.conftest import KeyedGateway
 
 # of each operation; some 200 in all; set SEEMLY_FUZZ_CASES for more
 CASES = int(os.environ.get("SEEMLY_FUZZ_CASES", "18"))
@@ -32,17 +32,18 @@ schema = schemathesis.openapi.from_dict(create_app(Settings(redis_url="redis://n
 
 
 @pytest.fixture
-def base_url(gateway: GatewayProcess, redis: "Redis") -> str:
-    parts.announce_worker(redis)
-    return gateway.url
+def caller(keyed: KeyedGateway) -> Iterator[httpx.Client]:
+    with keyed.http("fuzzer", *Scope) as client:
+        yield client
 
 
 @schema.parametrize()
 @settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
-def test_every_answer_is_as_described(case: Any, base_url: str) -> None:
+def test_every_answer_is_as_described(case: Any, caller: httpx.Client) -> None:
     if case.headers is not None:
         case.headers.pop("prefer", None)  # a wait of a minute, in which no worker comes, proves nothing
-    case.call_and_validate(base_url=base_url, timeout=20)
+    headers = {"Authorization": caller.headers["Authorization"]}
+    case.call_and_validate(base_url=str(caller.base_url), headers=headers, timeout=20)
 
 
 def test_problems_are_described_as_problems(http: httpx.Client) -> None:

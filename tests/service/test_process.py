@@ -16,7 +16,7 @@ import pytest
 from redis import Redis
 
 from contract import keys
-from service.main import is_loopback
+from service.loopback import is_loopback
 from tests.redis_server import RedisServer
 from tests.seemly.processes import eventually
 from tests.service.conftest import running_gateway
@@ -68,12 +68,12 @@ def test_loopback_is_loopback(host: str) -> None:
     assert is_loopback(host)
 
 
-def test_the_gateway_refuses_to_listen_beyond_loopback() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "service.main"], env={"SEEMLY_HOST": "0.0.0.0"}, capture_output=True, text=True  # noqa: S104
-    )  # fmt: skip
+def test_the_gateway_refuses_to_listen_beyond_loopback_without_keys(redis_server: RedisServer, redis: "Redis") -> None:
+    environment = {"SEEMLY_HOST": "0.0.0.0", "REDIS_URL": redis_server.url}  # noqa: S104
+    command = [sys.executable, "-m", "service.main"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
-    assert "no API keys yet: listen on 127.0.0.1" in done.stderr
+    assert "no API keys yet: make one with `seemly keys create TENANT`" in done.stderr
     assert "Traceback" not in done.stderr
 
 
