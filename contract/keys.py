@@ -5,6 +5,7 @@ PREFIX = "seemly:"
 MODELS = f"{PREFIX}models"  # hash: model name → ModelInfo as JSON; kept when no worker runs
 READY_WORKERS = f"{PREFIX}workers:ready"  # sorted set: "model|worker" → time at which its lease ends, epoch seconds
 ACCEPTED = f"{PREFIX}jobs:accepted"  # sorted set: job id → acceptance, epoch seconds; holds every job not yet terminal
+TENANTS = f"{PREFIX}tenants"  # hash: tenant → `service.limits.TenantLimits` as JSON, where it has its own
 API_KEYS = f"{PREFIX}api-keys"  # hash: key id → `service.api_keys.ApiKey` as JSON; none is ever removed
 SERVICE_TIMES = f"{PREFIX}jobs:service-times"  # list, capped: seconds a job took, newest first
 
@@ -26,6 +27,36 @@ def job_key(job_id: str) -> str:
 def events_key(job_id: str) -> str:
     """Stream of a job's events."""
     return f"{PREFIX}events:{job_id}"
+
+
+def tenant_jobs_key(tenant: str) -> str:
+    """Sorted set: ids of a tenant's jobs → acceptance, epoch seconds; an id outlives its record."""
+    return f"{PREFIX}tenant:{tenant}:jobs"
+
+
+def in_flight_key(tenant: str) -> str:
+    """Hash: ids of a tenant's unfinished jobs → cost; `total` → the sum."""
+    return f"{PREFIX}tenant:{tenant}:in-flight"
+
+
+def refusals_key(tenant: str, end_user: str) -> str:
+    """String: blocked pictures of a tenant's end user, whose name is a digest; it ends with the window it counts."""
+    return f"{PREFIX}tenant:{tenant}:refusals:{end_user}"
+
+
+def idempotency_key(tenant: str, digest: str) -> str:
+    """Hash: what came with an Idempotency-Key, and the job that was made of it."""
+    return f"{PREFIX}tenant:{tenant}:idempotency:{digest}"
+
+
+def turns_key(model: str) -> str:
+    """Sorted set: ids of waiting jobs → turn."""
+    return f"{PREFIX}turns:{queue_name(model)}"
+
+
+def last_turns_key(model: str) -> str:
+    """Hash: tenant → end of its last turn; `lowest:` and tenant → the lowest priority that waits."""
+    return f"{turns_key(model)}:last"
 
 
 def tokenizer_key(sha256: str) -> str:

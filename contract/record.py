@@ -7,6 +7,8 @@ The record is a hash (`keys.job_key`):
     attempt      how often a worker has started it; 0 while queued. The fencing token of every commit
     starter      token of the start that made this attempt, so that one sent twice counts once; absent without one
     cancel       "1" once a cancellation of a running job was asked for
+    tenant, cost, rank, turns    whose it is, its cost in pixel-steps, its priority, the key its turn stands in
+    end_user     digest of the end user it was made for; absent without one
     created_at, started_at, finished_at, deadline_at    epoch seconds; absent when not yet, or never
     result       the Result, as JSON, once terminal
 
@@ -15,27 +17,38 @@ KEYS = record, `keys.ACCEPTED`, events stream; a terminal status is never left a
 fields `type` (queued, started, progress, finished) and `data` (JSON).
 """
 
+from contract import keys
+from contract.cost import cost_of
 from contract.job import Job
 from contract.result import Status
 
 EVENTS_MAXLEN = 400
 EVENTS_TTL_S = 3600
+REFUSALS_WINDOW_S = 3600  # in which blocked pictures of one end user are counted, from the first of them on
 
 
-def accepted_fields(job: Job) -> dict[str, str]:
-    """The record of a job that was just accepted.
-
-    Acceptance is one MULTI, not a script: these fields, ZADD to `keys.ACCEPTED`, the `queued` event, RQ's own enqueue.
-    """
+def accepted_fields(job: Job, rank: int = 1, end_user: str | None = None) -> dict[str, str]:
+    """The record of a job that was just accepted; `contract.acceptance` has the script that writes it."""
     fields = {
         "job": job.model_dump_json(),
         "status": Status.QUEUED.value,
         "attempt": "0",
         "created_at": repr(job.created_at.timestamp()),
     }
+    fields |= {
+        "tenant": job.tenant,
+        "cost": str(cost_of(job)),
+        "rank": str(rank),
+        "turns": keys.turns_key(job.model),
+    }
+    if end_user is not None:
+        fields["end_user"] = end_user
     if job.deadline_at is not None:
         fields["deadline_at"] = repr(job.deadline_at.timestamp())
     return fields
+
+
+_TENANT = "' .. tenant .. '"  # stands in a key of a script where the tenant's name comes
 
 
 _FINISH = f"""
@@ -44,10 +57,35 @@ local function emit(kind, data)
   redis.call('XADD', KEYS[3], 'MAXLEN', '~', '{EVENTS_MAXLEN}', '*', 'type', kind, 'data', data)
   redis.call('EXPIRE', KEYS[3], '{EVENTS_TTL_S}')
 end
+local id = string.sub(KEYS[1], string.find(KEYS[1], 'job:', 1, true) + 4)
+local function release(tenant)
+  local held = '{keys.in_flight_key(_TENANT)}'
+  local cost = redis.call('HGET', held, id)
+  if not cost then return end
+  redis.call('HDEL', held, id)
+  if redis.call('HLEN', held) == 1 then redis.call('DEL', held)
+  else redis.call('HINCRBY', held, 'total', '-' .. cost) end
+end
+local function count_refusals(tenant, end_user, result)
+  local blocked = 0
+  for _, picture in ipairs(cjson.decode(result).images) do
+    if picture.verdict == 'blocked' then blocked = blocked + 1 end
+  end
+  if blocked == 0 then return end
+  local refusals = '{keys.refusals_key(_TENANT, "' .. end_user .. '")}'
+  redis.call('INCRBY', refusals, blocked)
+  if redis.call('TTL', refusals) < 0 then redis.call('EXPIRE', refusals, {REFUSALS_WINDOW_S}) end
+end
 local function finish(status, result, now, ttl)
+  local of = redis.call('HMGET', KEYS[1], 'tenant', 'end_user', 'turns', 'attempt', 'cost')
   redis.call('HSET', KEYS[1], 'status', status, 'result', result, 'finished_at', now)
   redis.call('EXPIRE', KEYS[1], ttl)
-  redis.call('ZREM', KEYS[2], string.sub(KEYS[1], string.find(KEYS[1], 'job:', 1, true) + 4))
+  redis.call('ZREM', KEYS[2], id)
+  if of[1] then release(of[1]) end
+  if of[1] and of[2] then count_refusals(of[1], of[2], result) end
+  if of[3] and redis.call('ZREM', of[3], id) == 1 and of[4] == '0' then
+    redis.call('HINCRBYFLOAT', of[3] .. ':last', of[1], '-' .. of[5])  -- a turn that was not used costs nothing
+  end
   emit('finished', cjson.encode({{status = status}}))
 end
 """
@@ -64,6 +102,8 @@ local status, starter = record[1], ARGV[2] or ''
 if not status then return {0, 'missing'} end
 if is_terminal(status) then return {0, status} end
 if not string.find(record[2] or '0', '^%d+$') or #(record[2] or '') > 9 then return {0, 'corrupt'} end
+local turns = redis.call('HGET', KEYS[1], 'turns')
+if turns then redis.call('ZREM', turns, id) end
 local attempt = tonumber(record[2] or '0')
 if starter == '' or record[3] ~= starter or status ~= 'running' then
   attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)

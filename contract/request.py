@@ -133,6 +133,14 @@ class PicturesRequest(Strict):
     deadline_s: Annotated[float, Field(gt=0, le=86_400), Number] | None = Field(
         None, description="Seconds from acceptance; then: expired."
     )
+    priority: Literal["low", "normal", "high"] = Field(
+        "normal", description="Among the jobs of the same tenant; it takes nothing from other tenants."
+    )
+    end_user: Annotated[Text, Field(min_length=1, max_length=200)] | None = Field(
+        None,
+        description="Whom the tenant makes this for, in any stable form, best a pseudonym. Blocked pictures count"
+        " against the end user's budget, so that one does not use up the tenant's.",
+    )
 
 
 class GenerateRequest(PicturesRequest):
@@ -141,13 +149,11 @@ class GenerateRequest(PicturesRequest):
     safety: AskedPlan = "filter"
     num_images: Annotated[int, Field(ge=1, le=MAX_PICTURES), Number] = 1
     webhook_url: str | None = Field(None, max_length=2048, description=NOT_SERVED)
-    end_user: str | None = Field(None, max_length=200, description=NOT_SERVED)
-    priority: Literal["low", "normal", "high"] = Field("normal", description=NOT_SERVED)
 
-    @field_validator("webhook_url", "end_user", "priority")
+    @field_validator("webhook_url")
     @classmethod
     def _is_served(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value not in (None, "normal"):
+        if value is not None:
             raise ValueError(f"{info.field_name!r} is not served by this version; leave it out")
         return value
 

@@ -6,7 +6,7 @@
             print(picture.verdict, picture.reasons)
 
 Every call raises the tree in `seemly.errors`. Answers 429 and 503 are waited out as Retry-After asks, `retries` times;
-`generate` and `compare` only those after which there is certainly no job yet.
+`generate` and `compare` send an Idempotency-Key of their own and are repeated under it, so that no job is made twice.
 """
 
 import asyncio

@@ -5,6 +5,7 @@ Pause, and is resumed when that is over. Retries, problems and parsing are there
 """
 
 import random
+import uuid
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -19,7 +20,6 @@ from seemly.errors import Busy, FieldError, Invalid, NotFound, Refused, Unintell
 
 MAX_PAUSE_S = 30.0
 _BUSY = (429, 503)
-_NOT_ACCEPTED = ("queue_full", "no_model")  # after any other 503 the job may exist all the same
 
 Model = TypeVar("Model", bound=BaseModel)
 Value = TypeVar("Value")
@@ -45,15 +45,11 @@ class Exchanges:
     def generate(self, request: GenerateRequest | str) -> Exchange[JobView]:
         """Hand in a job."""
         body = GenerateRequest(prompt=request) if isinstance(request, str) else request
-        sent = self._build("POST", "/generate", json=body.model_dump(mode="json"))
-        response = yield from self._send(sent, makes_a_job=True)
-        return parsed(JobView, response)
+        return (yield from self._make_job("/generate", body))
 
     def compare(self, request: CompareRequest) -> Exchange[JobView]:
         """Hand in a compare."""
-        sent = self._build("POST", "/compare", json=request.model_dump(mode="json"))
-        response = yield from self._send(sent, makes_a_job=True)
-        return parsed(JobView, response)
+        return (yield from self._make_job("/compare", request))
 
     def job(self, job_id: str) -> Exchange[JobView]:
         """A job as it stands now."""
@@ -88,14 +84,21 @@ class Exchanges:
         except ValueError:
             raise _unintelligible(response) from None
 
-    def _send(self, request: httpx.Request, *, makes_a_job: bool = False) -> Exchange[httpx.Response]:
+    def _make_job(self, path: str, body: BaseModel) -> Exchange[JobView]:
+        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        sent = self._build("POST", path, json=body.model_dump(mode="json"), headers=headers)
+        response = yield from self._send(sent, counts_once=True)
+        return parsed(JobView, response)
+
+    def _send(self, request: httpx.Request, *, counts_once: bool = False) -> Exchange[httpx.Response]:
         failures = 0
         while True:
             try:
                 response = yield request
             except httpx.TransportError as error:
-                # Only a request that certainly did not arrive is sent again; a job is not to be made twice.
-                if failures >= self._retries or not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+                # What may have arrived is sent again only where it counts once.
+                is_unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+                if failures >= self._retries or not (is_unsent or counts_once):
                     raise Unreachable(f"no answer from {request.url}: {error or type(error).__name__}") from None
                 wait_s = backoff_s(failures)
             else:
@@ -103,8 +106,6 @@ class Exchanges:
                 if response.is_success:
                     return response
                 if response.status_code not in _BUSY or failures >= self._retries:
-                    raise problem_of(response)
-                if makes_a_job and response.status_code == 503 and _code_of(response) not in _NOT_ACCEPTED:
                     raise problem_of(response)
                 wait_s = retry_after_s(response) or backoff_s(failures)
                 if wait_s > MAX_PAUSE_S:
@@ -155,11 +156,6 @@ def problem_of(response: httpx.Response) -> Refused | Unintelligible:
         retry_after_s=retry_after_s(response),
         errors=errors,
     )
-
-
-def _code_of(response: httpx.Response) -> str | None:
-    problem = problem_of(response)
-    return problem.code if isinstance(problem, Refused) else None
 
 
 def _unintelligible(response: httpx.Response) -> Unintelligible:

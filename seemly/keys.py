@@ -97,6 +97,30 @@ def revoke(key_id: KeyId, as_json: AsJson = False) -> None:
             console.print(f"Revoked {key.id} of {key.tenant}.")
 
 
+@app.command(name="limits")
+def limits_(
+    tenant: Annotated[str, typer.Argument(help="Whose limits.")],
+    requests: Annotated[str | None, typer.Option(help="Requests in a time, as in 600/minute; or none.")] = None,
+    jobs: Annotated[str | None, typer.Option(help="Unfinished jobs at once; or none.")] = None,
+    cost: Annotated[str | None, typer.Option(help="Their pixels × steps × branches × pictures; or none.")] = None,
+    refusals: Annotated[str | None, typer.Option(help="Blocked pictures of one end user in an hour; or none.")] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Take the service's defaults again.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Set a tenant's own limits, or show them. The service's defaults apply where it has none."""
+    given = {"requests": requests, "jobs": jobs, "cost": cost, "refusals": refusals}
+    changes = {name: None if value == "none" else value for name, value in given.items() if value is not None}
+    with told(as_json) as console, key_ring() as ring:
+        limits = ring.limits(tenant, changes, reset=reset)
+        if as_json:
+            write_json({"tenant": tenant, "limits": limits.model_dump(exclude_unset=True) if limits else None})
+        elif limits is None:
+            console.print(f"{tenant} has the service's defaults.")
+        else:
+            for name, value in limits.model_dump(exclude_unset=True).items():
+                console.print(f"{name}: {'none' if value is None else value}")
+
+
 @contextmanager
 def key_ring() -> Iterator[KeyRing]:
     """The keys of the service that the environment names; what goes wrong becomes the command line's errors."""

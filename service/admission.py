@@ -1,60 +1,84 @@
 """From a request to a job: every bound checked, every default filled in, the effective plan decided."""
 
+import hashlib
 import secrets
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from contract.acceptance import Terms
 from contract.compare import CompareRequest
+from contract.cost import cost_of
 from contract.idle import idle_settings
 from contract.job import ComparedPlan, Job
 from contract.model import ModelInfo
 from contract.plan import Action, Negative, SafetyPlan, Sega, Sld, joined
 from contract.request import MAX_SEED, GenerateRequest, PicturesRequest, RequestedPlan, plan_of
 from service.comparing import errors_of_plans, regeneration_errors, without_regeneration
+from service.idempotency import fingerprint_of
 from service.models import Catalogue, count_tokens, too_long
 from service.policy import Policy, effective_plan
-from service.problems import FieldError, ForbiddenByPolicy, InvalidRequest, PolicyNotServed, QueueFull
-from service.queue import JobQueue, Load
+from service.problems import FieldError, ForbiddenByPolicy, InvalidRequest, PolicyNotServed
+from service.queue import JobQueue, Standing
+from service.tenants import UNLIMITED, TenantLimits
 
 _PLACES = ("prompt", "weights", "guidance", "trajectory", "output")
 
 
 @dataclass(frozen=True)
-class Accepted:
-    """A job that is on record and in the queue, and how busy that queue was."""
+class Sender:
+    """Who sends a request, and under which key it counts once."""
 
-    job: Job
-    load: Load
+    tenant: str
+    limits: TenantLimits = UNLIMITED
+    idempotency_key: str | None = None  # a digest
 
 
 class Admission:
     """Takes requests in. Blocking; call it from a thread."""
 
-    def __init__(self, catalogue: Catalogue, policy: Policy, queue: JobQueue, queue_limit: int) -> None:
+    def __init__(
+        self, catalogue: Catalogue, policy: Policy, queue: JobQueue, queue_limit: int, idempotency_ttl_s: int
+    ) -> None:
         self._catalogue = catalogue
         self._policy = policy
         self._queue = queue
         self._queue_limit = queue_limit
+        self._idempotency_ttl_s = idempotency_ttl_s
 
-    def admit(self, request: GenerateRequest | CompareRequest, tenant: str) -> Accepted:
-        """Check a request, make it a job and enqueue it.
+    def admit(self, request: GenerateRequest | CompareRequest, sender: Sender) -> tuple[Standing, float]:
+        """Check a request, make it a job and enqueue it. The job, and in how many seconds it should be finished.
 
         Raises:
             Refusal: when it is not served; then nothing was enqueued.
         """
+        key, fingerprint = sender.idempotency_key, fingerprint_of(request)
+        if key is not None and (earlier := self._queue.replayed(sender.tenant, key, fingerprint)) is not None:
+            return earlier, 0
         model = self._catalogue.model(request.model)
         if isinstance(request, CompareRequest):
-            job = self._compare_job(request, model, tenant)
+            job = self._compare_job(request, model, sender.tenant)
         else:
-            job = self._generate_job(request, model, tenant)
+            job = self._generate_job(request, model, sender.tenant)
         load = self._queue.load(model.name)
-        # Counted, then added: requests racing here may pass the limit by as many as there are threads.
-        if load.backlog >= self._queue_limit:
-            raise QueueFull(f"{load.backlog} jobs are waiting already; try again later.", load.wait_s)
-        self._queue.accept(job, load)
-        return Accepted(job, load)
+        limits = sender.limits
+        if limits.cost is not None and cost_of(job) > limits.cost:
+            raise InvalidRequest(*_too_costly(cost_of(job), limits.cost))
+        terms = Terms(
+            queue_limit=self._queue_limit,
+            service_s=load.mean_service_s,
+            in_flight=load.in_flight,
+            priority=request.priority,
+            jobs=limits.jobs,
+            cost=limits.cost,
+            end_user=_digest(sender.tenant, request.end_user),
+            refusals=limits.refusals,
+            idempotency_key=key,
+            fingerprint=fingerprint,
+            idempotency_ttl_s=self._idempotency_ttl_s,
+        )
+        return self._queue.accept(job, terms), load.finish_s
 
     def _generate_job(self, request: GenerateRequest, model: ModelInfo, tenant: str) -> Job:
         if why := self._why_forbidden(request.plan):
@@ -175,6 +199,17 @@ def _concept_text(concepts: Sequence[str] | None, model: ModelInfo) -> str:
 def _idle_errors(job: Job) -> list[FieldError]:
     found = idle_settings(job.plan, job.guidance_scale, job.steps, job.scheduler, job.negative_prompt)
     return [FieldError(field=field, message=message) for field, message in found]
+
+
+def _digest(tenant: str, end_user: str | None) -> str | None:
+    """What is kept of an end user's name: enough to count by."""
+    return None if end_user is None else hashlib.sha256(f"{tenant} {end_user}".encode()).hexdigest()
+
+
+def _too_costly(cost: int, limit: int) -> Iterator[FieldError]:
+    message = f"the request costs {cost} pixel-steps, and the tenant may have {limit} unfinished; ask for less of this"
+    for field in ("steps", "width", "height"):
+        yield FieldError(field=field, message=message)
 
 
 def _seeds(first: int | None, pictures: int) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import hmac
 import os
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -22,6 +22,7 @@ from redis import Redis
 
 from contract import keys
 from contract.strict import Strict, Text
+from service.tenants import TenantLimits
 
 PREFIX = "seemly"
 _FORM = re.compile(rf"{PREFIX}_([0-9a-f]{{12}})_([A-Za-z0-9_-]{{43}})")
@@ -164,6 +165,18 @@ class KeyRing:
         ended = self._valid(key_id).model_copy(update={"revoked_at": datetime.now(UTC)})
         self._put(ended)
         return ended
+
+    def limits(self, tenant: str, changes: Mapping[str, Any], *, reset: bool = False) -> TenantLimits | None:
+        """A tenant's own limits after these changes; None when it has none. What was never set stays unset."""
+        if reset:
+            self._redis.hdel(keys.TENANTS, tenant)
+        kept = self._redis.hget(keys.TENANTS, tenant)
+        before = TenantLimits() if kept is None else TenantLimits.model_validate_json(kept)
+        if not changes:
+            return None if kept is None else before
+        after = TenantLimits.model_validate(before.model_dump(exclude_unset=True) | dict(changes))
+        self._redis.hset(keys.TENANTS, tenant, after.model_dump_json(exclude_unset=True))
+        return after
 
     def _add(self, tenant: str, scopes: Sequence[Scope], label: str, expires_at: datetime | None) -> tuple[str, ApiKey]:
         key_id = secrets.token_hex(6)

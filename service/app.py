@@ -58,12 +58,14 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     """FastAPI's description, with our problems in the place of its own errors."""
     if app.openapi_schema is None:
         described = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        for operations in described["paths"].values():
+        for path, operations in described["paths"].items():
             for operation in operations.values():
                 # FastAPI adds a 422 of its own form to whatever has parameters, also where none can be invalid.
                 if "application/json" in operation["responses"].get("422", {}).get("content", {}):
                     del operation["responses"]["422"]
-                common = (401, 403, 421, 503) if "security" in operation else (403, 421)
+                common: tuple[int, ...] = (401, 403, 421, 429, 503) if "security" in operation else (403, 421)
+                if "{job_id}" in path:
+                    common += (410,)
                 for status, response in documented(*common).items():
                     operation["responses"].setdefault(str(status), response)
         schemas = described.setdefault("components", {}).setdefault("schemas", {})

@@ -11,6 +11,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityS
 from service.api_keys import Scope
 from service.callers import Caller
 from service.gateway import gateway_of
+from service.limits import limits_of
 from service.problems import MissingScope
 
 _bearer = HTTPBearer(
@@ -31,6 +32,9 @@ async def authenticated(
     caller = await gateway_of(request).callers.of(bearer.credentials if bearer else None)
     if missing := [scope for scope in needed.scopes if scope not in caller.scopes]:
         raise MissingScope(missing)
+    if not caller.is_local and "limits" not in request.scope["state"]:
+        limits, headers = await limits_of(gateway_of(request).limits, caller.tenant)
+        request.scope["state"] |= {"limits": limits, "headers": headers}
     return caller
 
 

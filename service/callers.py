@@ -23,9 +23,10 @@ class Caller:
 
     tenant: str
     scopes: frozenset[Scope]
+    is_local: bool = False  # this machine's developer, who shows no key and has no limits
 
 
-_DEVELOPER = Caller(LOCAL_TENANT, frozenset(Scope))
+_DEVELOPER = Caller(LOCAL_TENANT, frozenset(Scope), is_local=True)
 
 
 class Callers:

@@ -64,7 +64,8 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ResponseError)
     async def redis_refuses(request: Request, error: ResponseError) -> JSONResponse:
-        if not str(error).startswith("MISCONF"):  # its disk is full or broken; anything else is our own mistake
+        # Full, or its disk full or broken, told out of a script; anything else is our own mistake.
+        if not any(word in str(error) for word in ("OOM", "MISCONF", "READONLY")):
             raise error
         return await redis_away(request, error)
 

@@ -16,6 +16,8 @@ from service.callers import Callers
 from service.events import EventStreams
 from service.explanation.drawings import Drawings
 from service.jobs import Jobs
+from service.limits import Limits
+from service.listing import Listing
 from service.loopback import is_loopback
 from service.metrics import Metrics
 from service.models import Catalogue
@@ -36,10 +38,12 @@ class Gateway:
     redis: "Redis"
     silence: Silence
     callers: Callers
+    limits: Limits
     queue: JobQueue
     catalogue: Catalogue
     admission: Admission
     jobs: Jobs
+    listing: Listing
     events: EventStreams
     drawings: Drawings
     store: ObjectStore
@@ -76,9 +80,11 @@ class Gateway:
                 pepper=settings.pepper.get_secret_value() if settings.pepper else None,
                 pepper_file=settings.pepper_path,
             ),
+            limits=Limits(redis, silence, settings.limits),
             queue=queue,
             catalogue=catalogue,
-            admission=Admission(catalogue, policy, queue, settings.queue_limit),
+            admission=Admission(catalogue, policy, queue, settings.queue_limit, settings.idempotency_ttl_s),
+            listing=Listing(redis, silence),
             jobs=Jobs(redis, silence, queue, settings.result_ttl_s),
             events=events,
             drawings=Drawings(),

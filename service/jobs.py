@@ -15,7 +15,7 @@ from contract import keys
 from contract.job import Job
 from contract.result import JobError, JobView, Picture, Result, Status, status_of
 from contract.verdict import ConceptScore, Verdict, decide
-from service.problems import AlreadyFinished, JobNotFound
+from service.problems import AlreadyFinished, JobNotFound, ResultExpired
 from service.queue import JobQueue
 from service.silence import Silence
 
@@ -133,6 +133,7 @@ class Jobs:
 
         Raises:
             JobNotFound: also for another tenant's.
+            ResultExpired: when its record is no longer kept.
         """
         found = await self._read(job_id, tenant)
         if not found.is_overdue:
@@ -158,8 +159,9 @@ class Jobs:
             raise JobNotFound
         async with self._silence.noticed_in_turn():
             fields: dict[Any, Any] = await self._redis.hgetall(keys.job_key(job_id))
+            was_known = "job" not in fields and await self._redis.zscore(keys.tenant_jobs_key(tenant), job_id)
         if "job" not in fields:
-            raise JobNotFound
+            raise ResultExpired if was_known else JobNotFound
         found = JobRecord.from_fields(fields)
         if found.job.tenant != tenant:
             raise JobNotFound

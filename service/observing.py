@@ -38,7 +38,7 @@ class Observing:
         given = dict(scope["headers"]).get(b"x-request-id", b"")
         request_id = given.decode() if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
         # a fresh dict: the server's own is shared by every request of a connection
-        scope["state"] = {**scope.get("state", {}), "request_id": request_id}
+        scope["state"] = {**scope.get("state", {}), "request_id": request_id, "headers": {}}
         began = perf_counter()
         status = 0
 
@@ -46,7 +46,7 @@ class Observing:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                MutableHeaders(scope=message).update({"X-Request-ID": request_id, **scope["state"]["headers"]})
                 self._observe(scope, status, perf_counter() - began)
             await send(message)
 

@@ -12,10 +12,17 @@
     ├── PictureWithheld          404     picture_withheld
     ├── NothingToDraw            404     nothing_to_draw
     ├── AlreadyFinished          409     already_finished
+    ├── ResultExpired            410     result_expired
     ├── BodyTooLarge             413     body_too_large
     ├── UnsupportedMediaType     415     unsupported_media_type
     ├── ForeignHost              421     foreign_host
     ├── InvalidRequest           422     invalid_request       names the fields
+    ├── IdempotencyKeyReused     422     idempotency_key_reused
+    ├── OverLimit                429     always with Retry-After
+    │   ├── TooManyRequests              too_many_requests
+    │   ├── TooManyJobs                  too_many_jobs
+    │   ├── TooMuchWork                  too_much_work
+    │   └── TooManyRefusals              too_many_refusals
     └── Unavailable              503     unavailable           always with Retry-After
         ├── NoModel                      no_model
         ├── PolicyNotServed              policy_not_served
@@ -154,6 +161,15 @@ class AlreadyFinished(Refusal):
     status, code = 409, "already_finished"
 
 
+class ResultExpired(Refusal):
+    """The job is over, and its record was kept for its time."""
+
+    status, code = 410, "result_expired"
+
+    def __init__(self) -> None:
+        super().__init__("This job's result is no longer kept.")
+
+
 class BodyTooLarge(Refusal):
     """The body is over the limit, and was thrown away."""
 
@@ -179,6 +195,48 @@ class InvalidRequest(Refusal):
 
     def __init__(self, *errors: FieldError) -> None:
         super().__init__(_named(errors), errors=errors)
+
+
+class IdempotencyKeyReused(Refusal):
+    """The key came with another request before."""
+
+    status, code = 422, "idempotency_key_reused"
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key came with another request before; send a new one with a new request.")
+
+
+class OverLimit(Refusal):
+    """The tenant, or the end user, has used what it may; `Retry-After` says when there may be more."""
+
+    status, code = 429, "over_limit"
+
+    def __init__(self, detail: str, retry_after_s: float, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail, headers={"Retry-After": str(max(1, math.ceil(retry_after_s))), **(headers or {})})
+
+
+class TooManyRequests(OverLimit):
+    """More requests than the tenant's rate."""
+
+    code = "too_many_requests"
+
+
+class TooManyJobs(OverLimit):
+    """As many unfinished jobs as the tenant may have."""
+
+    code = "too_many_jobs"
+
+
+class TooMuchWork(OverLimit):
+    """Unfinished jobs of as much cost as the tenant may have."""
+
+    code = "too_much_work"
+
+
+class TooManyRefusals(OverLimit):
+    """Too many pictures of this end user were blocked."""
+
+    code = "too_many_refusals"
 
 
 class Unavailable(Refusal):

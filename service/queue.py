@@ -1,15 +1,16 @@
 """The gateway's one hand on the queue: all of its RQ and all of its blocking Redis calls.
 
-Acceptance is one MULTI: the record, its place among the unfinished, the `queued` event and RQ's own enqueue happen
-together or not at all. RQ's fields hold the job's id and a fixed description; the prompt is in our record only.
-No call is ever repeated by the client: a lost reply of an enqueue that was repeated would list the job twice.
+Acceptance is one script (`contract.acceptance`): the record, its place among the unfinished, the `queued` event and
+RQ's own entry are written together or not at all. RQ's fields hold the job's id and a fixed description; the prompt is
+in our record only. No call is ever repeated by the client: a caller whose answer is lost repeats the whole request
+under its Idempotency-Key.
 """
 
-import json
 import logging
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import rq.serializers
@@ -22,9 +23,12 @@ from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job as QueuedJob
 from rq.serializers import JSONSerializer
 
-from contract import keys, record
+from contract import acceptance, keys, record
+from contract.acceptance import Terms
+from contract.cost import cost_of
 from contract.job import MAX_ATTEMPTS, Job
 from contract.result import Result
+from service.problems import IdempotencyKeyReused, QueueFull, TooManyJobs, TooManyRefusals, TooMuchWork
 from service.silence import Silence
 
 log = logging.getLogger(__name__)
@@ -64,6 +68,21 @@ class Load:
         return self.wait_s + self.mean_service_s
 
 
+@dataclass(frozen=True)
+class Standing:
+    """A job that is accepted, now or by an earlier request with the same Idempotency-Key."""
+
+    id: str
+    created_at: datetime
+    position: int | None = None  # in the queue, from 1; None of an earlier request's
+    model: str = ""
+
+    @property
+    def is_new(self) -> bool:
+        """Whether this very request made it."""
+        return self.position is not None
+
+
 class JobQueue:
     """Blocking; call it from a thread. Raises `redis.exceptions.RedisError` within the timeout when Redis is away."""
 
@@ -75,6 +94,7 @@ class JobQueue:
             retry=ClientRetry(NoBackoff(), 0),
             protocol=2,
         )
+        self._accept = self._redis.register_script(acceptance.ACCEPT)
         self._queues: dict[str, Queue] = {}
         self._silence = silence or Silence()
 
@@ -106,31 +126,64 @@ class JobQueue:
         mean_s = sum(map(float, times)) / len(times) if times else ASSUMED_SERVICE_S
         return Load(waiting=waiting, popped=popped, in_flight=in_flight, mean_service_s=mean_s)
 
-    def accept(self, job: Job, load: Load) -> None:
-        """Put a job on record and in the queue, in one transaction."""
+    def replayed(self, tenant: str, key: str, fingerprint: str) -> Standing | None:
+        """The job that an Idempotency-Key stands for.
+
+        Raises:
+            IdempotencyKeyReused: when it came with another request.
+        """
+        with self._silence.noticed():
+            found: Any = self._redis.hmget(keys.idempotency_key(tenant, key), ["fingerprint", "job", "created_at"])
+        kept, job_id, created_at = found
+        if kept is None:
+            return None
+        if kept.decode() != fingerprint:
+            raise IdempotencyKeyReused
+        return Standing(job_id.decode(), datetime.fromisoformat(created_at.decode()))
+
+    def accept(self, job: Job, terms: Terms) -> Standing:
+        """Put a job on record and in the queue, or find what it is refused for, in one script.
+
+        Raises:
+            Refusal: when it is one too many, of whatever kind; nothing was written.
+        """
+        function = keys.COMPARE if job.compared else keys.GENERATE
         with self._silence.noticed():
             queue = self._queue(job.model)
-            queued = {"position": load.backlog + 1, "eta_s": round(load.finish_s, 2)}
-            events = keys.events_key(job.id)
-            fields: dict[Any, Any] = {**record.accepted_fields(job)}
-            function = keys.COMPARE if job.compared else keys.GENERATE
-            with self._redis.pipeline(transaction=True) as pipe:
-                # RQ comes first, because it opens the transaction itself and refuses one that holds commands already.
-                queue.enqueue_call(
-                    function,
-                    job_id=job.id,
-                    description=function,
-                    timeout=JOB_TIMEOUT_S,
-                    result_ttl=RQ_RECORD_TTL_S,
-                    failure_ttl=RQ_RECORD_TTL_S,
-                    retry=Retry(max=MAX_ATTEMPTS),
-                    pipeline=pipe,
+            rq_job = queue.create_job(
+                function,
+                job_id=job.id,
+                description=function,
+                timeout=JOB_TIMEOUT_S,
+                result_ttl=RQ_RECORD_TTL_S,
+                failure_ttl=RQ_RECORD_TTL_S,
+                retry=Retry(max=MAX_ATTEMPTS, enqueue_at_front=True),
+            )
+            rq_job.enqueued_at = job.created_at
+            what, *more = self._accept(
+                keys=acceptance.keys_of(job, terms, queue.name),
+                args=acceptance.arguments_of(job, terms, rq_job.to_dict()),
+            )
+        match what.decode():
+            case "accepted":
+                return Standing(job.id, job.created_at, more[0], job.model)
+            case "replay":
+                return Standing(more[0].decode(), datetime.fromisoformat(more[1].decode()))
+            case "reused":
+                raise IdempotencyKeyReused
+            case "queue_full":
+                wait_s = more[0] * terms.service_s / max(1, terms.in_flight)
+                raise QueueFull(f"{more[0]} jobs are waiting already; try again later.", wait_s)
+            case "jobs":
+                raise TooManyJobs(f"{int(more[0])} of your jobs are unfinished, as many as may be.", terms.service_s)
+            case "cost":
+                raise TooMuchWork(
+                    f"Your unfinished jobs take {int(more[0])} pixel-steps, this one {cost_of(job)} more; {terms.cost}"
+                    " may be unfinished at once.",
+                    terms.service_s,
                 )
-                pipe.hset(keys.job_key(job.id), mapping=fields)
-                pipe.zadd(keys.ACCEPTED, {job.id: job.created_at.timestamp()})
-                pipe.xadd(events, {"type": "queued", "data": json.dumps(queued)}, maxlen=record.EVENTS_MAXLEN)
-                pipe.expire(events, record.EVENTS_TTL_S)
-                pipe.execute()
+            case _:
+                raise TooManyRefusals("Too many pictures made for this end user were blocked; wait.", more[0])
 
     def end_queued(self, job: Job, result: Result, ttl_s: int) -> str:
         """End a job that nobody has started. Returns the status found: only `queued` means that it was ended."""
@@ -158,6 +211,5 @@ class JobQueue:
     def _queue(self, model: str) -> Queue:
         if model not in self._queues:
             queue = Queue(keys.queue_name(model), connection=self._redis, serializer=JSONSerializer)
-            queue.get_redis_server_version()  # asked once here, so that no enqueue has to
             self._queues[model] = queue
         return self._queues[model]

@@ -7,6 +7,8 @@ from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, field_vali
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.connection import parse_url
 
+from service.tenants import Rate, TenantLimits
+
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)]
 
 
@@ -14,7 +16,12 @@ class Settings(BaseSettings):
     """Every setting is read from `SEEMLY_` and its name in capitals; the Redis address from `REDIS_URL` as well."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SEEMLY_", frozen=True, extra="forbid", populate_by_name=True, env_ignore_empty=True
+        env_prefix="SEEMLY_",
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        env_ignore_empty=True,
+        env_parse_none_str="null",
     )
 
     redis_url: str = Field(
@@ -33,6 +40,11 @@ class Settings(BaseSettings):
     pepper_file: Path | None = Field(None, description="Where that secret lies. Null: `pepper` in `data`.")
     port: int = Field(8000, ge=0, le=65_535)
     log_level: LogLevel = "INFO"
+    limit_requests: Rate | None = Field("600/minute", description="Of a tenant with a key; null: none.")
+    limit_jobs: int | None = Field(500, ge=1, description="Unfinished jobs of a tenant with a key; null: any number.")
+    limit_cost: int | None = Field(None, ge=1, description="Their pixels × steps × branches × pictures; null: any.")
+    limit_refusals: int | None = Field(50, ge=1, description="Blocked pictures of one end user in an hour; null: any.")
+    idempotency_ttl_s: int = Field(86_400, ge=1, description="How long an Idempotency-Key stands for its job.")
     queue_limit: int = Field(1000, ge=0, description="Jobs that may wait for one model; further ones get 503.")
     max_body_bytes: int = Field(64 * 1024, ge=1024)
     result_ttl_s: int = Field(86_400, ge=1, description="How long the record of a job ended here is kept.")
@@ -43,6 +55,16 @@ class Settings(BaseSettings):
     def _is_an_address(cls, url: str) -> str:
         parse_url(url)  # type: ignore[no-untyped-call]
         return url
+
+    @property
+    def limits(self) -> TenantLimits:
+        """The limits of tenants that have none of their own."""
+        return TenantLimits(
+            requests=self.limit_requests,
+            jobs=self.limit_jobs,
+            cost=self.limit_cost,
+            refusals=self.limit_refusals,
+        )
 
     @property
     def pepper_path(self) -> Path:

@@ -172,7 +172,8 @@ class Reaper:
             self.queue.enqueue_call(
                 keys.GENERATE,
                 job_id=job.job_id,
-                retry=Retry(max=MAX_ATTEMPTS),
+                retry=Retry(max=MAX_ATTEMPTS, enqueue_at_front=True),
+                at_front=True,  # it has waited its turn
                 description=keys.GENERATE,
                 result_ttl=RQ_TTL_S,
                 failure_ttl=RQ_TTL_S,

@@ -2,13 +2,11 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Request, Response
+from fastapi import APIRouter, Body, Depends, Response
 
 from contract.compare import CompareRequest
 from contract.result import JobView
-from service.authentication import Generating
-from service.gateway import Here
-from service.routes.generate import ANSWERS, hand_in, refuse_idempotency_key, require_json, seconds_to_wait
+from service.routes.generate import ANSWERS, Submission, require_json
 
 router = APIRouter(tags=["pictures"])
 
@@ -36,18 +34,14 @@ _EXAMPLES: dict[str, Any] = {
     response_model=JobView,
     response_description="Accepted; the job waits or runs.",
     responses=ANSWERS,
-    dependencies=[Depends(require_json), Depends(refuse_idempotency_key)],
+    dependencies=[Depends(require_json)],
 )
 async def compare(
-    body: Annotated[CompareRequest, Body(openapi_examples=_EXAMPLES)],
-    wait_s: Annotated[int, Depends(seconds_to_wait)],
-    caller: Generating,
-    request: Request,
-    gateway: Here,
+    body: Annotated[CompareRequest, Body(openapi_examples=_EXAMPLES)], submission: Annotated[Submission, Depends()]
 ) -> Response:
     """Make one picture under each plan. What the plans have in common is computed once.
 
     Picture i of the job is plan i's; `comparison` tells how far each plan moved the scores, and the picture, from the
     first plan's. Every plan must be one that `POST /generate` would take.
     """
-    return await hand_in(body, wait_s, caller, request, gateway)
+    return await submission.answer(body)

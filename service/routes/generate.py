@@ -6,6 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -17,11 +18,13 @@ from contract.compare import CompareRequest
 from contract.job import Job
 from contract.request import GenerateRequest
 from contract.result import JobView, Status
+from service.admission import Sender
 from service.authentication import Generating
-from service.callers import Caller
 from service.events import EventStreams
-from service.gateway import Gateway, Here
+from service.gateway import Here
+from service.idempotency import idempotency_key
 from service.problems import BadRequest, UnsupportedMediaType, documented
+from service.tenants import UNLIMITED
 
 log = logging.getLogger(__name__)
 
@@ -77,12 +80,6 @@ def require_json(request: Request) -> None:
         raise UnsupportedMediaType("Send the request as JSON, with Content-Type: application/json.")
 
 
-def refuse_idempotency_key(idempotency_key: Annotated[str | None, Header(include_in_schema=False)] = None) -> None:
-    """Better refused than ignored: who sends one relies on it."""
-    if idempotency_key is not None:
-        raise BadRequest("Idempotency-Key is not served by this version; leave it out.")
-
-
 def seconds_to_wait(
     prefer: Annotated[
         str | None,
@@ -100,6 +97,45 @@ def seconds_to_wait(
     return 0
 
 
+@dataclass(frozen=True)
+class Submission:
+    """What comes with a request for pictures, beside its body."""
+
+    caller: Generating
+    wait_s: Annotated[int, Depends(seconds_to_wait)]
+    idempotency_key: Annotated[str | None, Depends(idempotency_key)]
+    request: Request
+    gateway: Here
+
+    async def answer(self, body: GenerateRequest | CompareRequest) -> Response:
+        """Accept a request as a job; answer with the job, once it is finished or the preferred wait is over."""
+        gateway, tenant = self.gateway, self.caller.tenant
+        limits = self.request.scope["state"].get("limits", UNLIMITED)
+        sender = Sender(tenant, limits, self.idempotency_key)
+        job, finish_s = await run_in_threadpool(gateway.admission.admit, body, sender)
+        if job.is_new:
+            gateway.metrics.accepted.labels(job.model).inc()
+        view = JobView(id=job.id, status=Status.QUEUED, created_at=job.created_at)
+        headers = {"Location": f"/jobs/{job.id}"}
+        if self.wait_s:
+            try:
+                view = await self._awaited(job.id)
+            except RedisError as error:  # the job is on record: an answer without its id would be sent again
+                log.warning("job %s: Redis failed after it was accepted: %s", job.id, type(error).__name__)
+            if view.status.is_terminal:
+                return _answer(view, 200, {**headers, "Preference-Applied": f"wait={self.wait_s}"})
+        return _answer(view, 202, {**headers, "Retry-After": str(min(60, max(1, math.ceil(finish_s))))})
+
+    async def _awaited(self, job_id: str) -> JobView:
+        jobs, tenant = self.gateway.jobs, self.caller.tenant
+        record = await jobs.read(job_id, tenant)
+        if record.status.is_terminal:
+            return record.view
+        waiting = _finished(self.gateway.events, record.job, self.wait_s)
+        await unless_gone(self.request, self.gateway.leaving, waiting)
+        return (await jobs.read(job_id, tenant)).view
+
+
 @router.post(
     "/generate",
     operation_id="generate",
@@ -108,41 +144,16 @@ def seconds_to_wait(
     response_model=JobView,
     response_description="Accepted; the job waits or runs.",
     responses=ANSWERS,
-    dependencies=[Depends(require_json), Depends(refuse_idempotency_key)],
+    dependencies=[Depends(require_json)],
 )
 async def generate(
-    body: Annotated[GenerateRequest, Body(openapi_examples=_EXAMPLES)],
-    wait_s: Annotated[int, Depends(seconds_to_wait)],
-    caller: Generating,
-    request: Request,
-    gateway: Here,
+    body: Annotated[GenerateRequest, Body(openapi_examples=_EXAMPLES)], submission: Annotated[Submission, Depends()]
 ) -> Response:
     """Accept a request as a job. The pictures are made later: follow the job's address or its events.
 
     Programs may leave out the content type as `curl -d` does; requests with an `Origin` must say `application/json`.
     """
-    return await hand_in(body, wait_s, caller, request, gateway)
-
-
-async def hand_in(
-    body: GenerateRequest | CompareRequest, wait_s: int, caller: Caller, request: Request, gateway: Gateway
-) -> Response:
-    """Accept a request as a job; answer with the job, once it is finished or the preferred wait is over."""
-    accepted = await run_in_threadpool(gateway.admission.admit, body, caller.tenant)
-    job = accepted.job
-    gateway.metrics.accepted.labels(job.model).inc()
-    headers = {"Location": f"/jobs/{job.id}"}
-    try:
-        if wait_s:
-            await unless_gone(request, gateway.leaving, _finished(gateway.events, job, wait_s))
-        view = (await gateway.jobs.read(job.id, caller.tenant)).view
-    except RedisError as error:  # the job is on record all the same: an answer without its id would be sent again
-        log.warning("job %s: Redis failed after it was accepted: %s", job.id, type(error).__name__)
-        view = JobView(id=job.id, status=Status.QUEUED, created_at=job.created_at)
-    if wait_s and view.status.is_terminal:
-        return _answer(view, 200, {**headers, "Preference-Applied": f"wait={wait_s}"})
-    retry_after_s = min(60, max(1, math.ceil(accepted.load.finish_s)))
-    return _answer(view, 202, {**headers, "Retry-After": str(retry_after_s)})
+    return await submission.answer(body)
 
 
 def _answer(view: JobView, status: int, headers: dict[str, str]) -> Response:

@@ -7,25 +7,28 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from obstore.exceptions import NotFoundError
+from pydantic import AwareDatetime, BeforeValidator
 from redis.exceptions import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from contract.job import picture_key
 from contract.request import OutputFormat
-from contract.result import JobView, Picture
+from contract.result import JobView, Picture, Status
 from contract.verdict import Verdict
 from service.authentication import Generating
 from service.events import START
 from service.gateway import Gateway, Here
 from service.jobs import JobRecord, finished_event
+from service.listing import JobPage, Place, Wanted
 from service.problems import (
     BadRequest,
     JobNotFound,
     PictureNotFound,
     PictureNotReady,
     PictureWithheld,
+    ResultExpired,
     documented,
 )
 
@@ -40,9 +43,36 @@ _ASKED_TO_STOP: dict[int | str, dict[str, Any]] = {
 }
 _MEDIA_TYPES = {fmt: f"image/{fmt.value}" for fmt in OutputFormat}
 
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.IGNORECASE)
+
+
+def _written_out(moment: object) -> object:
+    """Refuse what pydantic would take for seconds since 1970."""
+    if not (isinstance(moment, str) and _RFC_3339.fullmatch(moment)):
+        raise ValueError("must be a time with its offset, as in 2026-01-31T12:00:00Z")
+    return moment
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out)]
 JobId = Annotated[
     str, Path(description="As returned by `POST /generate`.", examples=["7f9c24e5b3f14c0c8a5b0c7d5f0e6a11"])
 ]
+
+
+@router.get("", operation_id="list_jobs", summary="Your jobs, newest first", responses=documented(422, 503))
+async def list_jobs(
+    caller: Generating,
+    gateway: Here,
+    status: Annotated[list[Status], Query(max_length=len(Status), description="Any of these; none: all.")] = [],  # noqa: B006
+    model: Annotated[str | None, Query(max_length=200)] = None,
+    since: Annotated[Moment | None, Query(description="Accepted then or later.")] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str | None, Query(max_length=200, description="`next_cursor` of the page before.")] = None,
+) -> JobPage:
+    """The tenant's jobs whose records are still kept. A page may hold fewer than `limit` and still have a next one."""
+    wanted = Wanted(frozenset(status), model, since)
+    after = Place.from_cursor(cursor) if cursor is not None else None
+    return await gateway.listing.page(caller.tenant, wanted, limit, after)
 
 
 @router.get(
@@ -189,7 +219,7 @@ async def _events(gateway: Gateway, record: JobRecord, after: str) -> AsyncItera
                     return
                 else:
                     record = await gateway.jobs.read(job_id, record.job.tenant)
-    except (RedisError, JobNotFound):
+    except (RedisError, JobNotFound, ResultExpired):
         return
 
 

@@ -62,9 +62,20 @@ def test_keys_are_listed_rotated_and_revoked(own_redis: RedisServer) -> None:
     assert "revoked" in listed
 
 
+def test_a_tenants_limits_are_set_shown_and_given_up(own_redis: RedisServer) -> None:
+    assert "has the service's defaults" in run("limits", "acme")
+    run("limits", "acme", "--jobs", "10", "--cost", "none")
+    shown = json.loads(run("limits", "acme", "--requests", "30/second", "--json"))
+    assert shown == {"tenant": "acme", "limits": {"requests": "30/second", "jobs": 10, "cost": None}}
+    assert "cost: none" in run("limits", "acme")
+    assert "defaults" in run("limits", "acme", "--reset")
+
+
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
+        (("limits", "acme", "--requests", "often"), FAILED, "600/minute"),
+        (("limits", "acme", "--jobs", "0"), FAILED, "jobs"),
         (("revoke", "0" * 12), FAILED, "there is no key"),
         (("create", "Not A Tenant"), FAILED, "tenant"),
         (("create", "acme", "--scope", "everything"), 2, "everything"),

@@ -22,7 +22,9 @@ CASES = int(os.environ.get("SEEMLY_FUZZ_CASES", "18"))
 CONFIG = SchemathesisConfig.from_dict(
     {
         "checks": {
-            "positive_data_acceptance": {"expected-statuses": ["2xx", "3xx", "400", "403", "404", "409", "422", "503"]},
+            "positive_data_acceptance": {
+                "expected-statuses": ["2xx", "3xx", "400", "403", "404", "409", "410", "422", "503"]
+            },
             "not_a_server_error": {"expected-statuses": ["2xx", "3xx", "4xx", "503"]},
         }
     }
@@ -63,6 +65,7 @@ def test_every_promised_route_is_there(http: httpx.Client) -> None:
         ("post", "/generate"),
         ("post", "/compare"),
         ("get", "/jobs/{job_id}/contact-sheet.png"),
+        ("get", "/jobs"),
         ("get", "/jobs/{job_id}"),
         ("delete", "/jobs/{job_id}"),
         ("post", "/jobs/{job_id}/cancel"),

@@ -10,9 +10,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from rq import Queue, Retry
+from rq.job import Job as QueuedJob
+from rq.serializers import JSONSerializer
 
 from contract import keys
+from contract.acceptance import Terms
 from contract.result import JobView, Status
 from service.queue import JobQueue
 from tests.redis_server import RedisServer, running_redis
@@ -125,8 +130,11 @@ def test_a_redis_that_dies_and_comes_back_loses_nothing_acknowledged(
 
 
 @contextmanager
-def cutting_proxy(target: Path, folder: Path, cut_before: bytes) -> Iterator[str]:
-    """Stands before Redis and hangs up when a marker comes by, passing on everything before it and nothing after."""
+def cutting_proxy(target: Path, folder: Path, cut_before: bytes, *, after: bool = False) -> Iterator[str]:
+    """Stands before Redis and hangs up when a marker comes by, passing on everything before it and nothing after.
+
+    `after`: passes the marked command on as well, and hangs up before the reply.
+    """
     address = folder / "proxy"
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(address))
@@ -145,8 +153,10 @@ def cutting_proxy(target: Path, folder: Path, cut_before: bytes) -> Iterator[str
             far.connect(str(target))
             while content := near.recv(1 << 20):
                 passed, marker, _ = content.partition(cut_before)
-                far.sendall(passed)
+                far.sendall(content if after else passed)
                 if marker:
+                    if after:
+                        far.recv(1 << 20)
                     return
                 near.sendall(far.recv(1 << 20))
 
@@ -160,37 +170,56 @@ def cutting_proxy(target: Path, folder: Path, cut_before: bytes) -> Iterator[str
         thread.join()
 
 
-def test_a_connection_cut_before_exec_accepts_nothing(own_redis: RedisServer, tmp_path: Path) -> None:
+def test_a_connection_cut_before_acceptance_accepts_nothing(own_redis: RedisServer, tmp_path: Path) -> None:
     target = Path(own_redis.url.removeprefix("unix://"))
-    exec_command = b"*1\r\n$4\r\nEXEC\r\n"
     job = parts.some_job()
     with parts.client(own_redis.url) as client:
         before = parts.redis_keys(client)
-        with cutting_proxy(target, target.parent, exec_command) as url:
+        with cutting_proxy(target, target.parent, b"EVALSHA") as url:
             queue = JobQueue(url, 1)
-            load = queue.load(job.model)
+            queue.load(job.model)
             with pytest.raises(RedisConnectionError):
-                queue.accept(job, load)
+                queue.accept(job, Terms(queue_limit=10))
             queue.close()
         time.sleep(0.1)
         assert parts.redis_keys(client) == before
 
 
-def test_acceptance_is_one_transaction(own_redis: RedisServer) -> None:
+def test_acceptance_is_one_script(own_redis: RedisServer) -> None:
     job = parts.some_job()
     queue = JobQueue(own_redis.url, 1)
-    load = queue.load(job.model)
+    queue.accept(parts.some_job(id="1" * 32), Terms(queue_limit=10))  # Redis knows the script from now on
     with parts.client(own_redis.url) as client, client.monitor() as monitor:
-        queue.accept(job, load)
+        queue.accept(job, Terms(queue_limit=10))
         queue.close()
-        commands: list[str] = []
-        while not commands or commands[-1] != "EXEC":
-            commands.append(monitor.next_command()["command"].split(" ")[0].upper())
-    transaction = commands[commands.index("MULTI") :]
-    assert sorted(transaction) == sorted(
-        ["MULTI", "SADD", "HSET", "HSET", "RPUSH", "HSET", "ZADD", "XADD", "EXPIRE", "EXEC"]
-    )
-    assert not {"HSET", "RPUSH", "ZADD", "XADD"} & set(commands[: commands.index("MULTI")])
+        client.ping()
+        commands = []
+        while not commands or commands[-1]["command"] != "PING":
+            commands.append(monitor.next_command())
+    sent = [one["command"].split(" ")[0] for one in commands if one["client_type"] != "lua"]
+    assert sent == ["EVALSHA", "PING"]
+
+
+def test_what_stands_in_rqs_hash_is_what_rq_writes_itself(own_redis: RedisServer) -> None:
+    job = parts.some_job()
+    queue = JobQueue(own_redis.url, 1)
+    queue.accept(job, Terms(queue_limit=10))
+    queue.close()
+    with Redis.from_url(own_redis.url) as raw:
+        its_own = Queue("its-own", connection=raw, serializer=JSONSerializer).enqueue_call(
+            keys.GENERATE,
+            description=keys.GENERATE,
+            timeout=3600,
+            result_ttl=600,
+            failure_ttl=600,
+            retry=Retry(max=3, enqueue_at_front=True),
+        )
+        ours, theirs = raw.hgetall(f"rq:job:{job.id}"), raw.hgetall(f"rq:job:{its_own.id}")
+        differing = {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)}
+        assert differing <= {b"created_at", b"enqueued_at", b"origin"}
+        assert raw.smembers("rq:queues") == {b"rq:queue:seemly-demo", b"rq:queue:its-own"}
+        fetched = QueuedJob.fetch(job.id, connection=raw, serializer=JSONSerializer)
+        assert fetched.origin == "seemly-demo"
 
 
 def test_a_full_queue_refuses_further_jobs_and_takes_them_again_later(own_redis: RedisServer, tmp_path: Path) -> None:

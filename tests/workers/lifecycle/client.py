@@ -64,7 +64,7 @@ class Client:
             self.queue(wanted.model).enqueue_call(
                 function,
                 job_id=wanted.id,
-                retry=Retry(max=3),
+                retry=Retry(max=3, enqueue_at_front=True),
                 failure_ttl=3600,
                 result_ttl=3600,
                 description="generate",

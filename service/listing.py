@@ -1,0 +1,138 @@
+"""A tenant's jobs, newest first, page by page."""
+
+import base64
+import binascii
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import AwareDatetime, Field
+from redis.asyncio import Redis
+
+from contract import keys
+from contract.result import Status
+from contract.strict import Strict
+from service.jobs import JobRecord
+from service.problems import FieldError, InvalidRequest
+from service.silence import Silence
+
+READ_AT_ONCE = 50
+LOOKED_AT_MOST = 500  # ids per page; a page that found less than it may hold goes on with its cursor
+
+
+class JobSummary(Strict):
+    """A job in a list; everything about it is at its address."""
+
+    id: str
+    url: str
+    status: Status
+    model: str
+    pictures: int = Field(description="How many were asked for.")
+    created_at: AwareDatetime
+    started_at: AwareDatetime | None
+    finished_at: AwareDatetime | None
+
+
+class JobPage(Strict):
+    """Some of a tenant's jobs, newest first."""
+
+    jobs: tuple[JobSummary, ...]
+    next_cursor: str | None = Field(description="Where the next page begins; null: there is none.")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which jobs are listed."""
+
+    statuses: frozenset[Status]  # empty: any
+    model: str | None
+    since: datetime | None
+
+    def holds(self, record: JobRecord) -> bool:
+        """Whether a job is one of them."""
+        return (not self.statuses or record.view.status in self.statuses) and self.model in (None, record.job.model)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A job's place in the list: after it come those accepted before it."""
+
+    accepted_at: float
+    job_id: str
+
+    def cursor(self) -> str:
+        """The place, as a caller keeps it."""
+        return base64.urlsafe_b64encode(f"{self.accepted_at!r} {self.job_id}".encode()).decode()
+
+    @classmethod
+    def from_cursor(cls, cursor: str) -> "Place":
+        """Read a cursor.
+
+        Raises:
+            InvalidRequest: when it is none.
+        """
+        try:
+            accepted_at, job_id = base64.b64decode(cursor, altchars=b"-_", validate=True).decode().split(" ")
+            return cls(float(accepted_at), job_id)
+        except (binascii.Error, ValueError):
+            raise InvalidRequest(
+                FieldError(field="cursor", message="is none of this service's; take `next_cursor` of a page")
+            ) from None
+
+
+class Listing:
+    """Reads lists of jobs."""
+
+    def __init__(self, redis: "Redis", silence: Silence) -> None:
+        self._redis = redis
+        self._silence = silence
+
+    async def page(self, tenant: str, wanted: Wanted, limit: int, after: Place | None) -> JobPage:
+        """At most `limit` jobs from a place on. Ids whose records are gone are passed over."""
+        found: list[JobSummary] = []
+        for _ in range(LOOKED_AT_MOST // READ_AT_ONCE):
+            places = await self._places(tenant, wanted.since, after)
+            for place, fields in zip(places, await self._records(places), strict=True):
+                after = place
+                if "job" in fields and wanted.holds(record := JobRecord.from_fields(fields)):
+                    found.append(_summary(record))
+                if len(found) == limit:
+                    return JobPage(jobs=tuple(found), next_cursor=after.cursor() if after else None)
+            if len(places) < READ_AT_ONCE:
+                return JobPage(jobs=tuple(found), next_cursor=None)
+        return JobPage(jobs=tuple(found), next_cursor=after.cursor() if after else None)
+
+    async def _places(self, tenant: str, since: datetime | None, after: Place | None) -> list[Place]:
+        newest = "+inf" if after is None else repr(after.accepted_at)
+        oldest = "-inf" if since is None else repr(since.timestamp())
+        taken = 0 if after is None else 16  # of jobs accepted in the same microsecond, as many may lie before the place
+        async with self._silence.noticed_in_turn():
+            entries: Any = await self._redis.zrevrangebyscore(
+                keys.tenant_jobs_key(tenant), newest, oldest, start=0, num=READ_AT_ONCE + taken, withscores=True
+            )
+        places = [Place(float(score), job_id) for job_id, score in entries]
+        if after is not None:
+            places = [
+                place for place in places if (place.accepted_at, place.job_id) < (after.accepted_at, after.job_id)
+            ]
+        return places[:READ_AT_ONCE]
+
+    async def _records(self, places: list[Place]) -> list[dict[str, str]]:
+        async with self._silence.noticed_in_turn(), self._redis.pipeline(transaction=False) as pipe:
+            for place in places:
+                pipe.hgetall(keys.job_key(place.job_id))
+            return list(await pipe.execute())
+
+
+def _summary(record: JobRecord) -> JobSummary:
+    view = record.view
+    return JobSummary(
+        id=view.id,
+        url=f"/jobs/{view.id}",
+        status=view.status,
+        model=record.job.model,
+        pictures=len(record.job.seeds),
+        created_at=view.created_at,
+        started_at=view.started_at,
+        finished_at=view.finished_at,
+    )
