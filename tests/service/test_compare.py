@@ -87,7 +87,7 @@ SLD_AT_0 = {"guidance": {"method": "sld", "scale": 0}}
         ({"width": 33}, "width", "a multiple of 8 from 32 to 128"),
         ({"num_images": 2}, "num_images", "is not a field of this request"),
         ({"safety": "none"}, "safety", "is not a field of this request"),
-        ({"seed": -1}, "seed", "greater than or equal to 0"),
+        ({"seed": -1}, "seed", "at least 0"),
     ],
 )
 def test_what_cannot_be_compared_is_named(
@@ -152,7 +152,7 @@ def test_a_refused_plan_is_named_by_its_place(redis_server: RedisServer, redis: 
 
 
 def test_the_rest_is_as_with_generate(http: httpx.Client) -> None:
-    assert problem(compare(http, {"Idempotency-Key": "1"}))["code"] == "bad_request"
+    assert problem(compare(http, {"Idempotency-Key": ""}))["code"] == "bad_request"
     assert problem(compare(http, {"Prefer": "wait=999"}))["code"] == "bad_request"
     assert problem(http.post("/compare", content=b"prompt=x", headers={"Content-Type": "text/plain"}))["status"] == 415
     assert problem(http.post("/compare", json=[]))["status"] == 422

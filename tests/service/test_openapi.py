@@ -83,7 +83,7 @@ def test_every_promised_route_is_there(http: httpx.Client) -> None:
 
 def test_a_field_that_is_not_served_says_so(http: httpx.Client) -> None:
     fields = http.get("/openapi.json").json()["components"]["schemas"]["GenerateRequest"]["properties"]
-    assert all("Not served" in fields[name]["description"] for name in ("webhook_url", "end_user", "priority"))
+    assert "Not served" in fields["webhook_url"]["description"]
 
 
 @pytest.mark.parametrize("path", ["/generate", "/compare"])
