@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
-from contract.plan import SafetyPlan
+from contract.plan import Action, Erased, Filter, Guidance, SafetyPlan, Safree, Sld, Unguidance
 from contract.request import AskedPlan, PicturesRequest, plan_of
 from contract.strict import Text
 
@@ -61,10 +61,20 @@ class CompareRequest(PicturesRequest):
         )
 
 
+def _detail_of(place: Safree | Erased | Guidance | Unguidance | Filter | None) -> str | None:
+    """What a method's name leaves open; of the filter nothing when it blocks, as it does by itself."""
+    match place:
+        case Sld(preset=detail) | Unguidance(preset=detail) | Erased(variant=detail):
+            return detail
+        case Filter(action=action) if action is not Action.BLOCK:
+            return action.value
+    return None
+
+
 def _methods_of(plan: SafetyPlan) -> str:
-    """`"sld:medium + filter"`, or `"none"`."""
+    """`"sld:medium + filter"`, `"filter:blur"`, or `"none"`."""
     places = (plan.prompt, plan.weights, plan.guidance, plan.trajectory, plan.output)
-    details = (getattr(place, "preset", None) or getattr(place, "variant", None) for place in places)
+    details = (_detail_of(place) for place in places)
     named = [
         f"{place.method}:{detail}" if detail else place.method
         for place, detail in zip(places, details, strict=True)

@@ -54,6 +54,8 @@ class Job(Strict):
     def _every_picture_has_its_plan(self) -> Self:
         if self.compared and len(self.compared) != len(self.seeds):
             raise ValueError(f"{len(self.compared)} plans cannot be compared on {len(self.seeds)} pictures")
+        if any(each.plan.output is not None and each.plan.output.most_regenerations for each in self.compared):
+            raise ValueError("a compare keeps to one seed, so none of its plans can act by 'regenerate'")
         return self
 
     def of_picture(self, index: int) -> "Job":

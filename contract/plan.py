@@ -11,21 +11,38 @@ One method at each place, all places at once. Over HTTP a plan comes written out
 (`"sld:strong"`, `["erased:NAME", "sld:max"]`); `SafetyPlan.from_short_form` turns the second into the first.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from contract.strict import Strict, Text
 
 # Stripped first and measured then: StringConstraints alone would measure first and let blanks pass as an empty text.
 ConceptText = Annotated[Text, StringConstraints(strip_whitespace=True), Field(min_length=1, max_length=300)]
-ConceptName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9 _-]{0,39}$")]
+ConceptName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*( [a-z0-9_-]+)*$", max_length=40)]
 VariantName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-ConceptTexts = Annotated[tuple[ConceptText, ...], Field(min_length=1, max_length=64)]
 
 MAX_STEPS = 150
+MAX_CONCEPTS = 64
+DEFAULT_REGENERATIONS = 2
+
+
+def _distinct(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse a text that stands there twice for a text encoder, which reads no case and no width of blanks."""
+    first: dict[str, int] = {}
+    for index, text in enumerate(texts):
+        read_as = " ".join(unicodedata.normalize("NFC", text).casefold().split())
+        if (before := first.setdefault(read_as, index)) != index:
+            raise ValueError(f"concepts {before} and {index} are the same text to the model; name each once")
+    return texts
+
+
+ConceptTexts = Annotated[
+    tuple[ConceptText, ...], Field(min_length=1, max_length=MAX_CONCEPTS), AfterValidator(_distinct)
+]
 
 
 def joined(concepts: Sequence[str]) -> str:
@@ -34,13 +51,16 @@ def joined(concepts: Sequence[str]) -> str:
 
 
 class Action(StrEnum):
-    """What happens to a picture in which a concept is found, from mildest to strictest."""
+    """What happens to a picture in which a concept is found, from mildest to strictest.
 
-    ANNOTATE = "annotate"
-    BLUR = "blur"
-    REGENERATE = "regenerate"
-    REVIEW = "review"
-    BLOCK = "block"
+    Of several concepts found, the strictest action holds.
+    """
+
+    ANNOTATE = "annotate"  # delivered as it is, the concept shown
+    BLUR = "blur"  # delivered past recognition
+    REGENERATE = "regenerate"  # made again with other seeds; the first picture with nothing to withhold is delivered
+    REVIEW = "review"  # withheld until a person has looked
+    BLOCK = "block"  # withheld
 
 
 class Safree(Strict):
@@ -125,11 +145,21 @@ class SegaConcept(Strict):
     cooldown_step: int | None = Field(None, ge=1, le=MAX_STEPS, description="The edit ends at this step; null: never.")
 
 
+def _distinct_edits(edits: tuple[SegaConcept, ...]) -> tuple[SegaConcept, ...]:
+    _distinct(tuple(edit.text for edit in edits))
+    return edits
+
+
+SegaConcepts = Annotated[
+    tuple[SegaConcept, ...], Field(min_length=1, max_length=MAX_CONCEPTS), AfterValidator(_distinct_edits)
+]
+
+
 class Sega(Strict):
     """SEGA, semantic guidance over several concepts."""
 
     method: Literal["sega"]
-    concepts: Annotated[tuple[SegaConcept, ...], Field(min_length=1, max_length=64)] | None = None
+    concepts: SegaConcepts | None = None
     momentum_scale: float = Field(0.1, ge=0, le=1)
     momentum_beta: float = Field(0.4, ge=0, lt=1)
 
@@ -151,6 +181,14 @@ class Unguidance(Strict):
     start_step: int = Field(0, ge=0, lt=MAX_STEPS)
     end_step: int | None = Field(None, ge=1, le=MAX_STEPS, description="Null: the last step.")
 
+    @field_validator("top_k")
+    @classmethod
+    def _there_are_as_many(cls, value: int | None, info: ValidationInfo) -> int | None:
+        concepts = info.data.get("concepts")
+        if value is not None and concepts is not None and value > len(concepts):
+            raise ValueError(f"is more than the {len(concepts)} concepts; take fewer, or null for all of them")
+        return value
+
 
 class FilterConcept(Strict):
     """A concept given as text: found when cos(picture, text) is over the threshold."""
@@ -162,13 +200,35 @@ class FilterConcept(Strict):
 
 
 class Filter(Strict):
-    """The output filter: a picture in which a concept is found is acted on instead of delivered as it is."""
+    """The output filter: a picture in which a concept is found is acted on instead of delivered as it is.
+
+    Concepts may share a text, so that one can be annotated from a low threshold on and blocked from a high one.
+    """
 
     method: Literal["filter"] = "filter"
     action: Action = Action.BLOCK
-    concepts: Annotated[tuple[FilterConcept, ...], Field(max_length=64)] = Field(
+    concepts: Annotated[tuple[FilterConcept, ...], Field(max_length=MAX_CONCEPTS)] = Field(
         (), description="Concepts beyond those of the model's own checker."
     )
+    regenerations: int | None = Field(
+        None,
+        ge=1,
+        le=5,
+        description="How often at most a picture is made again, with the action `regenerate` only;"
+        f" null: {DEFAULT_REGENERATIONS}. When none passes, the last is blocked.",
+    )
+
+    @property
+    def actions(self) -> frozenset[Action]:
+        """Every action that a concept found may have."""
+        return frozenset({self.action, *(concept.action for concept in self.concepts if concept.action)})
+
+    @property
+    def most_regenerations(self) -> int:
+        """How often at most a picture is made again."""
+        if Action.REGENERATE not in self.actions:
+            return 0
+        return DEFAULT_REGENERATIONS if self.regenerations is None else self.regenerations
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
@@ -176,6 +236,15 @@ class Filter(Strict):
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"concept names must be unique; repeated: {', '.join(repeated)}")
         return self
+
+    @field_validator("regenerations")
+    @classmethod
+    def _something_regenerates(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is None or not {"action", "concepts"} <= info.data.keys():
+            return value
+        if Action.REGENERATE not in {info.data["action"], *(concept.action for concept in info.data["concepts"])}:
+            raise ValueError("does nothing without the action 'regenerate'; take that action, or leave this out")
+        return value
 
 
 Guidance = Annotated[Negative | Sld | Sega, Field(discriminator="method")]
@@ -229,7 +298,7 @@ _SHORT_NAMES: dict[str, tuple[str, str | None, tuple[str, ...]]] = {
     "sld": ("guidance", "preset", ("weak", "medium", "strong", "max")),
     "sega": ("guidance", None, ()),
     "unguidance": ("trajectory", "preset", ("single", "multi", "filter")),
-    "filter": ("output", None, ()),
+    "filter": ("output", "action", tuple(Action)),
 }
 
 METHODS: tuple[str, ...] = ("none", *_SHORT_NAMES)

@@ -127,7 +127,9 @@ class PicturesRequest(Strict):
     guidance_scale: Annotated[float, Field(ge=0, le=30), Number] | None = None
     scheduler: Scheduler = Scheduler.DDIM
     seed: Annotated[int, Field(ge=0, le=MAX_SEED), Number] | None = Field(
-        None, description="Picture i of POST /generate uses seed + i. Null draws one at random."
+        None,
+        description="Picture i of POST /generate uses seed + i; one made again by the filter, a seed derived from it."
+        " Null draws one at random.",
     )
     output_format: OutputFormat = OutputFormat.PNG
     deadline_s: Annotated[float, Field(gt=0, le=86_400), Number] | None = Field(

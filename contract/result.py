@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import AwareDatetime, Field
 
 from contract.job import PolicyRef
+from contract.plan import Action
 from contract.request import RequestedPlan
 from contract.steps import GuidanceRecord, TrajectoryRecord
 from contract.strict import Strict
@@ -38,18 +39,31 @@ class JobError(Strict):
     message: str
 
 
+class Discarded(Strict):
+    """A picture that was found wanting and made again with another seed. Its bytes do not exist anywhere."""
+
+    seed: int
+    concepts: tuple[ConceptScore, ...] = Field(description="The concepts found in it.")
+    reasons: tuple[str, ...]
+
+
 class Picture(Strict):
     """One picture's verdict and the evidence behind it. `sha256` is of the encoded file; null when withheld."""
 
     index: int
-    seed: int
+    seed: int = Field(description="Of this very picture; after a regeneration it is not the one asked for.")
     verdict: Verdict
+    action: Action | None = Field(None, description="The strictest action of the concepts found; null: none found.")
+    blurred: bool = Field(
+        False, description="Delivered past recognition. The scores are of the picture as it was, which is not kept."
+    )
     url: str | None = None
     sha256: str | None = None
     width: int
     height: int
     concepts: tuple[ConceptScore, ...] = ()
     reasons: tuple[str, ...] = ()
+    discarded: tuple[Discarded, ...] = Field((), description="Pictures made before this one in its place, in order.")
     guidance: GuidanceRecord | None = None
     trajectory: TrajectoryRecord | None = None
     error: JobError | None = None
@@ -89,12 +103,13 @@ class ComparedPicture(Strict):
     distance: float | None = Field(
         None,
         description="Root mean square difference from the first plan's picture over all 8-bit RGB values, 0 to 255, to"
-        " one decimal, as the pictures were made: also where one of them is withheld. Null where there is no picture.",
+        " one decimal, as the pictures are delivered: a blurred one as blurred. Null where either is withheld.",
     )
 
 
 class Metrics(Strict):
-    """Seconds on the worker's clock; `unet_rows` counts rows that went through the UNet, over all pictures."""
+    """Seconds on the worker's clock. `unet_rows` counts rows that went through the UNet, over all pictures, discarded
+    ones included; `steps` is of one picture."""
 
     queue_s: float
     inference_s: float
@@ -138,6 +153,13 @@ def status_of(verdicts: tuple[Verdict, ...]) -> Status:
     if passed:
         return Status.PARTIAL
     return Status.FAILED if all(verdict is Verdict.ERROR for verdict in verdicts) else Status.BLOCKED
+
+
+def verdict_words(picture: Picture) -> str:
+    """The verdict, and how the picture came to it: `"passed, blurred"`, `"blocked, try 3"`."""
+    blurred = ["blurred"] if picture.blurred else []
+    tries = [f"try {len(picture.discarded) + 1}"] if picture.discarded else []
+    return ", ".join([picture.verdict.value, *blurred, *tries])
 
 
 def nearest_scores(picture: Picture, count: int) -> list[ConceptScore]:

@@ -131,7 +131,7 @@ def serve(
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to show.")],
     safety: Annotated[
-        list[str] | None, typer.Option(help='A method, as in "filter", "sld:max" or "none"; may be repeated.')
+        list[str] | None, typer.Option(help='A method, as in "filter:blur", "sld:max" or "none"; may be repeated.')
     ] = None,
     num_images: Annotated[int, typer.Option(help="How many pictures.")] = 1,
     seed: Annotated[int | None, typer.Option(help="Seed of the first picture; drawn at random when left out.")] = None,

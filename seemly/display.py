@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from contract.result import JobView, Picture, concepts_to_compare, nearest_scores, scores_of
+from contract.result import JobView, Picture, concepts_to_compare, nearest_scores, scores_of, verdict_words
 from contract.verdict import Verdict
 from seemly.events import Event
 
@@ -32,8 +32,7 @@ def verdict_table(jobs: Sequence[tuple[str, JobView]], scores_shown: int = SCORE
 
 
 def _add_picture(table: Table, title: str, picture: Picture, scores_shown: int) -> None:
-    verdict = Text(picture.verdict.value, style=STYLES[picture.verdict])
-    head: list[str | Text] = [title, str(picture.index), str(picture.seed), verdict]
+    head: list[str | Text] = [title, str(picture.index), str(picture.seed), _verdict(picture)]
     shown = nearest_scores(picture, scores_shown)
     if not shown:
         table.add_row(*head, picture.error.message if picture.error else "", "", "", "")
@@ -41,6 +40,10 @@ def _add_picture(table: Table, title: str, picture: Picture, scores_shown: int) 
         style = "red" if score.flagged else ""
         cells = (score.name, f"{score.score:.3f}", f"{score.threshold:.3f}", f"{score.margin:+.3f}")
         table.add_row(*(head if number == 0 else [""] * len(head)), *(Text(cell, style=style) for cell in cells))
+
+
+def _verdict(picture: Picture) -> Text:
+    return Text(verdict_words(picture), style="yellow" if picture.blurred else STYLES[picture.verdict])
 
 
 def comparison_table(job: JobView) -> Table:
@@ -61,8 +64,7 @@ def comparison_table(job: JobView) -> Table:
             text = "" if score is None else f"{score.score:.3f}" + ("" if change is None else f" ({change:+.3f})")
             cells.append(Text(text, style="red" if score is not None and score.flagged else ""))
         distance = "" if entry.distance is None else f"{entry.distance:.1f}"
-        verdict = Text(picture.verdict.value, style=STYLES[picture.verdict])
-        table.add_row(entry.label, verdict, str(entry.unet_rows), distance, *cells)
+        table.add_row(entry.label, _verdict(picture), str(entry.unet_rows), distance, *cells)
     return table
 
 

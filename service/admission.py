@@ -13,11 +13,11 @@ from contract.cost import cost_of
 from contract.idle import idle_settings
 from contract.job import ComparedPlan, Job
 from contract.model import ModelInfo
-from contract.plan import Action, Negative, SafetyPlan, Sega, Sld, joined
+from contract.plan import MAX_CONCEPTS, Action, Negative, SafetyPlan, Sega, Sld, joined
 from contract.request import MAX_SEED, GenerateRequest, PicturesRequest, RequestedPlan, plan_of
 from service.comparing import errors_of_plans, regeneration_errors, without_regeneration
 from service.idempotency import fingerprint_of
-from service.models import Catalogue, count_tokens, too_long
+from service.models import Catalogue, count_tokens, holds_mark, too_long
 from service.policy import Policy, effective_plan
 from service.problems import FieldError, ForbiddenByPolicy, InvalidRequest, PolicyNotServed
 from service.queue import JobQueue, Standing
@@ -83,6 +83,8 @@ class Admission:
     def _generate_job(self, request: GenerateRequest, model: ModelInfo, tenant: str) -> Job:
         if why := self._why_forbidden(request.plan):
             raise ForbiddenByPolicy(why)
+        if crowded := self._crowding_errors(request.plan):
+            raise InvalidRequest(*crowded)
         job = self._job(request, request.safety, _seeds(request.seed, request.num_images), model, tenant)
         if errors := self._errors(job, model):
             raise InvalidRequest(*errors)
@@ -94,6 +96,8 @@ class Admission:
         forbidden = [(index, self._why_forbidden(plan_of(plan))) for index, plan in enumerate(request.plans)]
         if refused := [FieldError(field=f"plans.{index}", message=why) for index, why in forbidden if why]:
             raise ForbiddenByPolicy(f"{refused[0].field}: {refused[0].message}", errors=tuple(refused))
+        if crowded := errors_of_plans([self._crowding_errors(plan_of(plan)) for plan in request.plans]):
+            raise InvalidRequest(*crowded)
         seeds = _seeds(request.seed, 1) * len(request.plans)
         jobs = [self._job(request, plan, seeds, model, tenant) for plan in request.plans]
         if errors := errors_of_plans([[*self._errors(job, model), *regeneration_errors(job)] for job in jobs]):
@@ -110,6 +114,13 @@ class Admission:
         if forbidden := self._policy.forbidden_methods(requested):
             return f"The policy {self._policy.id!r} does not allow: {', '.join(forbidden)}. Choose another safety plan."
         return None
+
+    def _crowding_errors(self, requested: SafetyPlan) -> list[FieldError]:
+        """Asked before the effective plan is made: a filter takes no more concepts than these."""
+        if (total := self._policy.concepts_beside(requested)) <= MAX_CONCEPTS:
+            return []
+        message = f"together with those of the policy they are {total} of at most {MAX_CONCEPTS}; leave some out"
+        return [FieldError(field="safety.output.concepts", message=message)]
 
     def _job(
         self,
@@ -163,6 +174,8 @@ class Admission:
             count = count_tokens(tokenizer, text, model.max_tokens)
             if count.lost_words:
                 yield too_long(field, count, model.max_tokens)
+            if count.stray_mark:
+                yield holds_mark(field, count)
 
 
 def _encoded_texts(job: Job, model: ModelInfo) -> Iterator[tuple[str, str]]:
@@ -170,7 +183,8 @@ def _encoded_texts(job: Job, model: ModelInfo) -> Iterator[tuple[str, str]]:
     yield "prompt", job.prompt
     match job.plan.guidance:
         case Negative(concepts=concepts):
-            yield "negative_prompt", ", ".join(filter(None, (job.negative_prompt, _concept_text(concepts, model))))
+            field = "negative_prompt" if job.negative_prompt else "safety.guidance.concepts"
+            yield field, ", ".join(filter(None, (job.negative_prompt, _concept_text(concepts, model))))
         case Sld(concepts=concepts):
             yield "negative_prompt", job.negative_prompt
             yield "safety.guidance.concepts", _concept_text(concepts, model)

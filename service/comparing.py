@@ -39,7 +39,7 @@ def regeneration_errors(job: Job) -> Iterator[FieldError]:
     output = plan_of(job.requested).output
     if output is None:
         return
-    message = "'regenerate' takes another seed, and a compare keeps to one; choose another action"
+    message = "'regenerate' takes another seed, and a compare keeps to one; choose another action, such as 'block'"
     if output.action is Action.REGENERATE:
         yield FieldError(field="safety.output.action", message=message)
     for index, concept in enumerate(output.concepts):

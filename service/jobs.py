@@ -106,7 +106,7 @@ def doubt_about(picture: Picture, job: Job) -> str | None:
         return f"The picture was not scored for: {', '.join(sorted(missing))}."
     if not all(map(_is_coherent, picture.concepts)):
         return "A score of the picture contradicts itself."
-    if decide(picture.concepts, output).verdict is not Verdict.PASSED:
+    if decide(picture.concepts, output, is_blurred=picture.blurred).verdict is not Verdict.PASSED:
         return "The picture's scores do not pass the job's safety plan."
     return None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from threading import Lock
 
 from pydantic import ValidationError
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from contract.model import ModelInfo
 from service.problems import FieldError, InvalidRequest, NoModel
@@ -87,24 +87,33 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class TokenCount:
-    """How many tokens a text takes, its begin and end marks included, and the words for which there is no room."""
+    """How many tokens a text takes, its begin and end marks included, the words for which there is no room, and the
+    first of such marks that stands in the text itself: there, some readers would take the text to end."""
 
     tokens: int
-    lost_words: str
+    lost_words: str = ""
+    stray_mark: str = ""
 
 
 def count_tokens(tokenizer: Tokenizer, text: str, max_tokens: int) -> TokenCount:
     """Count a text's tokens; `lost_words` is empty when all of them fit."""
     encoding = tokenizer.encode(text)
     tokens = len(encoding.ids)
+    stray_mark = _stray_mark(tokenizer, encoding, text)
     if tokens <= max_tokens:
-        return TokenCount(tokens, "")
+        return TokenCount(tokens, stray_mark=stray_mark)
     end_marks = _trailing_ones(encoding.special_tokens_mask)
     first_lost: int = encoding.offsets[max_tokens - end_marks][0]
     # a word cut in two is lost as well
     while first_lost > 0 and not text[first_lost - 1].isspace():
         first_lost -= 1
-    return TokenCount(tokens, " ".join(text[first_lost:].split()))
+    return TokenCount(tokens, " ".join(text[first_lost:].split()), stray_mark)
+
+
+def holds_mark(field: str, count: TokenCount) -> FieldError:
+    """What to tell the caller of a text with a mark in it."""
+    message = f"holds {count.stray_mark}, where the model would take the text to begin or end; remove it"
+    return FieldError(field=field, message=message)
 
 
 def too_long(field: str, count: TokenCount, max_tokens: int) -> FieldError:
@@ -114,6 +123,12 @@ def too_long(field: str, count: TokenCount, max_tokens: int) -> FieldError:
         shown = f"{shown[:LOST_WORDS_SHOWN].rsplit(' ', 1)[0]} …"
     message = f"takes {count.tokens} tokens of at most {max_tokens}; shorten it. These words would be lost: {shown}"
     return FieldError(field=field, message=message)
+
+
+def _stray_mark(tokenizer: Tokenizer, encoding: Encoding, text: str) -> str:
+    marks = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    inside = zip(encoding.ids, encoding.offsets, encoding.special_tokens_mask, strict=True)
+    return next((text[slice(*span)] for number, span, is_added in inside if number in marks and not is_added), "")
 
 
 def _trailing_ones(mask: Sequence[int]) -> int:

@@ -3,12 +3,12 @@
 The effective plan is the stricter of what was requested and what the policy demands, place by place:
 
     place        stricter means
-    output       the stricter action, of the filter and of each concept; the concepts of both, at the lower threshold
+    output       the stricter action, of the filter and of each concept; the concepts of both, at the lower threshold;
+                 the smaller number of regenerations
     guidance     the floor's method; the same SLD at a stronger preset, with nothing else set, stays
     the others   the floor's method
 """
 
-from functools import reduce
 from pathlib import Path
 from typing import Literal
 
@@ -18,13 +18,13 @@ from pydantic import Field, ValidationError
 from contract.job import PolicyRef
 from contract.plan import Action, Filter, FilterConcept, Guidance, SafetyPlan, Sld
 from contract.strict import Strict
+from contract.verdict import stricter
 from contract.wording import wording
 
 SHIPPED = Path(__file__).parent / "policies"
 
 MethodName = Literal["none", "safree", "erased", "negative", "sld", "sega", "unguidance", "filter"]
 
-_STRICTNESS = {action: rank for rank, action in enumerate(Action)}  # declared from mildest to strictest
 _SLD_PRESETS = ("weak", "medium", "strong", "max")
 
 
@@ -45,6 +45,11 @@ class Policy(Strict):
     def forbidden_methods(self, requested: SafetyPlan) -> tuple[str, ...]:
         """The methods of the plan that this policy refuses."""
         return tuple(name for name in requested.methods or ("none",) if name in self.forbidden)
+
+    def concepts_beside(self, requested: SafetyPlan) -> int:
+        """How many concepts of its own the filter has under the requested plan and this policy's floor."""
+        filters = [plan.output for plan in (requested, self.floor) if plan.output is not None]
+        return len({concept.name for each in filters for concept in each.concepts})
 
 
 def load_policy(name_or_path: str) -> Policy:
@@ -97,10 +102,14 @@ def _stricter_filter(requested: Filter | None, floor: Filter | None) -> Filter |
     concepts = {concept.name: concept for concept in floor.concepts}
     for concept in requested.concepts:
         # An action under the floor's would undo the floor, also for a concept of the model's own checker.
-        raised = concept.model_copy(update={"action": _stricter(concept.action or requested.action, floor.action)})
+        raised = concept.model_copy(update={"action": stricter(concept.action or requested.action, floor.action)})
         known = concepts.get(concept.name)
         concepts[concept.name] = raised if known is None else _stricter_concept(known, raised, floor.action)
-    return Filter(action=_stricter(requested.action, floor.action), concepts=tuple(concepts.values()))
+    stricter_filter = Filter(action=stricter(requested.action, floor.action), concepts=tuple(concepts.values()))
+    if Action.REGENERATE not in stricter_filter.actions:
+        return stricter_filter
+    bounds = [each.most_regenerations for each in (requested, floor) if each.most_regenerations]
+    return stricter_filter.model_copy(update={"regenerations": min(bounds)})
 
 
 def _stricter_concept(floor: FilterConcept, requested: FilterConcept, floor_action: Action) -> FilterConcept:
@@ -108,9 +117,5 @@ def _stricter_concept(floor: FilterConcept, requested: FilterConcept, floor_acti
         name=floor.name,
         text=floor.text,
         threshold=min(floor.threshold, requested.threshold),
-        action=_stricter(floor.action or floor_action, requested.action or floor_action),
+        action=stricter(floor.action or floor_action, requested.action or floor_action),
     )
-
-
-def _stricter(*actions: Action) -> Action:
-    return reduce(lambda a, b: a if _STRICTNESS[a] >= _STRICTNESS[b] else b, actions)

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from contract.result import ComparedPicture, JobView, Picture, concepts_to_compare, nearest_scores, scores_of
+from contract.result import (
+    ComparedPicture,
+    JobView,
+    Picture,
+    concepts_to_compare,
+    nearest_scores,
+    scores_of,
+    verdict_words,
+)
 from contract.verdict import ConceptScore, Verdict
 
 TILE_PX = 192
@@ -107,9 +115,10 @@ def _draw_words(
     draw: ImageDraw.ImageDraw, corner: tuple[int, int], picture: Picture, heading: str, shown: Sequence[ConceptScore]
 ) -> None:
     x, y = corner
-    flagged = ", flagged" if _is_flagged(picture) and picture.verdict is Verdict.PASSED else ""
+    is_flagged_and_shown = _is_flagged(picture) and picture.verdict is Verdict.PASSED and not picture.blurred
+    verdict = verdict_words(picture) + (", flagged" if is_flagged_and_shown else "")
     draw.text((x, y + 5), _cut(draw, heading, TILE_PX, 14), fill=INK, font=_font(14))
-    draw.text((x, y + 23), picture.verdict.value + flagged, fill=_colour(picture), font=_font(14))
+    draw.text((x, y + 23), _cut(draw, verdict, TILE_PX, 14), fill=_colour(picture), font=_font(14))
     for line, score in enumerate(shown):
         text = f"{score.name} {score.score:.3f} ({score.margin:+.3f})"
         ink = COLOURS[Verdict.BLOCKED] if score.flagged else FAINT

@@ -1,7 +1,7 @@
 """What a compare tells beyond its pictures: how far each plan moved the scores, and the picture, from the first plan's.
 
-A distance is told of withheld pictures as well: it is what a compare is for, and one number of at most 2551 values
-says less of a picture than the scores that are told with it.
+A distance is one between pictures as they are delivered, so it tells nothing that their files do not: of a withheld
+picture there is none, and of a blurred one only how far its blur is.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from contract.job import Job
 from contract.result import ComparedPicture, Picture, Result, ScoreDifference
-from contract.verdict import Verdict
 from workers.results import Judged
 
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
@@ -26,11 +25,11 @@ class Distances:
     _first: Pixels | None = None
     _waiting: dict[int, Pixels] = field(default_factory=dict)
 
-    def note(self, judged: Judged, pixels: Pixels | None) -> None:
-        """One more picture has its verdict. One in error is no picture, whatever its pixels are."""
-        if pixels is None or judged.picture.verdict is Verdict.ERROR:
+    def note(self, judged: Judged) -> None:
+        """One more picture has its verdict, and is not made again."""
+        index, pixels = judged.picture.index, judged.pixels
+        if pixels is None:
             return
-        index = judged.picture.index
         if index == 0:
             self._first = pixels
         self._waiting[index] = pixels

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import obstore
@@ -24,7 +24,7 @@ from workers.encode import encode
 from workers.engine.picture import Outcome, PictureSpec, Progress
 from workers.metrics import WorkerMetrics
 from workers.records import JobRecords
-from workers.results import Judged, Timing, judge, result_of
+from workers.results import Judged, Timing, judge, made_again, result_of
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ class JobInFlight:
     judged_at: float = 0.0
     judged: dict[int, Judged] = field(default_factory=dict)  # by the picture's index
     distances: Distances = field(default_factory=Distances)  # of a compare
+    discarded: dict[int, tuple[Judged, ...]] = field(default_factory=dict)  # made before, by the picture's index
 
     @property
     def is_complete(self) -> bool:
@@ -88,18 +89,25 @@ class Delivery:
         self._metrics = metrics
         self._on_complete = on_complete
 
-    def collect(self, in_flight: JobInFlight, outcome: Outcome) -> None:
-        """Judge one picture; with the last one the job is handed on."""
+    def collect(self, in_flight: JobInFlight, outcome: Outcome) -> PictureSpec | None:
+        """Judge one picture; with the last one the job is handed on. What is to be made in its place, if anything."""
         index = outcome.spec.index
-        if index in in_flight.judged:
+        discarded = in_flight.discarded.get(index, ())
+        if index in in_flight.judged or outcome.spec.regeneration != len(discarded):
             log.error("job %s: picture %d came out twice", in_flight.job.id, index)
-            return
-        in_flight.judged[index] = judge(outcome, in_flight.job.of_picture(index), self._info)
+            return None
+        own = in_flight.job.of_picture(index)
+        judged = judge(outcome, own, self._info, discarded)
+        if (again := made_again(judged, own)) is not None:
+            in_flight.discarded[index] = (*discarded, replace(judged, discarded=()))
+            return again
+        in_flight.judged[index] = judged
         if in_flight.job.compared:
-            in_flight.distances.note(in_flight.judged[index], outcome.pixels)
+            in_flight.distances.note(judged)
         if in_flight.is_complete:
             in_flight.judged_at = time.time()
             self._on_complete(in_flight)
+        return None
 
     def deliver(self, in_flight: JobInFlight) -> Result | None:
         """Encode, store, commit. The committed result; None when another attempt or terminal status came first.
@@ -149,7 +157,7 @@ class Delivery:
                         "url": f"/jobs/{job.id}/images/{one.picture.index}",
                         "sha256": hashlib.sha256(file).hexdigest(),
                     }
-                    one = Judged(one.picture.model_copy(update=address), one.outcome)
+                    one = replace(one, picture=one.picture.model_copy(update=address), pixels=None)
                 delivered.append(one)
         except Exception as error:
             self._remove(stored)
@@ -169,6 +177,7 @@ class Delivery:
         self._metrics.jobs.labels(result.status).inc()
         for picture in result.images:
             self._metrics.pictures.labels(picture.verdict).inc()
+            self._metrics.regenerations.inc(len(picture.discarded))
         if result.metrics is not None:
             self._metrics.stage.labels("queue").observe(result.metrics.queue_s)
             self._metrics.stage.labels("inference").observe(result.metrics.inference_s)

@@ -26,6 +26,11 @@ class WorkerMetrics:
         self.pictures = Counter(
             "seemly_worker_pictures", "Pictures of committed jobs, by verdict.", ["verdict"], registry=self.registry
         )
+        self.regenerations = Counter(
+            "seemly_worker_regenerations",
+            "Pictures of committed jobs that were found wanting and made again.",
+            registry=self.registry,
+        )
         self.stage = Histogram(
             "seemly_worker_stage_seconds",
             "Seconds a job spent waiting (queue), in the engine (inference), being encoded and stored (store).",

@@ -1,7 +1,8 @@
 """Progress of running jobs, told to their event streams at most once per tick for all of them together.
 
-`step` and `steps` are sums over a job's pictures: four pictures of 25 steps count from 0 to 100. An event is fenced as
-a commit is: a worker that was frozen tells nothing about a job that has gone on without it.
+`step` and `steps` are sums over a job's pictures: four pictures of 25 steps count from 0 to 100. A picture that is made
+again adds its steps to both, so neither ever falls. An event is fenced as a commit is: a worker that was frozen tells
+nothing about a job that has gone on without it.
 """
 
 import json
@@ -13,7 +14,7 @@ from redis import Redis
 from contract import keys, record
 from contract.job import Job
 from contract.result import Status
-from workers.engine.picture import Progress
+from workers.engine.picture import PictureSpec, Progress
 
 # KEYS = record, events stream; ARGV = attempt, data
 _TELL = f"""
@@ -27,8 +28,14 @@ redis.call('EXPIRE', KEYS[2], '{record.EVENTS_TTL_S}')
 @dataclass
 class _Followed:
     attempt: int
-    steps: int  # of the whole job
-    done: list[int]  # per picture
+    steps_each: int
+    made: list[int]  # pictures made or begun in each place
+    done: list[int]  # steps of the latest in each place
+
+    @property
+    def data(self) -> dict[str, int]:
+        step = sum(done + (made - 1) * self.steps_each for done, made in zip(self.done, self.made, strict=True))
+        return {"step": step, "steps": sum(self.made) * self.steps_each}
 
 
 class ProgressBoard:
@@ -44,7 +51,14 @@ class ProgressBoard:
         """Begin to follow a job."""
         pictures = len(job.seeds)
         with self._lock:
-            self._followed[job.id] = _Followed(attempt, pictures * job.steps, [0] * pictures)
+            self._followed[job.id] = _Followed(attempt, job.steps, [1] * pictures, [0] * pictures)
+
+    def again(self, spec: PictureSpec) -> None:
+        """A picture is made once more."""
+        with self._lock:
+            if (followed := self._followed.get(spec.job_id)) is not None:
+                followed.made[spec.index] += 1
+                followed.done[spec.index] = 0
 
     def note(self, progress: Progress) -> None:
         """A picture has moved on. Touches no network: called between two steps of the engine."""
@@ -68,6 +82,6 @@ class ProgressBoard:
             return
         with self._connection.pipeline(transaction=False) as pipeline:
             for job_id, followed in due:
-                data = json.dumps({"step": sum(followed.done), "steps": followed.steps})
+                data = json.dumps(followed.data)
                 pipeline.eval(_TELL, 2, keys.job_key(job_id), keys.events_key(job_id), followed.attempt, data)
             pipeline.execute()

@@ -4,8 +4,8 @@ A picture's pixels go on only with a complete, finite set of scores and a verdic
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +14,25 @@ from contract.idle import idle_settings
 from contract.job import Job
 from contract.model import ModelInfo
 from contract.plan import Action
-from contract.result import AppliedSafety, JobError, Metrics, Picture, Result, Status, status_of
-from contract.verdict import Verdict, decide
-from workers.engine.picture import Failure, Outcome
-
-# What `contract.verdict.decide` carries out. The others would let a picture pass as it is.
-DECIDABLE_ACTIONS = frozenset({Action.ANNOTATE, Action.REVIEW, Action.BLOCK})
+from contract.result import AppliedSafety, Discarded, JobError, Metrics, Picture, Result, Status, status_of
+from contract.verdict import Decision, Verdict, decide
+from workers.blur import blurred
+from workers.engine.picture import Failure, Outcome, PictureSpec
 
 
 @dataclass(frozen=True)
 class Judged:
-    """An outcome with its verdict; `pixels` only when the picture passed."""
+    """An outcome with its verdict; `pixels` only when the picture passed, and as it is to be delivered."""
 
     picture: Picture
     outcome: Outcome  # without its pixels
     pixels: NDArray[np.uint8] | None = None  # (height, width, 3), RGB
+    discarded: "tuple[Judged, ...]" = ()  # made before it in its place
+
+    @property
+    def attempts(self) -> "tuple[Judged, ...]":
+        """Everything that was made for this picture, itself last."""
+        return (*self.discarded, self)
 
 
 @dataclass(frozen=True)
@@ -50,30 +54,20 @@ def why_refused(job: Job, info: ModelInfo) -> JobError | None:
         return JobError(code="invalid_job", message=f"the job is for the model {job.model!r}, not {info.name!r}")
     if unknown := [method for method in job.plan.methods if method not in info.methods]:
         return JobError(code="invalid_job", message=f"this worker does not serve: {', '.join(unknown)}")
-    if job.plan.output is not None:
-        actions = {job.plan.output.action, *(concept.action for concept in job.plan.output.concepts)} - {None}
-        if unserved := sorted(str(action) for action in actions if action not in DECIDABLE_ACTIONS & {*info.actions}):
-            return JobError(code="invalid_job", message=f"this worker cannot act by: {', '.join(unserved)}")
+    actions = job.plan.output.actions if job.plan.output is not None else frozenset()
+    if unserved := sorted(action.value for action in actions - {*info.actions}):
+        return JobError(code="invalid_job", message=f"this worker cannot act by: {', '.join(unserved)}")
     for field, reason in idle_settings(job.plan, job.guidance_scale, job.steps, job.scheduler, job.negative_prompt):
         return JobError(code="invalid_job", message=f"{field}: {reason}")
     return None
 
 
-def judge(outcome: Outcome, job: Job, info: ModelInfo) -> Judged:
-    """The verdict on one picture. Its pixels are dropped here unless it passed."""
+def judge(outcome: Outcome, job: Job, info: ModelInfo, discarded: tuple[Judged, ...] = ()) -> Judged:
+    """The verdict on one picture, made in place of the discarded ones. Its pixels are dropped here unless it passed;
+    of one that passes blurred, the blurred ones go on."""
     spec, pixels = outcome.spec, outcome.pixels
     failure = outcome.failure or _what_is_wrong(outcome, job, info)
-    kept = Outcome(
-        spec,
-        scores=outcome.scores,
-        failure=failure,
-        applied=outcome.applied,
-        guidance=outcome.guidance,
-        trajectory=outcome.trajectory,
-        inference_s=outcome.inference_s,
-        unet_rows=outcome.unet_rows,
-        pictures_per_batch_mean=outcome.pictures_per_batch_mean,
-    )
+    kept = replace(outcome, pixels=None, failure=failure)
     common = {
         "index": spec.index,
         "seed": spec.seed,
@@ -81,13 +75,48 @@ def judge(outcome: Outcome, job: Job, info: ModelInfo) -> Judged:
         "height": spec.height,
         "guidance": outcome.guidance,
         "trajectory": outcome.trajectory,
+        "discarded": tuple(_as_told(one) for one in discarded),
     }
     if failure is not None or pixels is None:
         error = JobError(code=failure.code, message=failure.message) if failure else None
-        return Judged(Picture(verdict=Verdict.ERROR, error=error, **common), kept)
+        return Judged(Picture(verdict=Verdict.ERROR, error=error, **common), kept, discarded=discarded)
     decision = decide(outcome.scores, job.plan.output)
-    picture = Picture(verdict=decision.verdict, concepts=outcome.scores, reasons=decision.reasons, **common)
-    return Judged(picture, kept, pixels if decision.verdict is Verdict.PASSED else None)
+    is_blurred = decision.action is Action.BLUR
+    if is_blurred:
+        pixels = blurred(pixels)
+        decision = decide(outcome.scores, job.plan.output, is_blurred=True)
+    picture = Picture(
+        verdict=decision.verdict,
+        action=decision.action,
+        blurred=is_blurred,
+        concepts=outcome.scores,
+        reasons=(*decision.reasons, *_what_was_done(decision, spec, job)),
+        **common,
+    )
+    return Judged(picture, kept, pixels if decision.verdict is Verdict.PASSED else None, discarded)
+
+
+def _what_was_done(decision: Decision, spec: PictureSpec, job: Job) -> Iterator[str]:
+    """What the reasons for a verdict do not tell by themselves."""
+    if decision.action is Action.BLUR:
+        yield "delivered blurred past recognition; the scores are of the picture before"
+    most = job.plan.output.most_regenerations if job.plan.output is not None else 0
+    if decision.action is Action.REGENERATE and spec.regeneration >= most:
+        yield f"made again {most} times with other seeds, each time with a concept found"
+
+
+def made_again(judged: Judged, job: Job) -> PictureSpec | None:
+    """What to make in this picture's place; None when it stays."""
+    spec, output = judged.outcome.spec, job.plan.output
+    if output is None or judged.picture.action is not Action.REGENERATE:
+        return None
+    return spec.again if spec.regeneration < output.most_regenerations else None
+
+
+def _as_told(discarded: Judged) -> Discarded:
+    picture = discarded.picture
+    found = tuple(score for score in picture.concepts if score.flagged)
+    return Discarded(seed=picture.seed, concepts=found, reasons=picture.reasons)
 
 
 def _what_is_wrong(outcome: Outcome, job: Job, info: ModelInfo) -> Failure | None:
@@ -117,13 +146,14 @@ def result_of(job: Job, judged: Sequence[Judged], timing: Timing, info: ModelInf
         weights_sha256=info.weights_sha256,
         model=job.model,
     )
+    attempts = [attempt.outcome for one in judged for attempt in one.attempts]
     metrics = Metrics(
         queue_s=max(0.0, timing.started_at - timing.created_at),  # the gateway's clock may run ahead of this one
         inference_s=timing.judged_at - timing.started_at,
         total_s=max(0.0, timing.finished_at - timing.created_at),
         steps=job.steps,
-        unet_rows=sum(one.outcome.unet_rows for one in judged),
-        images_per_batch_mean=sum(one.outcome.pictures_per_batch_mean for one in judged) / len(judged),
+        unet_rows=sum(attempt.unet_rows for attempt in attempts),
+        images_per_batch_mean=sum(attempt.pictures_per_batch_mean for attempt in attempts) / len(attempts),
     )
     pictures = tuple(one.picture for one in judged)
     status, error = status_of(tuple(picture.verdict for picture in pictures)), None

@@ -308,8 +308,12 @@ class Worker:
     def _receive(self, event: Progress | Outcome) -> None:
         if isinstance(event, Progress):
             self._progress.note(event)
-        elif (in_flight := self._in_flight.get(event.spec.job_id)) is not None:
-            self._delivery.collect(in_flight, event)
+            return
+        in_flight = self._in_flight.get(event.spec.job_id)
+        again = self._delivery.collect(in_flight, event) if in_flight is not None else None
+        if again is not None:
+            self._progress.again(again)
+            self._engine.submit(again)
 
     # Sweeper
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from contract.effect import MeasuredEffects
 from contract.model import ModelInfo, VariantInfo
-from contract.plan import Erased, Filter, Negative, SafetyPlan, Safree, Sega, Sld, Unguidance
+from contract.plan import Action, Erased, Filter, Negative, SafetyPlan, Safree, Sega, Sld, Unguidance
 from contract.strict import Strict
 from service.authentication import Anyone
 from service.gateway import Here
@@ -32,7 +32,7 @@ class SafetyMethod(BaseModel):
     name: str
     place: str = Field(description="prompt, weights, guidance, trajectory or output; a plan has one method at each.")
     description: str
-    presets: list[str] = Field(description="What may follow the name after a colon, as in `sld:max`.")
+    presets: list[str] = Field(description="What may follow the name after a colon, as in `sld:max` or `filter:blur`.")
     parameters: dict[str, Any] = Field(description="JSON Schema of the method written out in a plan.")
     models: list[str] = Field(description="Models whose workers serve it.")
     forbidden: bool = Field(description="Whether the policy in force refuses it.")
@@ -112,6 +112,9 @@ def list_variants(gateway: Here, caller: Anyone) -> Variants:
 def _presets(name: str, method: type[Strict], models: dict[str, ModelInfo]) -> list[str]:
     if name == "erased":
         return sorted({variant.name for model in models.values() for variant in model.variants})
+    if name == "filter":
+        served = {action for model in models.values() if name in model.methods for action in model.actions}
+        return [action.value for action in Action if action in served]
     preset = method.model_json_schema()["properties"].get("preset", {})
     return list(preset.get("enum", []))
 

@@ -42,6 +42,7 @@ async def compare(
     """Make one picture under each plan. What the plans have in common is computed once.
 
     Picture i of the job is plan i's; `comparison` tells how far each plan moved the scores, and the picture, from the
-    first plan's. Every plan must be one that `POST /generate` would take.
+    first plan's. Every plan must be one that `POST /generate` would take, and none may act by `regenerate`: a compare
+    keeps to one seed. Where the policy's floor regenerates, a compare blocks.
     """
     return await submission.answer(body)

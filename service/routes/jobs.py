@@ -116,8 +116,8 @@ async def cancel_job(job_id: JobId, caller: Generating, gateway: Here) -> Respon
     responses={
         200: {
             "description": "Server-sent events: `snapshot` (the job), then `queued` (position, eta_s: seconds until it "
-            "should be finished), `started` (attempt), `progress` (step, steps) and `finished` (status), which is the "
-            "last. Ids of events can be resumed from.",
+            "should be finished), `started` (attempt), `progress` (step, steps: over all pictures; one that is made "
+            "again adds to both) and `finished` (status), which is the last. Ids of events can be resumed from.",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
         },
         204: {"description": "The last event was already seen: do not reconnect."},

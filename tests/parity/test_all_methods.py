@@ -33,7 +33,7 @@ PLANS: list[dict[str, Any]] = [
     {"guidance": SLD},
     {"guidance": SEGA, "output": FILTER},
     {"trajectory": UNGUIDANCE},
-    {"trajectory": UNGUIDANCE | {"concepts": ["harm"], "schedule": "linear", "end_step": 5}},
+    {"trajectory": UNGUIDANCE | {"concepts": ["harm"], "top_k": 1, "schedule": "linear", "end_step": 5}},
     {"prompt": SAFREE},
     {"prompt": SAFREE, "guidance": SLD, "trajectory": UNGUIDANCE, "output": FILTER},
     {"prompt": SAFREE, "guidance": NEGATIVE, "trajectory": UNGUIDANCE | {"threshold": 1.0}},

@@ -1,5 +1,6 @@
 """The whole stack, over a tiny checkpoint: Redis, a gateway and a worker as real processes."""
 
+import io
 import json
 import os
 import signal
@@ -12,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 from redis import Redis
 from typer.testing import CliRunner
 
+from contract.plan import Action, Filter, FilterConcept, SafetyPlan
 from contract.request import GenerateRequest
-from contract.result import JobView, Status
+from contract.result import JobView, Picture, Status
 from contract.verdict import Verdict
 from seemly.cli import DONE, WITHHELD, app
 from seemly.client import Client
@@ -28,6 +31,7 @@ from seemly.redis_process import RedisPlace, find_binary
 from seemly.settings import Settings
 from tests.redis_server import running_redis
 from tests.seemly.processes import eventually, is_running
+from workers.blur import blurred
 
 pytestmark = pytest.mark.timeout(300)  # a machine that does other work as well
 
@@ -92,14 +96,42 @@ def test_plans_are_compared_from_the_command_line(stack: EmbeddedStack, tmp_path
     assert job.metrics is not None
     assert sum(entry.unet_rows for entry in job.comparison) == job.metrics.unet_rows < 3 * 6
     assert job.comparison[1].unet_rows == 0
-    assert job.comparison[1].distance == 0
     passed = [picture.index for picture in job.images if picture.verdict is Verdict.PASSED]
+    assert [entry.index for entry in job.comparison if entry.distance is not None] == (passed if 0 in passed else [])
     assert sorted(int(file.name[0]) for file in tmp_path.glob("[0-9]-*.png")) == passed
     with Image.open(tmp_path / "contact-sheet.png") as sheet:
         assert sheet.width > 3 * 192
     answer = CliRunner(env={"COLUMNS": "200"}).invoke(app, command)
     assert "UNet rows" in answer.output
     assert "distance" in answer.output
+
+
+def filtered(url: str, action: Action) -> tuple[Picture, bytes | None]:
+    """A picture in which a concept is found for certain, and its bytes if they can be read."""
+    certain = FilterConcept(name="anything", text="a picture", threshold=-1, action=action)
+    request = REQUEST.model_copy(update={"safety": SafetyPlan(output=Filter(concepts=(certain,)))})
+    with Client(url) as client:
+        job = client.wait(client.generate(request).id, timeout_s=120)
+        [picture] = job.images
+        return picture, client.image(job.id, 0) if picture.url else None
+
+
+def test_a_picture_is_delivered_as_the_filters_action_says(stack: EmbeddedStack) -> None:
+    shown, original = filtered(stack.url, Action.ANNOTATE)
+    smeared, file = filtered(stack.url, Action.BLUR)
+    assert (shown.blurred, smeared.blurred) == (False, True)
+    assert shown.concepts == smeared.concepts
+    assert original is not None
+    assert file is not None
+    with Image.open(io.BytesIO(original)) as plain, Image.open(io.BytesIO(file)) as hidden:
+        assert (np.asarray(hidden) == blurred(np.asarray(plain))).all()
+
+    again, nothing = filtered(stack.url, Action.REGENERATE)
+    assert (again.verdict, nothing) == (Verdict.BLOCKED, None)
+    assert [len(again.discarded), again.discarded[0].seed] == [2, REQUEST.seed]
+    assert len({again.seed, *(one.seed for one in again.discarded)}) == 3
+    stopped, nothing = filtered(stack.url, Action.BLOCK)
+    assert (stopped.verdict, stopped.discarded, nothing) == (Verdict.BLOCKED, (), None)
 
 
 @pytest.mark.parametrize("name", ["gateway", "worker", "redis"])

@@ -26,15 +26,16 @@ PNG = b"\x89PNG\r\n\x1a\nnot really a picture, but bytes that can be told apart"
 def clip_like_tokenizer() -> Tokenizer:
     """One token a character, in CLIP's normalisation and between CLIP's marks."""
     alphabet = [chr(code) for code in range(33, 127)]
-    words = ["<|startoftext|>", "<|endoftext|>", *alphabet, *(f"{char}</w>" for char in alphabet)]
+    words = ["<|startoftext|>", "<|endoftext|>", "<unknown>", *alphabet, *(f"{char}</w>" for char in alphabet)]
     tokenizer = Tokenizer(
         models.BPE(
             vocab={word: index for index, word in enumerate(words)},
             merges=[],
-            unk_token="<|endoftext|>",  # noqa: S106 - a token, no secret
+            unk_token="<unknown>",  # noqa: S106 - a token, no secret
             end_of_word_suffix="</w>",
         )
     )
+    tokenizer.add_special_tokens(["<|startoftext|>", "<|endoftext|>"])
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )

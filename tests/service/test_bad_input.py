@@ -138,7 +138,7 @@ def test_a_body_that_cannot_be_read_is_refused(
     ("safety", "field"),
     [
         ({"guidance": {"method": "sld", "concepts": ["abc " * 30]}}, "safety.guidance.concepts"),
-        ({"guidance": {"method": "negative", "concepts": ["abc " * 30]}}, "negative_prompt"),
+        ({"guidance": {"method": "negative", "concepts": ["abc " * 30]}}, "safety.guidance.concepts"),
         ({"prompt": {"concepts": ["gore", "abc " * 30]}}, "safety.prompt.concepts.1"),
         ({"trajectory": {"concepts": ["gore", "abc " * 30]}}, "safety.trajectory.concepts.1"),
         (

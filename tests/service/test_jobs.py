@@ -113,6 +113,16 @@ def test_without_a_filter_flags_are_shown_and_the_picture_is_delivered() -> None
     assert doubt_about(parts.picture(annotating, 0, concepts=flagged), annotating) is None
 
 
+def test_what_is_to_be_blurred_is_delivered_blurred_only() -> None:
+    job = parts.some_job(plan=SafetyPlan(output=Filter(action=Action.BLUR)))
+    flagged = (parts.score(0.3),)
+    assert doubt_about(parts.picture(job, 0, concepts=flagged, blurred=True), job) is None
+    assert "do not pass" in str(doubt_about(parts.picture(job, 0, concepts=flagged), job))
+    for action in (Action.REGENERATE, Action.REVIEW, Action.BLOCK):
+        stricter = parts.some_job(plan=SafetyPlan(output=Filter(action=action)))
+        assert "do not pass" in str(doubt_about(parts.picture(stricter, 0, concepts=flagged, blurred=True), stricter))
+
+
 def test_a_picture_of_an_earlier_attempt_is_not_served(
     http: httpx.Client, redis: "Redis", gateway: GatewayProcess
 ) -> None:

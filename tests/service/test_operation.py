@@ -44,6 +44,8 @@ def test_every_safety_method_is_told_with_its_place_presets_and_models(http: htt
     assert methods["sld"]["models"] == ["demo"]
     assert methods["sega"]["models"] == []
     assert methods["erased"]["presets"] == ["sdd-weapons"]
+    assert methods["filter"]["presets"] == ["annotate", "block"]  # as announced
+    assert methods["filter"]["parameters"]["properties"]["regenerations"]["description"]
 
 
 def test_variants_are_told_with_their_model(http: httpx.Client) -> None:

@@ -1,6 +1,7 @@
 """Policies: the effective plan is the stricter of what was asked for and what is demanded."""
 
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -86,6 +87,32 @@ def test_a_requested_concept_can_be_stricter_than_the_floor() -> None:
     assert (output.concepts[0].threshold, output.concepts[0].action) == (0.1, Action.BLOCK)
 
 
+@pytest.mark.parametrize("weaker", [Action.ANNOTATE, Action.BLUR, Action.REGENERATE, Action.REVIEW])
+def test_a_floor_that_blocks_is_not_weakened(weaker: Action) -> None:
+    asked = Filter(action=weaker, concepts=(FilterConcept(name="knife", text="a knife", threshold=0.2, action=weaker),))
+    output = effective_plan(SafetyPlan(output=asked), load_policy("production")).output
+    assert output is not None
+    assert output.actions == {Action.BLOCK}
+
+
+@pytest.mark.parametrize(
+    ("asked", "demanded", "times"),
+    [
+        (Filter(action=Action.REGENERATE, regenerations=5), Filter(action=Action.REGENERATE, regenerations=1), 1),
+        (Filter(action=Action.REGENERATE, regenerations=1), Filter(action=Action.REGENERATE), 1),
+        (Filter(action=Action.REGENERATE, regenerations=5), Filter(action=Action.BLUR), 5),
+        (Filter(action=Action.ANNOTATE), Filter(action=Action.REGENERATE, regenerations=3), 3),
+        (Filter(action=Action.REGENERATE, regenerations=5), Filter(), 0),
+        (Filter(), Filter(action=Action.REGENERATE, regenerations=3), 0),
+    ],
+)
+def test_no_request_regenerates_more_often_than_the_floor(asked: Filter, demanded: Filter, times: int) -> None:
+    plan = effective_plan(SafetyPlan(output=asked), policy(output=demanded))
+    assert plan.output is not None
+    assert plan.output.most_regenerations == times
+    assert SafetyPlan.model_validate_json(plan.model_dump_json()) == plan  # as it crosses Redis
+
+
 def test_every_shipped_policy_can_be_loaded_by_its_id() -> None:
     names = sorted(path.stem for path in SHIPPED.glob("*.yaml"))
     assert names == ["default", "production"]
@@ -134,9 +161,74 @@ def test_production_forbids_plain_generation_and_always_filters(
         assert renamed.status_code == 422
         assert problem(renamed)["errors"][0]["field"] == "safety.output.concepts.0.name"
         assert parts.redis_keys(redis) == before
+        many = [{"name": f"concept {number}", "text": "a knife", "threshold": 0.2} for number in range(64)]
+        full = http.post("/generate", json={"prompt": "a harbour", "safety": {"output": {"concepts": many}}})
+        assert full.status_code == 202
         answer = http.post("/generate", json={"prompt": "a harbour", "safety": "sld:max"})
         job = Job.model_validate_json(redis.hget(keys.job_key(answer.json()["id"]), "job"))
         assert job.requested == "sld:max"
         assert job.plan.methods == ("sld", "filter")
         assert job.policy.id == "production"
         assert http.get("/safety/methods").json()["policy"] == "production"
+
+
+def test_concepts_beyond_those_that_fit_beside_the_policys_are_refused(
+    redis_server: RedisServer, redis: "Redis", tmp_path: Path
+) -> None:
+    demanded = Filter(concepts=(FilterConcept(name="knife", text="a knife", threshold=0.2),))
+    file = tmp_path / "knives.yaml"
+    file.write_text(policy(output=demanded).model_dump_json())
+    with (
+        running_gateway(redis_server.url, tmp_path, policy=str(file)) as gateway,
+        httpx.Client(base_url=gateway.url, timeout=30) as http,
+    ):
+
+        def plan(count: int) -> dict[str, Any]:
+            many = [{"name": f"concept {number}", "text": "a knife", "threshold": 0.2} for number in range(count)]
+            return {"output": {"concepts": many}}
+
+        def answer(count: int) -> httpx.Response:
+            return http.post("/generate", json={"prompt": "a harbour", "safety": plan(count)})
+
+        def compared(*counts: int) -> httpx.Response:
+            return http.post("/compare", json={"prompt": "a harbour", "plans": list(map(plan, counts))})
+
+        refused = answer(64)
+        assert refused.status_code == 422
+        [error] = problem(refused)["errors"]
+        assert error["field"] == "safety.output.concepts"
+        assert "65 of at most 64; leave some out" in error["message"]
+        assert answer(63).status_code == 202
+        refused = compared(62, 64, 65)
+        assert refused.status_code == 422
+        told = problem(refused)["errors"]
+        assert [error["field"] for error in told] == ["plans.2.output.concepts"]  # no plan may have 65 of its own
+        refused = compared(62, 64, 63)
+        assert refused.status_code == 422
+        [error] = problem(refused)["errors"]
+        assert error["field"] == "plans.1.output.concepts"
+        assert "65 of at most 64; leave some out" in error["message"]
+        assert compared(62, 63).status_code == 202
+
+
+def test_where_the_floor_regenerates_a_compare_blocks(
+    redis_server: RedisServer, redis: "Redis", tmp_path: Path
+) -> None:
+    file = tmp_path / "again.yaml"
+    file.write_text(policy(output=Filter(action=Action.REGENERATE, regenerations=3)).model_dump_json())
+    parts.announce(redis, parts.model_info(actions=tuple(Action)))
+    with (
+        running_gateway(redis_server.url, tmp_path, policy=str(file)) as gateway,
+        httpx.Client(base_url=gateway.url, timeout=30) as http,
+    ):
+        asked = {"prompt": "a harbour", "plans": ["none", "filter:review", "sld:max"]}
+        answer = http.post("/compare", json=asked)
+        assert answer.status_code == 202, answer.text
+        job = Job.model_validate_json(redis.hget(keys.job_key(answer.json()["id"]), "job"))
+        acts = [each.plan.output and each.plan.output.actions for each in job.compared]
+        assert acts == [{Action.BLOCK}, {Action.REVIEW}, {Action.BLOCK}]
+        refused = http.post("/compare", json=asked | {"plans": ["none", "filter:regenerate"]})
+        assert refused.status_code == 422
+        [error] = problem(refused)["errors"]
+        assert error["field"] == "plans.1.output.action"
+        assert "choose another action, such as 'block'" in error["message"]

@@ -3,10 +3,12 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from contract.request import GenerateRequest
-from contract.result import JobView, Status
+from contract.result import Discarded, JobView, Picture, Status, verdict_words
 from contract.verdict import Verdict
+from seemly.display import verdict_table
 from service import sheet
 from service.sheet import SheetRow, contact_sheet, tile_of
 from tests.service import parts
@@ -45,6 +47,25 @@ def test_the_reason_is_written_on_a_withheld_tile() -> None:
         return contact_sheet("a pirate scene", [SheetRow("filter", view(picture), {})])
 
     assert drawn("death: skull").tobytes() != drawn("weapon: sword").tobytes()
+
+
+def test_a_blurred_picture_and_one_made_again_say_so() -> None:
+    flagged = (parts.score(0.3),)
+    blurred = parts.picture(JOB, 0, concepts=flagged, blurred=True)
+    earlier = Discarded(seed=42, concepts=flagged, reasons=("weapon",))
+    again = parts.picture(JOB, 1, seed=2**53 - 1, discarded=(earlier, earlier))
+    assert [verdict_words(picture) for picture in (blurred, again)] == ["passed, blurred", "passed, try 3"]
+
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(verdict_table([("filter:blur", view(blurred, again))]))
+    told = console.export_text()
+    assert "passed, blurred" in told
+    assert "passed, try 3" in told
+
+    def drawn(picture: Picture) -> bytes:
+        return contact_sheet("a pirate scene", [SheetRow("filter", view(picture), {0: png("red")})]).tobytes()
+
+    assert drawn(blurred) != drawn(blurred.model_copy(update={"blurred": False}))
 
 
 def test_each_job_has_its_row_and_the_widest_sets_the_width() -> None:

@@ -1,7 +1,8 @@
 """What goes into the engine and what comes out: one picture asked for, its progress, its outcome."""
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from contract.job import Job
 from contract.plan import SafetyPlan
-from contract.request import Scheduler
+from contract.request import MAX_SEED, Scheduler
 from contract.steps import GuidanceRecord, TrajectoryRecord
 from contract.verdict import ConceptScore
 from workers.engine.weights import ErasedWeights
@@ -34,6 +35,14 @@ class PictureSpec:
     deadline_at: datetime | None = None
     weights: ErasedWeights | None = None  # what the plan's place for weights came to; None is the model's own
     group: str | None = None  # pictures of one group start together and share UNet rows for as long as they are alike
+    regeneration: int = 0  # how many pictures were made in this one's place before
+
+    @property
+    def again(self) -> "PictureSpec":
+        """The same picture from another seed, which depends on this seed alone, never on what runs beside it."""
+        digest = hashlib.sha256(f"again {self.seed}".encode()).digest()
+        seed = int.from_bytes(digest[:8], "big") % (MAX_SEED + 1)
+        return replace(self, seed=seed, group=None, regeneration=self.regeneration + 1)
 
     @classmethod
     def all_of(cls, job: Job, variants: Mapping[str, ErasedWeights] | None = None) -> "tuple[PictureSpec, ...]":

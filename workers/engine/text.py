@@ -6,20 +6,17 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from workers.readable import count_words
 from workers.safety.protocol import PromptTokens
 
 CACHED_TEXTS = 1024
 CACHED_READINGS = 64  # each holds a pooled embedding for every word
 
 
-class PromptTooLong(ValueError):
-    """A prompt has more tokens than the text encoder reads. The gateway refuses it earlier."""
-
-
 class PromptEncoder:
     """Encodes prompts with the model's text encoder and keeps the latest ones.
 
-    All methods raise `PromptTooLong` rather than cut a text silently.
+    All methods raise `UnreadableText` rather than cut a text silently.
     """
 
     def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
@@ -41,7 +38,9 @@ class PromptEncoder:
     def _read(self, text: str) -> PromptTokens:
         """A prompt, whole and with each of its words masked (replaced by token 0, as SAFREE's authors do)."""
         ids = self._ids(text)
-        words = len(self._tokenizer(text).input_ids) - 2
+        words = count_words(self._tokenizer, text, self.max_tokens)
+        if words == 0:
+            return PromptTokens(self.encode(text), self.encode(text)[:0])
         masked = ids.repeat(words, 1)
         masked[torch.arange(words), torch.arange(words) + 1] = 0
         return PromptTokens(self.encode(text), self._text_encoder(masked).pooler_output)
@@ -54,8 +53,7 @@ class PromptEncoder:
 
     def _ids(self, text: str) -> Tensor:
         """(1, tokens), padded to the encoder's length."""
-        most = self.max_tokens
-        ids: Tensor = self._tokenizer(text, padding="max_length", max_length=most, return_tensors="pt").input_ids
-        if ids.shape[1] > most:
-            raise PromptTooLong(f"the text has {ids.shape[1]} tokens; this model reads {most}")
+        count_words(self._tokenizer, text, self.max_tokens)
+        padded = self._tokenizer(text, padding="max_length", max_length=self.max_tokens, return_tensors="pt")
+        ids: Tensor = padded.input_ids
         return ids.to(self._text_encoder.device)

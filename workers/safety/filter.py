@@ -104,7 +104,8 @@ class ConceptFilter:
         texts = [concept.model_dump(mode="json") for concept in output.concepts]
         if texts:
             detectors.append({"name": TEXT, "version": self._version, "concepts": len(texts)})
-        return {"method": "filter", "action": output.action.value, "concepts": texts, "detectors": detectors}
+        told = {"method": "filter", "action": output.action.value, "concepts": texts, "detectors": detectors}
+        return told | ({"regenerations": output.most_regenerations} if output.most_regenerations else {})
 
     @torch.no_grad()
     def score(self, pixels: NDArray[np.uint8], outputs: Sequence[Filter | None]) -> list[tuple[ConceptScore, ...]]:

@@ -20,7 +20,9 @@ never reach the 0.53 at which half of the steps are steered. The authors' code a
 | N | acting_steps |
 
 A prompt of one token has no others to compare with: its token is a trigger when it lies nearer to the concepts'
-subspace than to what is orthogonal to it. The method's re-attention in the UNet's latents is not part of this.
+subspace than to what is orthogonal to it. An empty prompt has nothing to steer: N = 0. Concepts that span the whole
+space would leave nothing of any prompt; they are refused. The method's re-attention in the UNet's latents is not part
+of this.
 """
 
 from collections.abc import Sequence
@@ -37,13 +39,22 @@ MOST_STEPS = 10
 
 
 class SteeredPrompt:
-    """A prompt's steered embedding and how long it acts."""
+    """A prompt's steered embedding and how long it acts.
+
+    Raises:
+        FloatingPointError: an embedding is not finite; every comparison with it would say: no trigger.
+        ValueError: the concepts span the whole space.
+    """
 
     def __init__(self, prompt: PromptTokens, concepts: Tensor, concept_texts: Sequence[str]) -> None:
         self.concept_texts = tuple(concept_texts)
         exact = torch.promote_types(prompt.embedding.dtype, torch.float32)  # no pseudo-inverse in half precision
         prompt = PromptTokens(prompt.embedding.to(exact), prompt.masked.to(exact))
         concepts = concepts.to(exact)
+        if not all(torch.isfinite(each).all() for each in (prompt.embedding, prompt.masked, concepts)):
+            raise FloatingPointError("an embedding of the prompt or of a concept is not finite")
+        if torch.linalg.matrix_rank(concepts) >= concepts.shape[1] - 1:  # the encoder's last norm takes one dimension
+            raise ValueError(f"{len(concepts)} concepts span all that this model's prompts can say; name fewer")
         self.triggers = trigger_words(prompt.masked, concepts)  # (words,), bool
         self._has_triggers = bool(self.triggers.any())
         self._plain = prompt.embedding
@@ -51,7 +62,8 @@ class SteeredPrompt:
         self._steered = steer(prompt.embedding, projected, self.triggers)
         text = slice(0, len(self.triggers) + 2)  # the begin mark, the words, the end mark
         drift = 1 - cosine_similarity(self._plain[text], projected[text], dim=-1).mean()
-        self.acting_steps = round(float(MOST_STEPS * torch.sigmoid(5 * (10 * drift - 5.333))))
+        steps = round(float(MOST_STEPS * torch.sigmoid(5 * (10 * drift - 5.333))))
+        self.acting_steps = steps if len(self.triggers) else 0
 
     def is_acting(self, step: int) -> bool:
         """For the first N steps, where a word is a trigger at all."""

@@ -109,4 +109,5 @@ def _edit(concept: SegaConcept, direction: Tensor) -> Tensor:
     vector = sign * direction * concept.scale
     magnitude = vector.abs()
     quantile = torch.quantile(magnitude.flatten(start_dim=1).float(), concept.threshold, dim=1).to(vector.dtype)
-    return torch.where(magnitude >= quantile[:, None, None], vector, 0.0)
+    # So written, what is not a number stays one and is found out with the picture, instead of switching the edit off.
+    return torch.where(magnitude < quantile[:, None, None], 0.0, vector)

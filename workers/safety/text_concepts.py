@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
+from workers.readable import count_words
+
 CACHED_TEXTS = 4096
 
 
@@ -16,6 +18,8 @@ class TextConcepts:
     def __init__(self, tokenizer: CLIPTokenizer, text_model: CLIPTextModelWithProjection) -> None:
         self._tokenizer = tokenizer
         self._text_model = text_model.float().eval()
+        # Some tokenizers state no limit, or an absurd one.
+        self._max_tokens = int(min(tokenizer.model_max_length, text_model.config.max_position_embeddings))
         self.embed = lru_cache(CACHED_TEXTS)(self._embed)
 
     @property
@@ -28,11 +32,9 @@ class TextConcepts:
         """A text → (projection_dim,), of unit length.
 
         Raises:
-            ValueError: when the text has more tokens than CLIP reads; a silently cut concept would be another concept.
+            UnreadableText: when CLIP would not read all of it; a silently cut concept would be another concept.
         """
+        count_words(self._tokenizer, text, self._max_tokens)
         tokens = self._tokenizer(text, return_tensors="pt")
-        limit = self._tokenizer.model_max_length
-        if tokens.input_ids.shape[1] > limit:
-            raise ValueError(f"the concept text has {tokens.input_ids.shape[1]} tokens; CLIP reads {limit}: shorten it")
         embeddings: Tensor = self._text_model(**tokens.to(self._text_model.device)).text_embeds
         return normalize(embeddings[0], dim=0)

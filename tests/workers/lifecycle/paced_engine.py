@@ -1,6 +1,7 @@
 """An engine that keeps the real one's promises and makes noise instead of pictures; the prompt says what goes wrong."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -32,7 +33,7 @@ INFO = ModelInfo(
     tokenizer_sha256="1" * 64,
     schedulers=tuple(Scheduler),
     methods=("filter",),
-    actions=(Action.ANNOTATE, Action.BLOCK, Action.REVIEW),
+    actions=tuple(Action),
     concepts=("weapon",),
     default_concepts=("weapons",),
     scores_text_concepts=True,
@@ -66,6 +67,8 @@ class PacedEngine:
 
     weapon, unscored, misscored, nan, wrong-size, row-fails, other-method, endless: on the picture
     kills, raises, hangs: at step 2, on the process (SIGKILL) and on the engine
+    cured-N: no weapon from the Nth regeneration on
+    again-kills, again-row-fails, again-endless: the effect, on regenerations only
 
     `one|other` is a prompt for the first picture and one for the second.
     """
@@ -149,7 +152,10 @@ class PacedEngine:
 
 def _prompt_of(spec: PictureSpec) -> str:
     prompts = spec.prompt.split("|")
-    return prompts[spec.index % len(prompts)]
+    prompt = prompts[spec.index % len(prompts)]
+    if (cured := re.search(r"cured-(\d)", prompt)) and spec.regeneration >= int(cured[1]):
+        prompt = prompt.replace("weapon", "harbour")
+    return prompt.replace("again-", "") if spec.regeneration else re.sub(r"again-\S+", "", prompt)
 
 
 def _pixels(spec: PictureSpec) -> NDArray[np.uint8]:

@@ -15,10 +15,18 @@ from tests import engines
 from tests.redis_server import RedisServer
 from tests.workers.lifecycle.client import Client, job
 from tests.workers.lifecycle.conftest import working
+from workers.blur import blurred
+from workers.comparison import distance
 from workers.models import LoadedModel
 
 WITHHELD: dict[str, Any] = {"output": {"concepts": [{"name": "anything", "text": "anything", "threshold": -1}]}}
+BLURRED: dict[str, Any] = {"output": {"action": "blur", **WITHHELD["output"]}}
 SLD: dict[str, Any] = {"guidance": {"method": "sld", "preset": "weak", "concepts": ["harm"], "warmup_steps": 2}}
+
+
+def pixels(file: Path) -> Any:
+    with Image.open(file) as stored:
+        return np.asarray(stored)
 
 
 def compare(*plans: dict[str, Any], **changes: Any) -> Job:
@@ -34,28 +42,31 @@ def compare(*plans: dict[str, Any], **changes: Any) -> Job:
 def test_each_plan_has_its_picture_its_verdict_and_its_share_of_the_rows(
     server: RedisServer, client: Client, tmp_path: Path, tiny_model: LoadedModel
 ) -> None:
-    wanted = compare({}, WITHHELD, SLD, {"guidance": SLD["guidance"], **WITHHELD})
+    wanted = compare({}, WITHHELD, SLD, {"guidance": SLD["guidance"], **WITHHELD}, BLURRED)
     result = finished(server, client, tmp_path, tiny_model, wanted)
     assert result.status is Status.PARTIAL
-    assert [picture.verdict for picture in result.images] == [Verdict.PASSED, Verdict.BLOCKED] * 2
+    assert [picture.verdict for picture in result.images] == [Verdict.PASSED, Verdict.BLOCKED] * 2 + [Verdict.PASSED]
     # SLD's own text is needed from the third of four steps on, and only the fourth starts from other latents.
-    assert [entry.unet_rows for entry in result.comparison] == [8, 0, 1 + 3, 0]
+    assert [entry.unet_rows for entry in result.comparison] == [8, 0, 1 + 3, 0, 0]
     assert result.metrics is not None
     assert result.metrics.unet_rows == 12
-    plain, withheld, sld, both = result.comparison
-    assert (plain.distance, withheld.distance) == (0.0, 0.0)
-    assert sld.distance == both.distance != 0
+    plain, withheld, sld, both, smeared = result.comparison
+    assert (plain.distance, withheld.distance, both.distance) == (0.0, None, None)
+    assert sld.distance != 0
+    assert [picture.blurred for picture in result.images] == [False] * 4 + [True]
     assert plain.safety.applied["guidance"]["method"] == "classifier-free"
     assert sld.safety.applied["guidance"]["method"] == "sld"
     assert {each.difference for each in withheld.differences} == {0.0}
     assert any(each.difference for each in sld.differences)
     files = sorted((tmp_path / "pictures" / wanted.tenant / wanted.id).iterdir())
-    assert [file.name for file in files] == ["1-0.png", "1-2.png"]
-    for file, plan in zip(files, ({}, SLD), strict=True):
+    assert [file.name for file in files] == ["1-0.png", "1-2.png", "1-4.png"]
+    first, hidden = pixels(files[0]), pixels(files[2])
+    assert (hidden == blurred(first)).all()
+    assert smeared.distance == distance(first, hidden) != 0
+    for file, plan in zip(files, ({}, SLD), strict=False):
         alone = engines.spec(0, seed=9, plan=SafetyPlan.model_validate(plan))
         [outcome] = engines.run(engines.engine(tiny_model), [alone])
-        with Image.open(file) as stored:
-            assert np.abs(np.asarray(stored).astype(int) - outcome.pixels).max() <= 1
+        assert np.abs(pixels(file).astype(int) - outcome.pixels).max() <= 1
 
 
 def test_a_plan_that_the_worker_does_not_serve_ends_the_compare_with_its_reason(
@@ -65,6 +76,15 @@ def test_a_plan_that_the_worker_does_not_serve_ends_the_compare_with_its_reason(
     assert result.status is Status.FAILED
     assert result.error is not None
     assert "erased" in result.error.message
+
+
+def test_an_action_that_the_worker_does_not_serve_ends_the_compare_whichever_plan_has_it(
+    server: RedisServer, client: Client, tmp_path: Path, tiny_model: LoadedModel
+) -> None:
+    result = finished(server, client, tmp_path, tiny_model, compare({}, {"output": {"action": "review"}}))
+    assert result.status is Status.FAILED
+    assert result.error is not None
+    assert result.error.message == "this worker cannot act by: review"
 
 
 def test_a_canceled_compare_leaves_nothing(

@@ -15,6 +15,8 @@ from contract.result import Status
 from contract.verdict import Verdict
 from tests.workers.lifecycle.client import PATIENCE_S, Client, job
 from tests.workers.lifecycle.conftest import RunningWorker
+from tests.workers.lifecycle.paced_engine import INFO
+from workers.results import why_refused
 
 
 def test_a_job_succeeds_with_its_pictures_stored_and_told(client: Client, worker: RunningWorker) -> None:
@@ -154,24 +156,24 @@ def test_a_concept_of_the_plan_that_was_not_scored_withholds_the_picture(client:
     assert worker.files() == []
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"plan": SafetyPlan.from_short_form("sld")},
-        {"plan": SafetyPlan(output=Filter(action=Action.BLUR))},
-    ],
-    ids=["a method it does not serve", "an action that nobody carries out"],
-)
-def test_a_job_that_the_worker_cannot_honour_fails(
-    client: Client, worker: RunningWorker, changes: dict[str, object]
-) -> None:
-    wanted = job("a weapon", **changes)
+def test_a_job_whose_method_the_worker_does_not_serve_fails(client: Client, worker: RunningWorker) -> None:
+    wanted = job("a weapon", plan=SafetyPlan.from_short_form("sld"))
     client.accept(wanted)
     assert client.wait_for([wanted.id]) == {wanted.id: Status.FAILED}
     error = client.result(wanted.id).error
     assert error is not None
     assert error.code == "invalid_job"
     assert worker.files() == []
+
+
+def test_a_job_whose_action_the_worker_has_not_announced_is_refused() -> None:
+    blocks_only = INFO.model_copy(update={"actions": (Action.BLOCK,)})
+    concept = FilterConcept(name="umbrella", text="an umbrella", threshold=0.2, action=Action.BLUR)
+    wanted = job("a weapon", plan=SafetyPlan(output=Filter(concepts=(concept,))))
+    error = why_refused(wanted, blocks_only)
+    assert error is not None
+    assert (error.code, error.message) == ("invalid_job", "this worker cannot act by: blur")
+    assert why_refused(wanted, INFO) is None
 
 
 def test_a_job_past_its_deadline_expires_without_work(client: Client, worker: RunningWorker) -> None:

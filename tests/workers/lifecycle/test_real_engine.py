@@ -1,11 +1,12 @@
 """The worker around the real engine, over a tiny checkpoint of random weights."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from contract.plan import Filter, SafetyPlan
+from contract.plan import Action, Filter, FilterConcept, SafetyPlan
 from contract.request import OutputFormat
 from contract.result import Status
 from contract.verdict import Verdict
@@ -65,3 +66,37 @@ def test_a_canceled_job_leaves_the_engine(
         assert client.cancel(wanted.id) == "running"
         assert client.wait_for([wanted.id]) == {wanted.id: Status.CANCELED}
         assert worker.files() == []
+
+
+def test_a_flagged_picture_is_made_again_as_an_ordinary_one(
+    server: RedisServer, client: Client, tmp_path: Path, tiny_model: LoadedModel
+) -> None:
+    """Alone and beside others: the same seeds, scores and bytes as a plain request for the seed that was used."""
+    first = engines.spec(seed=0, prompt="a harbour")
+    while (scores := [_resemblance(tiny_model, one) for one in (first, first.again)])[0] < scores[1] + 0.004:
+        first = engines.spec(seed=first.seed + 1, prompt="a harbour")
+    between = FilterConcept(name="hat", text="a red hat", threshold=sum(scores) / 2, action=Action.REGENERATE)
+    plan = SafetyPlan(output=Filter(concepts=(between,)))
+    jobs = [job(plan=plan, seeds=seeds, **SIZE) for seeds in ((first.seed,), (first.seed, 900, 901))]
+    jobs.append(job(plan=SafetyPlan(), seeds=(first.again.seed,), **SIZE))
+    with working(server, tmp_path, engines.engine(tiny_model), tiny_model) as worker:
+        client.accept(jobs[0])
+        client.wait_for([jobs[0].id])
+        for wanted in jobs[1:]:
+            client.accept(wanted)
+        client.wait_for([wanted.id for wanted in jobs])
+        pictures = [client.result(wanted.id).images[0] for wanted in jobs]
+        files = [worker.pictures / wanted.tenant / wanted.id / "1-0.png" for wanted in jobs]
+        pixels = [np.asarray(Image.open(file)).astype(int) for file in files]
+    assert [picture.seed for picture in pictures] == [first.again.seed] * 3
+    assert [[one.seed for one in picture.discarded] for picture in pictures] == [[first.seed], [first.seed], []]
+    assert pictures[0].discarded == pictures[1].discarded
+    assert all(np.abs(each - pixels[2]).max() <= 1 for each in pixels)
+
+
+def _resemblance(model: LoadedModel, wanted: PictureSpec) -> float:
+    concept = FilterConcept(name="hat", text="a red hat", threshold=1)
+    [outcome] = engines.run(
+        engines.engine(model), [replace(wanted, plan=SafetyPlan(output=Filter(concepts=(concept,))))]
+    )
+    return next(score.score for score in outcome.scores if score.name == "hat")
