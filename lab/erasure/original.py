@@ -9,8 +9,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from workers.engine.text import PromptEncoder, PromptTooLong
+from workers.engine.text import PromptEncoder
 from workers.models import find_folder, hash_weights, open_pipeline
+from workers.readable import UnreadableText
 from workers.variants.card import Base
 
 
@@ -65,8 +66,8 @@ class Original:
         """
         try:
             return self.prompts.encode(text)[None]
-        except PromptTooLong as error:
-            raise UnusableConcept(f"{text!r}: {error}; shorten it, or erase fewer concepts at once") from None
+        except UnreadableText as error:
+            raise UnusableConcept(f"{text!r}: {error}, or erase fewer concepts at once") from None
 
     def last_token(self, text: str) -> Tensor:
         """The embedding of a text's last own token, (dim,); of the empty text that of the start token."""

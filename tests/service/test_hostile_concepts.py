@@ -119,7 +119,7 @@ def test_a_mark_is_found_by_clips_own_tokenizer() -> None:
         (plan("negative", ["gore", " "]), "safety.guidance.concepts.1", "must not be empty"),
         ({"trajectory": {"concepts": ["gore"], "top_k": 2}}, "safety.trajectory.top_k", "more than the 1 concepts"),
         ({"output": {"action": "blur", "regenerations": 2}}, "safety.output.regenerations", "'regenerate'"),
-        ({"output": {"action": "regenerate", "regenerations": 6}}, "safety.output.regenerations", "equal to 5"),
+        ({"output": {"action": "regenerate", "regenerations": 6}}, "safety.output.regenerations", "at most 5"),
         ("filter:smear", "safety", "annotate, blur, regenerate, review, block"),
     ],
 )
