@@ -17,7 +17,8 @@ def fields(plan: dict[str, Any], **changes: Any) -> list[str]:
 
 
 def sega(*edits: dict[str, Any]) -> dict[str, Any]:
-    return {"guidance": {"method": "sega", "concepts": [{"text": "gore"} | edit for edit in edits]}}
+    concepts = [{"text": f"gore {index}"} | edit for index, edit in enumerate(edits)]
+    return {"guidance": {"method": "sega", "concepts": concepts}}
 
 
 SEGA, SLD = {"guidance": {"method": "sega"}}, {"guidance": {"method": "sld"}}
