@@ -10,6 +10,7 @@ from PIL import Image
 from contract.plan import Action, Filter, FilterConcept, SafetyPlan
 from contract.result import Result, Status
 from contract.verdict import Verdict
+from tests.seemly.processes import eventually
 from tests.workers.lifecycle.client import PATIENCE_S, Client, job
 from tests.workers.lifecycle.conftest import RunningWorker
 from tests.workers.lifecycle.paced_engine import PacedEngine
@@ -83,8 +84,9 @@ def test_the_first_picture_that_passes_is_delivered(client: Client, worker: Runn
         assert "'weapon' scored 0.3100" in one.reasons[0]
     assert result.metrics is not None
     assert result.metrics.unet_rows == 3 * 2 * 4
-    assert worker.metrics.registry.get_sample_value("seemly_worker_unet_rows_total") == 3 * 2 * 4
-    assert worker.metrics.registry.get_sample_value("seemly_worker_regenerations_total") == 2
+    counted = worker.metrics.registry.get_sample_value
+    assert eventually(lambda: counted("seemly_worker_unet_rows_total") == 3 * 2 * 4)  # counted after the commit
+    assert counted("seemly_worker_regenerations_total") == 2
     [file] = worker.files()
     with Image.open(file) as stored:
         expected = np.random.default_rng(third).integers(0, 256, (48, 64, 3), dtype=np.uint8)
