@@ -39,7 +39,7 @@ def measure(
     # Named by their weights too, so that figures of a variant made anew are never those of the old one.
     names = [f"{card.name} {card.weights_sha256[:12]}" for card in cards]
     erased = [SafetyPlan.from_short_form(f"erased:{card.name}") for card in cards]
-    results = Results(work / RESULTS, bench.settings)
+    results = Results(work / RESULTS, bench.bare_settings)
     for done in run(bench, cases, {PLAIN: SafetyPlan(), **dict(zip(names, erased, strict=True))}, results):
         advanced(done)
     before = [results.lines[case.prompts, PLAIN, case.index] for case in cases]
