@@ -1,9 +1,15 @@
 """`seemly erase` and `seemly variants` as they are typed."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -58,6 +64,29 @@ def test_a_training_is_made_in_parts_and_its_command_makes_it_again(tmp_path: Pa
     assert card.hyperparameters["kv_only"] is True
     assert "--kv-only" in card.command
     assert "--learning-rate 0.001" in card.command
+
+
+def test_a_training_that_was_killed_goes_on_and_ends_with_the_same_weights(tmp_path: Path, model: Path) -> None:
+    torch.set_num_threads(1)
+    words = ["--method", "esd-x", "--concepts", "knife", "--model", str(model), "--iterations", "60"]
+    words += ["--sampling-steps", "3", "--learning-rate", "0.001", "--checkpoint-every", "1", "--preview-every", "0"]
+    killed = [*words, "--work", str(tmp_path / "work"), "--out", str(tmp_path / "killed")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lab.erasure.commands", *killed],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+    )
+    while not (tmp_path / "work" / "checkpoint.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed").exists()
+    assert typed(*killed)[0] == 0
+    assert typed(*words, "--work", tmp_path / "other", "--out", tmp_path / "whole")[0] == 0
+    resumed, whole = (load_file(tmp_path / name / "variant.safetensors") for name in ("killed", "whole"))
+    assert resumed.keys() == whole.keys()
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
 @pytest.mark.parametrize(
