@@ -66,11 +66,10 @@ def _idle_trajectory(unguidance: Unguidance | None, steps: int, scheduler: Sched
     if unguidance.strength == 0:
         yield "safety.trajectory.strength", "'unguidance' does nothing at 0; take more, or leave the method out"
     start, end = unguidance.start_step, unguidance.end_step
-    if unguidance.schedule == "constant" and (start > 0 or end is not None):
+    if unguidance.schedule in (None, "constant") and (start > 0 or end is not None):
         yield (
             "safety.trajectory.schedule",
-            "'constant' acts at every step, whatever start_step and end_step say; take 'window' or 'linear', or leave"
-            " them out",
+            "start_step and end_step belong to 'window' and 'linear'; take one of these, or leave them out",
         )
     if start >= steps:
         yield "safety.trajectory.start_step", f"is beyond the last of {steps} steps, the first being 0; start earlier"

@@ -173,10 +173,11 @@ class Unguidance(Strict):
     threshold: float | None = Field(None, ge=-1, le=1, description="eta, the cosine from which a step is corrected.")
     strength: float | None = Field(None, ge=0, le=10_000, description="gamma, the length of the correction.")
     top_k: int | None = Field(None, ge=1, le=64, description="Mean of the K largest cosines; null: of all.")
-    schedule: Literal["constant", "window", "linear"] = Field(
-        "constant",
+    schedule: Literal["constant", "window", "linear"] | None = Field(
+        None,
         description="How the strength runs: the same at every step, the same from start_step to end_step, or falling"
-        " from the one to 0 at the other.",
+        " from the one to 0 at the other. Null takes the model's own: the same from the step on at which, by its"
+        " calibration, predicted pictures are settled.",
     )
     start_step: int = Field(0, ge=0, lt=MAX_STEPS)
     end_step: int | None = Field(None, ge=1, le=MAX_STEPS, description="Null: the last step.")

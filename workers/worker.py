@@ -341,7 +341,7 @@ class Worker:
 
     def _hand_back(self) -> None:
         """Jobs that will not be finished here go back to the queue at once, instead of waiting for their leases."""
-        for one in list(self._in_flight.values()):
+        for one in reversed(list(self._in_flight.values())):  # each to the front: the first taken comes out first
             try:
                 self._rq.retry(one.ticket, "the worker stopped")
             except RedisError as error:

@@ -3,6 +3,7 @@ import signal
 import socket
 import stat
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -115,10 +116,17 @@ def test_a_process_that_only_got_an_old_servers_number_is_left_alone(tmp_path: P
     assert not place.pid_file.exists()
 
 
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A temporary folder whose path leaves room for a socket's, which pytest's own may not."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
 def test_a_folder_too_deep_for_a_socket_gets_a_short_private_one(
-    tmp_path: Path, left_behind: LeaveBehind, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, short_path: Path, left_behind: LeaveBehind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_path))
     folder = tmp_path / "deep" / ("d" * 120)
     place = RedisPlace.of(folder)
     assert len(os.fsencode(place.socket)) <= redis_process.SOCKET_PATH_MAX_BYTES

@@ -38,6 +38,7 @@ class UnguidanceDefaults:
     threshold: float = 0.23
     strength: float = 75.0
     top_k: int | None = None  # of all
+    settled_after: float = 0.0  # share of the steps in which a predicted picture says too little to be corrected
 
 
 class UnservedMethod(ValueError):
@@ -105,8 +106,14 @@ class SafetyMethods:
             strength=self.unguidance.strength if plan.strength is None else plan.strength,
             top_k=min(plan.top_k or self.unguidance.top_k or len(names), len(names)),
             steps=conditioning.steps,
-            schedule=StrengthSchedule(plan.schedule, plan.start_step, plan.end_step),
+            schedule=self._schedule(plan, conditioning.steps),
         )
+
+    def _schedule(self, plan: plans.Unguidance, steps: int) -> StrengthSchedule:
+        if plan.schedule is not None:
+            return StrengthSchedule(plan.schedule, plan.start_step, plan.end_step)
+        start = int(self.unguidance.settled_after * steps)
+        return StrengthSchedule("window", start) if start else StrengthSchedule()
 
     def _unguidance_concepts(self, plan: plans.Unguidance) -> tuple[tuple[str, ...], Tensor]:
         if plan.concepts is None and plan.preset == "filter":

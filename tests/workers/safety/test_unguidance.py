@@ -7,6 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from contract.plan import SafetyPlan
+from workers.models import LoadedModel
+from workers.safety.methods import UnguidanceDefaults
+from workers.safety.protocol import Conditioning
 from workers.safety.unguidance import FLOOR, CorrectedRow, StrengthSchedule, TrajectoryCorrector
 
 
@@ -179,3 +183,23 @@ def test_a_gradient_that_fails_leaves_the_record_as_it_was(
     with pytest.raises(torch.OutOfMemoryError):
         corrector.correct([one], clean[:1], [0])
     assert one.record() == row(corrector, one.concepts).record()
+
+
+@pytest.mark.parametrize(
+    ("place", "steps", "expected"),
+    [
+        ({}, 25, ("window", 10, None)),
+        ({}, 1, ("constant", 0, None)),  # a tenth step of one would be none
+        ({"schedule": "constant"}, 25, ("constant", 0, None)),
+        ({"schedule": "window", "start_step": 3, "end_step": 9}, 25, ("window", 3, 9)),
+    ],
+)
+def test_a_model_says_from_where_its_pictures_are_settled_unless_the_plan_does(
+    tiny_model: LoadedModel, place: dict[str, object], steps: int, expected: tuple[str, int, int | None]
+) -> None:
+    methods = replace(tiny_model.methods, unguidance=UnguidanceDefaults(settled_after=0.4))
+    plan = SafetyPlan.model_validate({"trajectory": {"preset": "filter", **place}})
+    trajectory = methods(plan, Conditioning("a cat", "", 7.5, steps)).trajectory
+    assert trajectory is not None
+    told = trajectory.describe()["schedule"]
+    assert (told["kind"], told["start_step"], told["end_step"]) == expected
