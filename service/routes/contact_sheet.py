@@ -1,7 +1,5 @@
 """A job's pictures on one sheet, with their verdicts and scores."""
 
-import hashlib
-
 from fastapi import APIRouter, Request, Response
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
@@ -11,6 +9,7 @@ from contract.verdict import Verdict
 from service.authentication import Generating
 from service.gateway import Here
 from service.problems import PictureNotFound, PictureNotReady, documented
+from service.routes.drawn import headers_of, unchanged
 from service.routes.jobs import JobId, stored
 from service.sheet import SheetRow, png_of_sheet, tile_of
 
@@ -41,13 +40,9 @@ async def get_contact_sheet(job_id: JobId, caller: Generating, request: Request,
         raise PictureNotReady(f"The job is {view.status.value}; its contact sheet can be read once it is finished.")
     if not view.images:
         raise PictureNotFound("The job has no pictures.")
-    headers = {
-        "ETag": f'W/"{hashlib.sha256(view.model_dump_json().encode()).hexdigest()}"',
-        "Cache-Control": "private",
-        "X-Content-Type-Options": "nosniff",
-    }
-    if headers["ETag"] in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
+    headers = headers_of(view)
+    if (answer := unchanged(request, headers)) is not None:
+        return answer
     async with gateway.sheets:
         tiles = {}  # one picture at a time: the files together could be large
         for picture in view.images:

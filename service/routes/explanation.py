@@ -1,12 +1,11 @@
 """A job drawn, for those who would rather look than read."""
 
-import hashlib
-
 from fastapi import APIRouter, Request, Response
 
 from service.authentication import Generating
 from service.gateway import Here
 from service.problems import PictureNotReady, documented
+from service.routes.drawn import headers_of, unchanged
 from service.routes.jobs import JobId
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -34,11 +33,7 @@ async def explain_job(job_id: JobId, caller: Generating, request: Request, gatew
     if not record.status.is_terminal:
         raise PictureNotReady(f"The job is {record.status.value}; it can be explained once it is finished.")
     view = record.view
-    headers = {
-        "ETag": f'W/"{hashlib.sha256(view.model_dump_json().encode()).hexdigest()}"',
-        "Cache-Control": "private",
-        "X-Content-Type-Options": "nosniff",
-    }
-    if headers["ETag"] in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
+    headers = headers_of(view)
+    if (answer := unchanged(request, headers)) is not None:
+        return answer
     return Response(await gateway.drawings.png(view), headers=headers, media_type="image/png")

@@ -1,0 +1,23 @@
+"""What the pictures drawn of a job's result have in common over HTTP."""
+
+import hashlib
+
+from fastapi import Request, Response
+
+from contract.result import JobView
+
+
+def headers_of(view: JobView) -> dict[str, str]:
+    """A drawing is as new as the result it is drawn from."""
+    return {
+        "ETag": f'W/"{hashlib.sha256(view.model_dump_json().encode()).hexdigest()}"',
+        "Cache-Control": "private",
+        "X-Content-Type-Options": "nosniff",
+    }
+
+
+def unchanged(request: Request, headers: dict[str, str]) -> Response | None:
+    """304 when the caller has the drawing already."""
+    if headers["ETag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return None
