@@ -89,11 +89,11 @@ class RqWorker(BaseWorker):
             name=f"{queue_name}-{uuid4().hex[:12]}",
             connection=connection,
             serializer=JSONSerializer,
-            worker_ttl=lease_s,
+            worker_ttl=lease_s + 1,
             log_job_description=False,
         )
         self.queue: Queue = self.queues[0]
-        self._lease_s = lease_s
+        self._lease_s = lease_s + 1  # RQ drops fractions of a second from now, so a lease may last one less
         self._on_stop_job = on_stop_job
         self._state_lock = threading.Lock()
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from redis import Redis
 from rq.command import send_stop_job_command
 from rq.job import Job as RqJob
+from rq.registry import clean_registries
 from rq.serializers import JSONSerializer
 
 from contract import keys
@@ -25,6 +26,7 @@ from tests.workers.lifecycle.client import Client, job
 from tests.workers.lifecycle.conftest import RunningWorker, working
 from tests.workers.lifecycle.paced_engine import INFO, PacedEngine
 from workers.engine.picture import PictureSpec
+from workers.lifecycle import RqWorker
 from workers.records import JobRecords, NotStarted, Started
 from workers.results import failed
 from workers.settings import Settings
@@ -368,3 +370,20 @@ def test_metrics_are_served_on_a_port_of_their_own(tmp_path: Path) -> None:
 def test_a_lease_shorter_than_two_heartbeats_is_refused() -> None:
     with pytest.raises(ValidationError, match="raise SEEMLY_LEASE_S"):
         Settings(lease_s=10, heartbeat_s=10)
+
+
+def test_a_lease_lasts_as_long_as_it_says(client: Client) -> None:
+    """RQ counts in whole seconds: taken just before one ends, a lease of one second must not end with it."""
+    worker = RqWorker(keys.queue_name("paced"), client.redis, 1, print)
+    client.accept(job())
+    time.sleep(0.95 - time.time() % 1 if time.time() % 1 < 0.95 else 1.95 - time.time() % 1)
+    ticket = worker.take()
+    assert ticket is not None
+    worker.begin(ticket)
+    time.sleep(0.5)
+    clean_registries(worker.queue)
+    assert worker.queue.started_job_registry.count == 1
+    assert client.redis.llen(worker.queue.key) == 0
+    time.sleep(2)
+    clean_registries(worker.queue)
+    assert client.redis.lrange(worker.queue.key, 0, -1) == [ticket.job_id.encode()]
