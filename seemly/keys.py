@@ -13,7 +13,8 @@ from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Column, Table
 
-from seemly.cli import AsJson, read_settings, told, write_json
+from seemly.commands.asking import AsJson, read_settings
+from seemly.commands.terminal import told, write_json
 from seemly.embedded import EmbeddedStack
 from seemly.errors import FieldError, SeemlyError, Unusable
 from seemly.redis_process import RedisPlace

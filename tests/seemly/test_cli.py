@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 from contract import keys
 from contract.result import JobError, Result, Status
 from contract.verdict import Verdict
-from seemly.cli import DONE, FAILED, MISUSED, WITHHELD, app
+from seemly.cli import app
 from seemly.client import Client
+from seemly.commands.terminal import DONE, FAILED, MISUSED, WITHHELD
 from tests.redis_server import RedisServer
 from tests.seemly.processes import eventually
 from tests.service import parts

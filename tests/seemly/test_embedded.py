@@ -23,8 +23,9 @@ from contract.plan import Action, Filter, FilterConcept, SafetyPlan
 from contract.request import GenerateRequest
 from contract.result import JobView, Picture, Status
 from contract.verdict import Verdict
-from seemly.cli import DONE, WITHHELD, app
+from seemly.cli import app
 from seemly.client import Client
+from seemly.commands.terminal import DONE, WITHHELD
 from seemly.embedded import EmbeddedStack
 from seemly.errors import ChildDied, NoRedis, SeemlyError, StackError, StackRunning
 from seemly.redis_process import RedisPlace, find_binary

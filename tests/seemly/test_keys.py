@@ -9,8 +9,9 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from seemly.cli import DONE, FAILED, app
+from seemly.cli import app
 from seemly.client import Client
+from seemly.commands.terminal import DONE, FAILED
 from seemly.errors import Refused
 from seemly.keys import app as keys_app
 from tests.redis_server import RedisServer, running_redis

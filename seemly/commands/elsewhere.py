@@ -1,0 +1,42 @@
+"""Commands whose words are another module's, which is imported only when they run."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Final
+
+import typer
+
+from seemly.commands.terminal import told
+from seemly.errors import SeemlyError
+
+# name → module with a Typer `app`, and what `seemly --help` says of it
+ELSEWHERE: Final = {
+    "keys": ("seemly.keys", "Make, list, rotate and revoke API keys."),
+    "bench": ("lab.bench.commands", "Measure the service and its parts."),
+    "evaluate": ("lab.evaluation.commands", "Measure safety methods on a model, and calibrate them for it."),
+    "world": ("lab.world.commands", "Draw the demonstration world, train its model."),
+    "erase": ("lab.erasure.commands", "Erase concepts from a model's weights: ESD, SDD, UCE."),
+    "variants": ("lab.erasure.variant_commands", "List, verify and measure erased weights."),
+}
+
+
+def add_elsewhere(app: typer.Typer) -> None:
+    """Add every command that another module has."""
+    passed_on = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+    for name, (module, said) in ELSEWHERE.items():
+        app.command(name, help=said, context_settings=passed_on, add_help_option=False)(_pass_on(module))
+
+
+def _pass_on(module: str) -> Callable[[typer.Context], None]:
+    def run(context: typer.Context) -> None:
+        with told():
+            try:
+                commands = import_module(module)
+            except ModuleNotFoundError as error:
+                raise SeemlyError(
+                    f"this command needs {error.name}, which is not installed here: it comes with the repository and"
+                    ' the extras, pip install -e ".[gpu]"'
+                ) from None
+            commands.app(context.args, prog_name=f"seemly {context.info_name}")
+
+    return run
