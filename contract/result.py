@@ -57,7 +57,10 @@ class Picture(Strict):
     blurred: bool = Field(
         False, description="Delivered past recognition. The scores are of the picture as it was, which is not kept."
     )
-    url: str | None = None
+    url: str | None = Field(None, description="Where the bytes are read with a key; null when withheld.")
+    signed_url: str | None = Field(
+        None, description="The whole address, with a signature in the place of a key; only where `links_for_s` asks."
+    )
     sha256: str | None = None
     width: int
     height: int

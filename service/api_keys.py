@@ -98,7 +98,12 @@ class Pepper:
 
     @classmethod
     def make(cls, file: Path) -> Self:
-        """A new one, in a file that only its owner can read."""
+        """A new one, in a file that only its owner can read.
+
+        Raises:
+            FileExistsError: there is one.
+            OSError: it cannot be written.
+        """
         file.parent.mkdir(parents=True, exist_ok=True)
         secret = secrets.token_hex(32).encode()
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
@@ -108,6 +113,10 @@ class Pepper:
     def digest(self, key: str) -> str:
         """What is kept of a key."""
         return hmac.new(self.secret, key.encode(), hashlib.sha256).hexdigest()
+
+    def derived(self, purpose: str) -> bytes:
+        """Another secret, for something that is not a key."""
+        return hmac.digest(self.secret, b"seemly: " + purpose.encode(), hashlib.sha256)
 
     def fits(self, kept: ApiKey, key: str) -> bool:
         """Whether this is that key, in a time that tells nothing."""

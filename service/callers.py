@@ -92,10 +92,25 @@ class Callers:
         self._seen[key_id] = ApiKey.model_validate_json(kept)
         return self._seen[key_id]
 
+    async def pepper_or_new(self) -> Pepper:
+        """The pepper; a first one is made where there are no keys yet.
+
+        Raises:
+            NotReady: when there is none and none can be made.
+        """
+        if self._pepper is None and not (self._given_pepper or await self.need_keys() or self._pepper_file.exists()):
+            try:
+                self._pepper = Pepper.make(self._pepper_file)
+            except FileExistsError:
+                pass  # another process was first
+            except OSError as error:
+                raise NotReady("Links cannot be signed here: no pepper can be made.", 30) from error
+        return self._checked()
+
     def _checked(self) -> Pepper:
         if self._pepper is None:
             try:
                 self._pepper = Pepper.read(self._given_pepper, self._pepper_file)
             except NoPepper as error:
-                raise NotReady("API keys cannot be checked here: the pepper is missing.", 30) from error
+                raise NotReady("Keys and links cannot be checked here: the pepper is missing.", 30) from error
         return self._pepper

@@ -4,19 +4,20 @@ import asyncio
 from dataclasses import dataclass
 from typing import Annotated, Self, cast
 
-import obstore
 from fastapi import Depends, Request
 from obstore.store import ObjectStore
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from contract.store import open_store
 from service.admission import Admission
 from service.callers import Callers
 from service.events import EventStreams
 from service.explanation.drawings import Drawings
 from service.jobs import Jobs
 from service.limits import Limits
+from service.links import Links
 from service.listing import Listing
 from service.loopback import is_loopback
 from service.metrics import Metrics
@@ -25,6 +26,7 @@ from service.policy import Policy, load_policy
 from service.queue import JobQueue
 from service.settings import Settings
 from service.silence import Silence
+from service.store_check import StoreCheck
 
 SHEETS_AT_ONCE = 2
 
@@ -43,10 +45,12 @@ class Gateway:
     catalogue: Catalogue
     admission: Admission
     jobs: Jobs
+    links: Links
     listing: Listing
     events: EventStreams
     drawings: Drawings
     store: ObjectStore
+    store_check: StoreCheck
     metrics: Metrics
     sheets: asyncio.Semaphore  # contact sheets drawn at once: each holds a decoded picture
     leaving: asyncio.Event  # set once the process is asked to end: whoever waits is answered now
@@ -68,27 +72,32 @@ class Gateway:
         queue = JobQueue(settings.redis_url, timeout_s, silence)
         catalogue = Catalogue(queue, settings.default_model)
         events = EventStreams(redis, silence, settings.redis_url, timeout_s)
+        callers = Callers(
+            redis,
+            silence,
+            is_loopback=is_loopback(settings.host),
+            pepper=settings.pepper.get_secret_value() if settings.pepper else None,
+            pepper_file=settings.pepper_path,
+        )
+        store = open_store(settings.pictures_url)
+        jobs = Jobs(redis, silence, queue, settings.result_ttl_s)
         return cls(
             settings=settings,
             policy=policy,
             redis=redis,
             silence=silence,
-            callers=Callers(
-                redis,
-                silence,
-                is_loopback=is_loopback(settings.host),
-                pepper=settings.pepper.get_secret_value() if settings.pepper else None,
-                pepper_file=settings.pepper_path,
-            ),
+            callers=callers,
             limits=Limits(redis, silence, settings.limits),
             queue=queue,
             catalogue=catalogue,
             admission=Admission(catalogue, policy, queue, settings.queue_limit, settings.idempotency_ttl_s),
+            links=Links(callers, jobs, settings.public_url),
             listing=Listing(redis, silence),
-            jobs=Jobs(redis, silence, queue, settings.result_ttl_s),
+            jobs=jobs,
             events=events,
             drawings=Drawings(),
-            store=open_store(settings.pictures_url),
+            store=store,
+            store_check=StoreCheck(store),
             metrics=Metrics(events.listeners),
             sheets=asyncio.Semaphore(SHEETS_AT_ONCE),
             leaving=asyncio.Event(),
@@ -99,12 +108,6 @@ class Gateway:
         await self.events.close()
         await self.redis.aclose()
         self.queue.close()
-
-
-def open_store(url: str) -> ObjectStore:
-    """Where passed pictures lie; a local folder is created."""
-    is_local = url.startswith("file:")
-    return obstore.store.from_url(url, mkdir=True) if is_local else obstore.store.from_url(url)
 
 
 def gateway_of(request: Request) -> Gateway:

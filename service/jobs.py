@@ -86,12 +86,13 @@ class JobRecord:
 
 def released(picture: Picture, job: Job) -> Picture:
     """A picture as its caller may see it: with an address only when its scores still bear out that it passed."""
+    withheld = {"url": None, "signed_url": None, "sha256": None}
     if picture.verdict is not Verdict.PASSED:
-        return picture.model_copy(update={"url": None, "sha256": None})
+        return picture.model_copy(update=withheld)
     if reason := doubt_about(picture, job):
         error = JobError(code="not_released", message=reason)
-        return picture.model_copy(update={"verdict": Verdict.ERROR, "url": None, "sha256": None, "error": error})
-    return picture.model_copy(update={"url": f"/jobs/{job.id}/images/{picture.index}"})
+        return picture.model_copy(update={"verdict": Verdict.ERROR, **withheld, "error": error})
+    return picture.model_copy(update={"url": f"/jobs/{job.id}/images/{picture.index}", "signed_url": None})
 
 
 def doubt_about(picture: Picture, job: Job) -> str | None:
@@ -140,6 +141,14 @@ class Jobs:
             return found
         await run_in_threadpool(self._queue.end_queued, found.job, _EXPIRED, self._result_ttl_s)
         return await self._read(job_id, tenant)
+
+    async def tenant_of(self, job_id: str) -> str | None:
+        """Whose job it is; None when nothing is kept of it."""
+        if not _JOB_ID.fullmatch(job_id):
+            return None
+        async with self._silence.noticed_in_turn():
+            found: Any = await self._redis.hget(keys.job_key(job_id), "tenant")
+        return str(found) if found else None
 
     async def cancel(self, job_id: str, tenant: str) -> JobRecord:
         """End a waiting job, ask a running one's worker to stop.

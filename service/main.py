@@ -16,9 +16,9 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from contract import keys
+from contract.store import open_store
 from contract.wording import settings_wording
 from service.app import create_app
-from service.gateway import open_store
 from service.loopback import is_loopback
 from service.policy import load_policy
 from service.protocol import ProblemProtocol

@@ -6,6 +6,7 @@
     ├── MissingScope             403     missing_scope
     ├── ForbiddenByPolicy        403     forbidden_by_policy
     ├── ForeignOrigin            403     foreign_origin
+    ├── InvalidLink              403     invalid_link
     ├── JobNotFound              404     job_not_found
     ├── PictureNotFound          404     picture_not_found
     ├── PictureNotReady          404     picture_not_ready
@@ -13,6 +14,7 @@
     ├── NothingToDraw            404     nothing_to_draw
     ├── AlreadyFinished          409     already_finished
     ├── ResultExpired            410     result_expired
+    ├── LinkExpired              410     link_expired
     ├── BodyTooLarge             413     body_too_large
     ├── UnsupportedMediaType     415     unsupported_media_type
     ├── ForeignHost              421     foreign_host
@@ -29,6 +31,7 @@
         ├── QueueFull                    queue_full
         ├── DrawingBusy                  drawing_busy
         ├── NotReady                     not_ready
+        ├── StoreAway                    store_unavailable
         └── RedisAway                    redis_unavailable
 
 What a caller sent is never told back: fields are named, values are not.
@@ -122,6 +125,15 @@ class ForeignOrigin(Refusal):
     status, code = 403, "foreign_origin"
 
 
+class InvalidLink(Refusal):
+    """A signed address that was not signed here, or whose job is forgotten."""
+
+    status, code = 403, "invalid_link"
+
+    def __init__(self) -> None:
+        super().__init__("This link is not valid, or nothing is kept any longer of the job that it leads to.")
+
+
 class JobNotFound(Refusal):
     """No such job, or another tenant's."""
 
@@ -168,6 +180,15 @@ class ResultExpired(Refusal):
 
     def __init__(self) -> None:
         super().__init__("This job's result is no longer kept.")
+
+
+class LinkExpired(Refusal):
+    """A signed address past its time."""
+
+    status, code = 410, "link_expired"
+
+    def __init__(self) -> None:
+        super().__init__("This link has expired; ask for the job again, with `links_for_s`, for a new one.")
 
 
 class BodyTooLarge(Refusal):
@@ -276,6 +297,15 @@ class NotReady(Unavailable):
     """A part that serving needs is missing."""
 
     code = "not_ready"
+
+
+class StoreAway(Unavailable):
+    """The store of pictures does not answer."""
+
+    code = "store_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("The store of pictures does not answer; try again soon.", retry_after_s=5)
 
 
 class RedisAway(Unavailable):

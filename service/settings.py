@@ -34,6 +34,11 @@ class Settings(BaseSettings):
         None, description="Where pictures lie: file://, s3://, gs://, az://. Null: in `data`."
     )
     policy: str = Field("default", description="Name of a shipped policy, or path of a YAML file.")
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
+        description="Where users reach the gateway, for links to pictures. Null: where each request arrived.",
+    )
     default_model: str | None = Field(None, description="Model of requests that name none. Null: the only one served.")
     host: str = Field("127.0.0.1", description="Address to listen on; loopback only while there are no API keys.")
     pepper: SecretStr | None = Field(None, description="Secret under which API keys are kept. Null: in a file.")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import obstore
-from obstore.store import ObjectStore, from_url
+from obstore.store import ObjectStore
 from redis.exceptions import RedisError
 
 from contract.job import Job, picture_key
@@ -65,11 +65,6 @@ class JobInFlight:
 
 class StoreFailed(Exception):
     """The store refused a picture; nothing of the job is left in it."""
-
-
-def open_store(url: str) -> ObjectStore:
-    """The store at a URL; a local folder is created, and one that becomes empty inside it removed."""
-    return from_url(url, mkdir=True, automatic_cleanup=True) if url.startswith("file:") else from_url(url)
 
 
 class Delivery:

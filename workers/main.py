@@ -9,8 +9,8 @@ import torch
 from obstore.store import ObjectStore
 from pydantic import ValidationError
 
+from contract.store import StoreUnusable, open_store, try_writing
 from contract.wording import settings_wording
-from workers.delivery import open_store
 from workers.engine.engine import Engine, EngineLimits
 from workers.metrics import MetricsServer, WorkerMetrics
 from workers.models import LoadedModel, UnusableModel, load
@@ -57,6 +57,9 @@ def prepare(settings: Settings) -> tuple[LoadedModel, ObjectStore]:
     device = choose_device(settings.device)
     try:
         store = open_store(settings.picture_store_url)
+        try_writing(store)
+    except StoreUnusable as error:
+        raise UnusableSetting(f"SEEMLY_STORE_URL={settings.picture_store_url}: {error}") from error
     except Exception as error:
         raise UnusableSetting(f"SEEMLY_STORE_URL: {str(error).partition(chr(10))[0]}") from error
     try:

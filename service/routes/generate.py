@@ -24,6 +24,7 @@ from service.events import EventStreams
 from service.gateway import Here
 from service.idempotency import idempotency_key
 from service.problems import BadRequest, UnsupportedMediaType, documented
+from service.routes.jobs import LinksFor
 from service.tenants import UNLIMITED
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,7 @@ class Submission:
     idempotency_key: Annotated[str | None, Depends(idempotency_key)]
     request: Request
     gateway: Here
+    links_for_s: LinksFor = None
 
     async def answer(self, body: GenerateRequest | CompareRequest) -> Response:
         """Accept a request as a job; answer with the job, once it is finished or the preferred wait is over."""
@@ -123,6 +125,9 @@ class Submission:
             except RedisError as error:  # the job is on record: an answer without its id would be sent again
                 log.warning("job %s: Redis failed after it was accepted: %s", job.id, type(error).__name__)
             if view.status.is_terminal:
+                if self.links_for_s is not None:
+                    base_url = str(self.request.base_url)
+                    view = await gateway.links.signed(view, tenant, base_url, self.links_for_s)
                 return _answer(view, 200, {**headers, "Preference-Applied": f"wait={self.wait_s}"})
         return _answer(view, 202, {**headers, "Retry-After": str(min(60, max(1, math.ceil(finish_s))))})
 

@@ -32,7 +32,7 @@ async def live() -> Health:
     "/healthz/ready", operation_id="ready", summary="Jobs can be accepted and worked on", responses=documented(503)
 )
 async def ready(gateway: Here) -> Health:
-    """Redis answers and evicts nothing, and at least one worker has its model and detectors loaded."""
+    """Redis answers and evicts nothing, the store lets us read, and a worker has its model and detectors loaded."""
     async with gateway.silence.noticed_in_turn(), gateway.redis.pipeline(transaction=False) as pipe:
         pipe.info("memory")
         pipe.zcount(keys.READY_WORKERS, f"({time.time()}", "+inf")
@@ -41,6 +41,7 @@ async def ready(gateway: Here) -> Health:
         raise NotReady("Redis may evict jobs when it is full: set its maxmemory-policy to noeviction.", 30)
     if not workers:
         raise NotReady("No worker is ready.", 5)
+    await gateway.store_check.passed()
     return Health(status="ready")
 
 

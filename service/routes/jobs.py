@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
-from obstore.exceptions import NotFoundError
+from obstore.exceptions import BaseError
 from pydantic import AwareDatetime, BeforeValidator
 from redis.exceptions import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -16,11 +16,13 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from contract.job import picture_key
 from contract.request import OutputFormat
 from contract.result import JobView, Picture, Status
+from contract.store import explained
 from contract.verdict import Verdict
-from service.authentication import Generating
+from service.authentication import Generating, Reading
 from service.events import START
 from service.gateway import Gateway, Here
 from service.jobs import JobRecord, finished_event
+from service.links import LONGEST_S
 from service.listing import JobPage, Place, Wanted
 from service.problems import (
     BadRequest,
@@ -29,6 +31,7 @@ from service.problems import (
     PictureNotReady,
     PictureWithheld,
     ResultExpired,
+    StoreAway,
     documented,
 )
 
@@ -58,6 +61,15 @@ JobId = Annotated[
     str, Path(description="As returned by `POST /generate`.", examples=["7f9c24e5b3f14c0c8a5b0c7d5f0e6a11"])
 ]
 
+LinksFor = Annotated[
+    int | None,
+    Query(
+        ge=1,
+        le=LONGEST_S,
+        description="Seconds. Every passed picture then has a `signed_url` that needs no key for so long.",
+    ),
+]
+
 
 @router.get("", operation_id="list_jobs", summary="Your jobs, newest first", responses=documented(422, 503))
 async def list_jobs(
@@ -82,10 +94,14 @@ async def list_jobs(
     response_model=JobView,
     responses=documented(404, 503),
 )
-async def get_job(job_id: JobId, caller: Generating, gateway: Here) -> Response:
+async def get_job(
+    job_id: JobId, caller: Generating, request: Request, gateway: Here, links_for_s: LinksFor = None
+) -> Response:
     """The job as it stands. `partial` and `blocked` are finished jobs with pictures withheld, not errors."""
-    record = await gateway.jobs.read(job_id, caller.tenant)
-    return _told(record)
+    view = (await gateway.jobs.read(job_id, caller.tenant)).view
+    if links_for_s is not None:
+        view = await gateway.links.signed(view, caller.tenant, str(request.base_url), links_for_s)
+    return Response(view.model_dump_json(), media_type="application/json")
 
 
 @router.delete(
@@ -155,10 +171,10 @@ async def follow_job(
     },
 )
 async def get_picture(
-    job_id: JobId, index: Annotated[int, Path(ge=0, le=999)], caller: Generating, request: Request, gateway: Here
+    job_id: JobId, index: Annotated[int, Path(ge=0, le=999)], tenant: Reading, request: Request, gateway: Here
 ) -> Response:
-    """The bytes of a passed picture, and of no other."""
-    record = await gateway.jobs.read(job_id, caller.tenant)
+    """The bytes of a passed picture, and of no other; with a key, or by a `signed_url`."""
+    record = await gateway.jobs.read(job_id, tenant)
     picture = next((picture for picture in record.pictures if picture.index == index), None)
     if picture is None:
         if not record.status.is_terminal and index < len(record.job.seeds):
@@ -170,6 +186,7 @@ async def get_picture(
     headers = {
         "ETag": f'"{picture.sha256}"',
         "Cache-Control": "private",
+        "Referrer-Policy": "no-referrer",
         "X-Content-Type-Options": "nosniff",
     }
     if headers["ETag"] in request.headers.get("if-none-match", ""):
@@ -187,14 +204,18 @@ async def stored(gateway: Gateway, record: JobRecord, picture: Picture) -> bytes
 
     Raises:
         PictureNotFound: when they are gone, or are not those that were judged.
+        StoreAway: when the store does not answer.
     """
     job = record.job
     key = picture_key(job.id, job.tenant, record.attempt, picture.index, job.output_format)
     try:
         found = await gateway.store.get_async(key)
         content = bytes(await found.bytes_async())
-    except (NotFoundError, FileNotFoundError):
+    except FileNotFoundError:
         raise PictureNotFound("The picture's bytes are no longer kept.") from None
+    except (BaseError, OSError) as error:
+        log.warning("the store failed: %s", explained(error))
+        raise StoreAway from None
     if hashlib.sha256(content).hexdigest() != picture.sha256:
         log.error("the stored bytes of picture %d of job %s are not those that were judged", picture.index, job.id)
         raise PictureNotFound("The picture's bytes are not those that were judged.")

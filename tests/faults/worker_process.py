@@ -16,8 +16,8 @@ from typing import Any
 import obstore
 
 import workers.delivery
+from contract.store import open_store
 from tests.workers.lifecycle.paced_engine import INFO, PacedEngine
-from workers.delivery import open_store
 from workers.lifecycle import RqWorker
 from workers.metrics import WorkerMetrics
 from workers.records import JobRecords, connect

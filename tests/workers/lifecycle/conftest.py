@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from contract.store import open_store
 from tests.redis_server import RedisServer, running_redis
 from tests.workers.lifecycle.client import Client
 from tests.workers.lifecycle.paced_engine import INFO, PacedEngine
-from workers.delivery import PictureEngine, open_store
+from workers.delivery import PictureEngine
 from workers.metrics import WorkerMetrics
 from workers.models import LoadedModel
 from workers.records import connect

@@ -7,11 +7,11 @@ from pathlib import Path
 from contract.job import MAX_ATTEMPTS, picture_key
 from contract.request import OutputFormat
 from contract.result import Status
+from contract.store import open_store
 from tests.redis_server import RedisServer
 from tests.workers.lifecycle.client import PATIENCE_S, Client, job
 from tests.workers.lifecycle.conftest import working
 from tests.workers.lifecycle.paced_engine import PacedEngine
-from workers.delivery import open_store
 from workers.sweeper import Sweeper
 
 DAY_S = 86_400
