@@ -1,6 +1,5 @@
 """Jobs, their pictures and their end. What a worker would write is written through the record's own scripts."""
 
-import hashlib
 import json
 import time
 from typing import Any
@@ -12,8 +11,7 @@ from redis import Redis
 from contract import keys
 from contract.job import Job
 from contract.plan import Action, Filter, FilterConcept, SafetyPlan
-from contract.result import JobError, Status
-from contract.verdict import Verdict
+from contract.result import Status
 from service.jobs import doubt_about
 from tests.service import parts
 from tests.service.conftest import GatewayProcess
@@ -55,48 +53,6 @@ def test_a_job_goes_from_queued_through_running_to_its_result(
     assert done["images"][0]["concepts"][0]["margin"] == -0.1
 
 
-def test_a_passed_picture_can_be_read(http: httpx.Client, redis: "Redis", gateway: GatewayProcess) -> None:
-    job_id, _ = finished(http, redis, gateway)
-    url = http.get(f"/jobs/{job_id}").json()["images"][0]["url"]
-    answer = http.get(url)
-    assert (answer.status_code, answer.content) == (200, parts.PNG)
-    assert answer.headers["Content-Type"] == "image/png"
-    assert answer.headers["ETag"] == f'"{hashlib.sha256(parts.PNG).hexdigest()}"'
-    assert answer.headers["Cache-Control"] == "private"
-    assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    assert http.get(url, headers={"If-None-Match": answer.headers["ETag"]}).status_code == 304
-
-
-@pytest.mark.parametrize(
-    ("status", "changes"),
-    [
-        (Status.BLOCKED, {"verdict": Verdict.BLOCKED, "concepts": (parts.score(0.3),), "reasons": ("a weapon",)}),
-        (Status.BLOCKED, {"verdict": Verdict.REVIEW, "concepts": (parts.score(0.3),)}),
-        (Status.FAILED, {"verdict": Verdict.ERROR, "error": JobError(code="invalid_output", message="NaN.")}),
-        # what a wrong or forged worker might commit
-        (Status.SUCCEEDED, {"concepts": (parts.score(0.3),)}),
-        (Status.SUCCEEDED, {"concepts": ()}),
-        (Status.SUCCEEDED, {"concepts": (parts.score(0.3, flagged=False),)}),
-        (Status.SUCCEEDED, {"concepts": (parts.score(0.3, margin=-0.1, flagged=False),)}),
-        (Status.SUCCEEDED, {"sha256": None}),
-    ],
-)
-def test_a_picture_that_has_not_passed_is_unreachable_although_its_bytes_are_there(
-    http: httpx.Client, redis: "Redis", gateway: GatewayProcess, status: Status, changes: dict[str, Any]
-) -> None:
-    job_id, _ = finished(http, redis, gateway, status, **changes)
-    view = http.get(f"/jobs/{job_id}").json()
-    assert view["status"] in ("blocked", "failed")
-    (picture,) = view["images"]
-    assert picture["verdict"] != "passed"
-    assert picture["url"] is None
-    assert picture["sha256"] is None
-    answer = http.get(f"/jobs/{job_id}/images/0")
-    assert (answer.status_code, problem(answer)["code"]) == (404, "picture_withheld")
-    assert picture["verdict"] in answer.json()["detail"]
-    assert parts.PNG not in answer.content
-
-
 def test_a_score_that_is_missing_for_a_concept_of_the_plan_withholds_the_picture() -> None:
     concept = FilterConcept(name="knife", text="a knife", threshold=0.2)
     job = parts.some_job(plan=SafetyPlan(output=Filter(concepts=(concept,))))
@@ -121,28 +77,6 @@ def test_what_is_to_be_blurred_is_delivered_blurred_only() -> None:
     for action in (Action.REGENERATE, Action.REVIEW, Action.BLOCK):
         stricter = parts.some_job(plan=SafetyPlan(output=Filter(action=action)))
         assert "do not pass" in str(doubt_about(parts.picture(stricter, 0, concepts=flagged, blurred=True), stricter))
-
-
-def test_a_picture_of_an_earlier_attempt_is_not_served(
-    http: httpx.Client, redis: "Redis", gateway: GatewayProcess
-) -> None:
-    job_id = posted(http)
-    late, job = parts.take(redis, job_id)
-    attempt, _ = parts.take(redis, job_id)
-    parts.store_picture(gateway.pictures, job, late, 0, b"late and unchecked")
-    parts.commit(redis, job_id, attempt, parts.result(job, Status.SUCCEEDED, parts.picture(job, 0)))
-    answer = http.get(f"/jobs/{job_id}/images/0")
-    assert (answer.status_code, problem(answer)["code"]) == (404, "picture_not_found")
-
-
-def test_bytes_that_are_not_those_on_record_are_not_served(
-    http: httpx.Client, redis: "Redis", gateway: GatewayProcess
-) -> None:
-    job_id, job = finished(http, redis, gateway)
-    parts.store_picture(gateway.pictures, job, 1, 0, b"something else")
-    answer = http.get(f"/jobs/{job_id}/images/0")
-    assert (answer.status_code, problem(answer)["code"]) == (404, "picture_not_found")
-    assert b"something else" not in answer.content
 
 
 def test_pictures_of_an_unfinished_job_are_not_ready(

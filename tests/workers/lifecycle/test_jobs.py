@@ -1,84 +1,14 @@
 """What a worker makes of a job."""
 
-import hashlib
-import time
-from io import BytesIO
-
 import pytest
-from PIL import Image
 
-from contract import keys
-from contract.job import picture_key
 from contract.plan import Action, Filter, FilterConcept, SafetyPlan
-from contract.request import OutputFormat
 from contract.result import Status
 from contract.verdict import Verdict
-from tests.workers.lifecycle.client import PATIENCE_S, Client, job
+from tests.workers.lifecycle.client import Client, job
 from tests.workers.lifecycle.conftest import RunningWorker
 from tests.workers.lifecycle.paced_engine import INFO
 from workers.results import why_refused
-
-
-def test_a_job_succeeds_with_its_pictures_stored_and_told(client: Client, worker: RunningWorker) -> None:
-    wanted = job(pictures=3)
-    client.accept(wanted)
-    assert client.wait_for([wanted.id]) == {wanted.id: Status.SUCCEEDED}
-    client.assert_ended_once([wanted.id])
-
-    result = client.result(wanted.id)
-    assert [picture.seed for picture in result.images] == [0, 1, 2]
-    for picture in result.images:
-        key = picture_key(wanted.id, wanted.tenant, 1, picture.index, OutputFormat.PNG)
-        file = (worker.pictures / key).read_bytes()
-        assert hashlib.sha256(file).hexdigest() == picture.sha256
-        assert Image.open(BytesIO(file)).size == (picture.width, picture.height) == (64, 48)
-        assert picture.url == f"/jobs/{wanted.id}/images/{picture.index}"
-        assert [score.name for score in picture.concepts] == ["weapon"]
-    assert result.metrics is not None
-    assert result.metrics.unet_rows == 3 * 2 * 4
-    assert result.safety is not None
-    assert result.safety.applied == {"output": {"method": "filter"}}
-    assert client.redis.llen(keys.SERVICE_TIMES) == 1
-
-
-@pytest.mark.parametrize("output_format", OutputFormat)
-def test_pictures_come_in_the_format_asked_for(
-    client: Client, worker: RunningWorker, output_format: OutputFormat
-) -> None:
-    wanted = job(output_format=output_format)
-    client.accept(wanted)
-    client.wait_for([wanted.id])
-    [file] = worker.files()
-    assert file.suffix == f".{output_format.value}"
-    with Image.open(file) as picture:
-        assert picture.format == output_format.name
-
-
-def test_a_found_concept_blocks_its_picture_and_no_byte_is_stored(client: Client, worker: RunningWorker) -> None:
-    wanted = job("a weapon", pictures=2)
-    client.accept(wanted)
-    assert client.wait_for([wanted.id]) == {wanted.id: Status.BLOCKED}
-    result = client.result(wanted.id)
-    assert [picture.verdict for picture in result.images] == [Verdict.BLOCKED] * 2
-    assert all(picture.url is None and picture.sha256 is None and picture.reasons for picture in result.images)
-    assert worker.files() == []
-
-
-def test_a_job_delivers_its_passed_picture_and_no_byte_of_the_blocked_one(
-    client: Client, worker: RunningWorker
-) -> None:
-    wanted = job("a weapon|a harbour|a weapon", pictures=3)
-    client.accept(wanted)
-    assert client.wait_for([wanted.id]) == {wanted.id: Status.PARTIAL}
-    first, passed, last = client.result(wanted.id).images
-    for blocked in (first, last):
-        assert blocked.verdict is Verdict.BLOCKED
-        assert blocked.url is None
-        assert blocked.sha256 is None
-    assert passed.verdict is Verdict.PASSED
-    assert passed.url == f"/jobs/{wanted.id}/images/1"
-    key = picture_key(wanted.id, wanted.tenant, 1, 1, OutputFormat.PNG)
-    assert worker.files() == [worker.pictures / key]
 
 
 def test_what_was_applied_is_told_of_the_passed_picture_after_a_failed_one(
@@ -91,18 +21,6 @@ def test_what_was_applied_is_told_of_the_passed_picture_after_a_failed_one(
     assert [picture.verdict for picture in result.images] == [Verdict.ERROR, Verdict.PASSED]
     assert result.safety is not None
     assert result.safety.applied == {"output": {"method": "filter"}}
-
-
-def test_a_canceled_job_leaves_no_file_of_a_picture_that_was_finished(client: Client, worker: RunningWorker) -> None:
-    wanted = client.accept(job("a harbour|endless", pictures=2))
-    give_up_at = time.monotonic() + PATIENCE_S
-    while ("progress", {"step": 7, "steps": 8}) not in client.events(wanted):  # the first ends with its last step
-        assert time.monotonic() < give_up_at
-        time.sleep(0.02)
-    client.cancel(wanted)
-    assert client.wait_for([wanted]) == {wanted: Status.CANCELED}
-    assert client.result(wanted).images == ()
-    assert worker.files() == []
 
 
 def test_without_the_filter_a_flag_is_shown_and_the_picture_delivered(client: Client, worker: RunningWorker) -> None:

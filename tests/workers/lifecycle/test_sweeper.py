@@ -9,10 +9,13 @@ from contract.request import OutputFormat
 from contract.result import Status
 from contract.store import open_store
 from tests.redis_server import RedisServer
+from tests.stores import Place, place, s3
 from tests.workers.lifecycle.client import PATIENCE_S, Client, job
 from tests.workers.lifecycle.conftest import working
 from tests.workers.lifecycle.paced_engine import PacedEngine
 from workers.sweeper import Sweeper
+
+__all__ = ["place", "s3"]
 
 DAY_S = 86_400
 
@@ -41,6 +44,18 @@ def test_only_old_pictures_are_removed(tmp_path: Path) -> None:
     assert young.exists()
     assert all(path.exists() for path in foreign)
     assert sweeper.sweep() == 0
+
+
+def test_both_kinds_of_store_are_swept(place: Place) -> None:
+    pictures = {key_of(index, kind) for index, kind in enumerate(OutputFormat)}
+    foreign = {"accounts.csv", "a/b/1-0.png", f"more/{key_of(0)}"}
+    for key in pictures | foreign:
+        place.put(key, b"picture")
+    store = open_store(place.url)
+    assert Sweeper(store, 60).sweep() == 0
+    assert place.found() >= pictures | foreign
+    assert Sweeper(store, -60).sweep() == len(pictures)  # as if a minute later
+    assert place.found() & (pictures | foreign) == foreign
 
 
 def test_a_sweep_of_many_pictures_ends_and_can_be_stopped(tmp_path: Path) -> None:
