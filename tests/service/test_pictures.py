@@ -266,10 +266,9 @@ def test_a_store_that_is_away_is_told_and_makes_the_gateway_unready(
         assert (told["code"], told["status"]) == ("not_ready", 503)
         assert "SEEMLY_STORE_URL" in told["detail"]
         assert "there is no such bucket; make it, or name another" in told["detail"]
+    bucket = {"store_url": "s3://pictures", "redis_timeout_s": "20"}
     with (
-        running_gateway(
-            redis_server.url, tmp_path / "frozen", store_url="s3://pictures", redis_timeout_s="20"
-        ) as gateway,
+        running_gateway(redis_server.url, tmp_path / "frozen", **bucket) as gateway,
         httpx.Client(base_url=gateway.url, timeout=30) as http,
     ):
         job_id = http.post("/generate", json={"prompt": "a harbour"}).json()["id"]
