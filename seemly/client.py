@@ -7,20 +7,22 @@
 
 Every call raises the tree in `seemly.errors`. Answers 429 and 503 are waited out as Retry-After asks, `retries` times;
 `generate` and `compare` send an Idempotency-Key of their own and are repeated under it, so that no job is made twice.
+What the calls say and understand stands once, in `seemly.exchange`.
 """
 
 import asyncio
 import ipaddress
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
+from datetime import datetime
+from functools import wraps
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
 
-from contract.compare import CompareRequest
-from contract.request import GenerateRequest
-from contract.result import JobView
+from contract.listing import JobSummary
+from contract.result import JobView, Status
 from seemly.errors import Busy, TimedOut
 from seemly.events import Event, Subscription
 from seemly.exchange import Exchange, Exchanges, Pause, problem_of
@@ -29,6 +31,7 @@ TIMEOUT_S = 30.0
 RETRIES = 5
 NO_MORE_EVENTS = 204  # a stream resumed after its last event
 
+Words = ParamSpec("Words")
 Value = TypeVar("Value")
 OnEvent = Callable[[Event], None]
 
@@ -59,6 +62,30 @@ def _time_left(deadline: float, job_id: str) -> float:
     if left <= 0:
         raise TimedOut(f"job {job_id} did not finish in time; it goes on and can be waited for again")
     return left
+
+
+def _blocking(
+    call: Callable[Concatenate[Exchanges, Words], Exchange[Value]],
+) -> Callable[Concatenate["Client", Words], Value]:
+    """An exchange as a method of `Client`."""
+
+    @wraps(call)
+    def method(self: "Client", /, *args: Words.args, **kwargs: Words.kwargs) -> Value:
+        return self._run(call(self._exchanges, *args, **kwargs))
+
+    return method
+
+
+def _awaited(
+    call: Callable[Concatenate[Exchanges, Words], Exchange[Value]],
+) -> Callable[Concatenate["AsyncClient", Words], Coroutine[Any, Any, Value]]:
+    """An exchange as a method of `AsyncClient`."""
+
+    @wraps(call)
+    async def method(self: "AsyncClient", /, *args: Words.args, **kwargs: Words.kwargs) -> Value:
+        return await self._run(call(self._exchanges, *args, **kwargs))
+
+    return method
 
 
 class Client:
@@ -94,41 +121,33 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    def generate(self, request: GenerateRequest | str) -> JobView:
-        """Hand in a job, or a prompt with everything else left to the service; returns as soon as it is accepted."""
-        return self._run(self._exchanges.generate(request))
+    generate = _blocking(Exchanges.generate)
+    compare = _blocking(Exchanges.compare)
+    job = _blocking(Exchanges.job)
+    job_page = _blocking(Exchanges.job_page)
+    cancel = _blocking(Exchanges.cancel)
+    image = _blocking(Exchanges.image)
+    explanation = _blocking(Exchanges.explanation)
+    contact_sheet = _blocking(Exchanges.contact_sheet)
+    models = _blocking(Exchanges.models)
+    variants = _blocking(Exchanges.variants)
+    methods = _blocking(Exchanges.methods)
 
-    def compare(self, request: CompareRequest) -> JobView:
-        """Hand in a compare of safety plans; returns as soon as it is accepted."""
-        return self._run(self._exchanges.compare(request))
-
-    def job(self, job_id: str) -> JobView:
-        """A job as it stands now."""
-        return self._run(self._exchanges.job(job_id))
-
-    def cancel(self, job_id: str) -> JobView:
-        """Cancel a job, also while it runs."""
-        return self._run(self._exchanges.cancel(job_id))
-
-    def image(self, job_id: str, index: int) -> bytes:
-        """The file of a passed picture. A withheld one raises: its bytes were never kept."""
-        return self._run(self._exchanges.image(job_id, index))
-
-    def explanation(self, job_id: str) -> bytes:
-        """A finished job's scores over the steps, drawn; a PNG that shows none of its pictures."""
-        return self._run(self._exchanges.explanation(job_id))
-
-    def contact_sheet(self, job_id: str) -> bytes:
-        """A finished job's pictures on one sheet, as PNG; withheld ones are empty tiles."""
-        return self._run(self._exchanges.contact_sheet(job_id))
-
-    def models(self) -> Any:
-        """The models served, with their bounds and defaults."""
-        return self._run(self._exchanges.listing("/models"))
-
-    def methods(self) -> Any:
-        """The safety methods, with their parameters."""
-        return self._run(self._exchanges.listing("/safety/methods"))
+    def jobs(
+        self,
+        status: Status | Collection[Status] = (),
+        model: str | None = None,
+        since: datetime | None = None,
+        *,
+        page_size: int = 100,
+    ) -> Iterator[JobSummary]:
+        """Your jobs whose records are still kept, newest first, read page by page as they are taken."""
+        cursor = None
+        while True:
+            page = self.job_page(status, model, since, cursor, page_size)
+            yield from page.jobs
+            if (cursor := page.next_cursor) is None:
+                return
 
     def wait(self, job_id: str, *, timeout_s: float | None = None, on_event: OnEvent = _ignore) -> JobView:
         """Wait until a job is over, telling its events on the way.
@@ -219,41 +238,34 @@ class AsyncClient:
         """Close the connections."""
         await self._http.aclose()
 
-    async def generate(self, request: GenerateRequest | str) -> JobView:
-        """Hand in a job, or a prompt with everything else left to the service; returns as soon as it is accepted."""
-        return await self._run(self._exchanges.generate(request))
+    generate = _awaited(Exchanges.generate)
+    compare = _awaited(Exchanges.compare)
+    job = _awaited(Exchanges.job)
+    job_page = _awaited(Exchanges.job_page)
+    cancel = _awaited(Exchanges.cancel)
+    image = _awaited(Exchanges.image)
+    explanation = _awaited(Exchanges.explanation)
+    contact_sheet = _awaited(Exchanges.contact_sheet)
+    models = _awaited(Exchanges.models)
+    variants = _awaited(Exchanges.variants)
+    methods = _awaited(Exchanges.methods)
 
-    async def compare(self, request: CompareRequest) -> JobView:
-        """Hand in a compare of safety plans; returns as soon as it is accepted."""
-        return await self._run(self._exchanges.compare(request))
-
-    async def job(self, job_id: str) -> JobView:
-        """A job as it stands now."""
-        return await self._run(self._exchanges.job(job_id))
-
-    async def cancel(self, job_id: str) -> JobView:
-        """Cancel a job, also while it runs."""
-        return await self._run(self._exchanges.cancel(job_id))
-
-    async def image(self, job_id: str, index: int) -> bytes:
-        """The file of a passed picture. A withheld one raises: its bytes were never kept."""
-        return await self._run(self._exchanges.image(job_id, index))
-
-    async def explanation(self, job_id: str) -> bytes:
-        """A finished job's scores over the steps, drawn; a PNG that shows none of its pictures."""
-        return await self._run(self._exchanges.explanation(job_id))
-
-    async def contact_sheet(self, job_id: str) -> bytes:
-        """A finished job's pictures on one sheet, as PNG; withheld ones are empty tiles."""
-        return await self._run(self._exchanges.contact_sheet(job_id))
-
-    async def models(self) -> Any:
-        """The models served, with their bounds and defaults."""
-        return await self._run(self._exchanges.listing("/models"))
-
-    async def methods(self) -> Any:
-        """The safety methods, with their parameters."""
-        return await self._run(self._exchanges.listing("/safety/methods"))
+    async def jobs(
+        self,
+        status: Status | Collection[Status] = (),
+        model: str | None = None,
+        since: datetime | None = None,
+        *,
+        page_size: int = 100,
+    ) -> AsyncIterator[JobSummary]:
+        """Your jobs whose records are still kept, newest first, read page by page as they are taken."""
+        cursor = None
+        while True:
+            page = await self.job_page(status, model, since, cursor, page_size)
+            for job in page.jobs:
+                yield job
+            if (cursor := page.next_cursor) is None:
+                return
 
     async def wait(self, job_id: str, *, timeout_s: float | None = None, on_event: OnEvent = _ignore) -> JobView:
         """Wait until a job is over, telling its events on the way.

@@ -6,16 +6,18 @@ Pause, and is resumed when that is over. Retries, problems and parsing are there
 
 import random
 import uuid
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
 from contract.compare import CompareRequest
+from contract.listing import JobPage, Models, SafetyMethods, Variants
 from contract.request import GenerateRequest
-from contract.result import JobView
+from contract.result import JobView, Status
 from seemly.errors import Busy, FieldError, Invalid, NotFound, Refused, Unintelligible, Unreachable
 
 MAX_PAUSE_S = 30.0
@@ -43,18 +45,31 @@ class Exchanges:
         self._retries = retries
 
     def generate(self, request: GenerateRequest | str) -> Exchange[JobView]:
-        """Hand in a job."""
+        """Hand in a job, or a prompt with everything else left to the service; returns as soon as it is accepted."""
         body = GenerateRequest(prompt=request) if isinstance(request, str) else request
         return (yield from self._make_job("/generate", body))
 
     def compare(self, request: CompareRequest) -> Exchange[JobView]:
-        """Hand in a compare."""
+        """Hand in a compare of safety plans; returns as soon as it is accepted."""
         return (yield from self._make_job("/compare", request))
 
-    def job(self, job_id: str) -> Exchange[JobView]:
-        """A job as it stands now."""
-        response = yield from self._send(self._build("GET", f"/jobs/{job_id}"))
-        return parsed(JobView, response)
+    def job(self, job_id: str, links_for_s: int | None = None) -> Exchange[JobView]:
+        """A job as it stands now; where asked, with a `signed_url` at every passed picture, good for so long."""
+        return (yield from self._read(JobView, f"/jobs/{job_id}", links_for_s=links_for_s))
+
+    def job_page(
+        self,
+        status: Status | Collection[Status] = (),
+        model: str | None = None,
+        since: datetime | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Exchange[JobPage]:
+        """Some of your jobs, newest first: of these statuses (none: any), this model, accepted since then."""
+        statuses = [status] if isinstance(status, Status) else [*status]
+        accepted = None if since is None else since.astimezone().isoformat()
+        wanted = {"status": statuses, "model": model, "since": accepted, "cursor": cursor, "limit": limit}
+        return (yield from self._read(JobPage, "/jobs", **wanted))
 
     def cancel(self, job_id: str) -> Exchange[JobView]:
         """Cancel a job, also while it runs."""
@@ -62,27 +77,36 @@ class Exchanges:
         return parsed(JobView, response)
 
     def image(self, job_id: str, index: int) -> Exchange[bytes]:
-        """The bytes of a passed picture."""
+        """The file of a passed picture. A withheld one raises: its bytes were never kept."""
         response = yield from self._send(self._build("GET", f"/jobs/{job_id}/images/{index}"))
         return response.content
 
     def explanation(self, job_id: str) -> Exchange[bytes]:
-        """A finished job, drawn; a PNG."""
+        """A finished job's scores over the steps, drawn; a PNG that shows none of its pictures."""
         response = yield from self._send(self._build("GET", f"/jobs/{job_id}/explanation.png"))
         return response.content
 
     def contact_sheet(self, job_id: str) -> Exchange[bytes]:
-        """A finished job's pictures on one sheet, as PNG."""
+        """A finished job's pictures on one sheet, as PNG; withheld ones are empty tiles."""
         response = yield from self._send(self._build("GET", f"/jobs/{job_id}/contact-sheet.png"))
         return response.content
 
-    def listing(self, path: str) -> Exchange[Any]:
-        """A page of JSON that lists what can be asked for."""
-        response = yield from self._send(self._build("GET", path))
-        try:
-            return response.json()
-        except ValueError:
-            raise _unintelligible(response) from None
+    def models(self) -> Exchange[Models]:
+        """The models served, with their bounds and defaults."""
+        return (yield from self._read(Models, "/models"))
+
+    def variants(self) -> Exchange[Variants]:
+        """The erased weights served, each with its model."""
+        return (yield from self._read(Variants, "/variants"))
+
+    def methods(self) -> Exchange[SafetyMethods]:
+        """The safety methods, with their parameters."""
+        return (yield from self._read(SafetyMethods, "/safety/methods"))
+
+    def _read(self, model: type[Model], path: str, **query: Any) -> Exchange[Model]:
+        asked = {name: value for name, value in query.items() if value is not None}
+        response = yield from self._send(self._build("GET", path, params=asked))
+        return parsed(model, response)
 
     def _make_job(self, path: str, body: BaseModel) -> Exchange[JobView]:
         headers = {"Idempotency-Key": str(uuid.uuid4())}

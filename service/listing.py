@@ -6,38 +6,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pydantic import AwareDatetime, Field
 from redis.asyncio import Redis
 
 from contract import keys
+from contract.listing import JobPage, JobSummary
 from contract.result import Status
-from contract.strict import Strict
 from service.jobs import JobRecord
 from service.problems import FieldError, InvalidRequest
 from service.silence import Silence
 
 READ_AT_ONCE = 50
 LOOKED_AT_MOST = 500  # ids per page; a page that found less than it may hold goes on with its cursor
-
-
-class JobSummary(Strict):
-    """A job in a list; everything about it is at its address."""
-
-    id: str
-    url: str
-    status: Status
-    model: str
-    pictures: int = Field(description="How many were asked for.")
-    created_at: AwareDatetime
-    started_at: AwareDatetime | None
-    finished_at: AwareDatetime | None
-
-
-class JobPage(Strict):
-    """Some of a tenant's jobs, newest first."""
-
-    jobs: tuple[JobSummary, ...]
-    next_cursor: str | None = Field(description="Where the next page begins; null: there is none.")
 
 
 @dataclass(frozen=True)

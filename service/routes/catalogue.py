@@ -1,12 +1,10 @@
 """What can be asked for: models and safety methods."""
 
-from typing import Any
-
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
 
 from contract.effect import MeasuredEffects
-from contract.model import ModelInfo, VariantInfo
+from contract.listing import Models, SafetyMethod, SafetyMethods, Variant, Variants
+from contract.model import ModelInfo
 from contract.plan import Action, Erased, Filter, Negative, SafetyPlan, Safree, Sega, Sld, Unguidance
 from contract.strict import Strict
 from service.authentication import Anyone
@@ -24,47 +22,6 @@ _METHODS: tuple[tuple[str, str, type[Strict]], ...] = (
     ("trajectory", "unguidance", Unguidance),
     ("output", "filter", Filter),
 )
-
-
-class SafetyMethod(BaseModel):
-    """A safety method and what can be set about it."""
-
-    name: str
-    place: str = Field(description="prompt, weights, guidance, trajectory or output; a plan has one method at each.")
-    description: str
-    presets: list[str] = Field(description="What may follow the name after a colon, as in `sld:max` or `filter:blur`.")
-    parameters: dict[str, Any] = Field(description="JSON Schema of the method written out in a plan.")
-    models: list[str] = Field(description="Models whose workers serve it.")
-    forbidden: bool = Field(description="Whether the policy in force refuses it.")
-    measured: dict[str, MeasuredEffects] = Field(
-        description="By model: what plain generation and plans with this method alone came to when measured on it."
-    )
-
-
-class SafetyMethods(BaseModel):
-    """Every method there is."""
-
-    policy: str = Field(description="Id of the policy in force.")
-    methods: list[SafetyMethod]
-
-
-class Models(BaseModel):
-    """Every model that workers have announced."""
-
-    default: str | None = Field(description="Model of requests that name none; null: they must name one.")
-    models: list[ModelInfo]
-
-
-class Variant(VariantInfo):
-    """Erased weights, and the model they belong to."""
-
-    model: str
-
-
-class Variants(BaseModel):
-    """Every variant that can be asked for."""
-
-    variants: list[Variant]
 
 
 @router.get("/safety/methods", operation_id="list_safety_methods", summary="Safety methods", responses=documented(503))

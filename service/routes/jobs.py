@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from contract.job import picture_key
+from contract.listing import JobPage
 from contract.request import OutputFormat
 from contract.result import JobView, Picture, Status
 from contract.store import explained
@@ -23,7 +24,7 @@ from service.events import START
 from service.gateway import Gateway, Here
 from service.jobs import JobRecord, finished_event
 from service.links import LONGEST_S
-from service.listing import JobPage, Place, Wanted
+from service.listing import Place, Wanted
 from service.problems import (
     BadRequest,
     JobNotFound,

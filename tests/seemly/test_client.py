@@ -4,7 +4,7 @@ import asyncio
 import http.server
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -14,12 +14,14 @@ from redis import Redis
 
 from contract import keys
 from contract.compare import CompareRequest
+from contract.listing import Models
 from contract.request import GenerateRequest
 from contract.result import Status
 from contract.verdict import Verdict
 from seemly.client import AsyncClient, Client
 from seemly.errors import Invalid, NotFound, Refused, TimedOut, Unintelligible, Unreachable
 from seemly.events import Event, EventReader
+from seemly.exchange import Exchanges
 from tests.service import parts
 from tests.service.conftest import GatewayProcess
 
@@ -74,8 +76,8 @@ def test_the_same_from_asyncio(gateway: GatewayProcess, redis: Redis) -> None:
             assert finished.status is Status.PARTIAL
             assert seen[-1].is_last
             assert await client.image(finished.id, 0) == parts.PNG
-            assert (await client.models())["models"][0]["name"] == parts.MODEL
-            assert (await client.methods())["methods"]
+            assert (await client.models()).models[0].name == parts.MODEL
+            assert (await client.methods()).methods
             with pytest.raises(NotFound):
                 await client.cancel("0" * 32)
 
@@ -141,8 +143,84 @@ def test_a_refused_request_names_its_fields(client: Client) -> None:
 
 
 def test_what_can_be_asked_for(client: Client) -> None:
-    assert client.models()["default"] == parts.MODEL
-    assert "sld" in [method["name"] for method in client.methods()["methods"]]
+    assert client.models().default == parts.MODEL
+    assert "sld" in [method.name for method in client.methods().methods]
+    assert [(variant.model, variant.name) for variant in client.variants().variants] == [(parts.MODEL, "sdd-weapons")]
+
+
+def test_jobs_are_listed_page_by_page(client: Client, gateway: GatewayProcess, redis: Redis) -> None:
+    first, *later = [client.generate(f"harbour {number}").id for number in range(5)]
+    attempt, job = parts.take(redis, first)
+    parts.commit(redis, first, attempt, parts.result(job, Status.SUCCEEDED, parts.picture(job, 0)))
+    assert [job.id for job in client.jobs(page_size=2)] == [*reversed(later), first]
+    assert [job.id for job in client.jobs([Status.SUCCEEDED, Status.PARTIAL], parts.MODEL)] == [first]
+    accepted_at = client.job(later[2]).created_at
+    assert [job.id for job in client.jobs(since=accepted_at)] == [later[3], later[2]]
+    assert list(client.jobs(model="another")) == []
+    page = client.job_page(limit=2)
+    assert ([job.id for job in page.jobs], page.jobs[0].pictures) == ([later[3], later[2]], 1)
+    assert page.next_cursor
+    with pytest.raises(Invalid) as refused:
+        client.job_page(cursor="nonsense")
+    assert refused.value.errors[0].field == "cursor"
+
+    async def listed() -> list[str]:
+        async with AsyncClient(gateway.url) as own:
+            return [job.id async for job in own.jobs(Status.QUEUED, page_size=3)]
+
+    assert asyncio.run(listed()) == [*reversed(later)]
+
+
+def test_links_are_given_where_asked(client: Client, gateway: GatewayProcess, redis: Redis) -> None:
+    job_id = client.generate("a harbour").id
+    attempt, job = parts.take(redis, job_id)
+    parts.store_picture(gateway.pictures, job, attempt, 0)
+    parts.commit(redis, job_id, attempt, parts.result(job, Status.SUCCEEDED, parts.picture(job, 0)))
+    assert client.job(job_id).images[0].signed_url is None
+    link = client.job(job_id, links_for_s=60).images[0].signed_url
+    assert link is not None
+    assert httpx.get(link).content == parts.PNG
+
+
+def test_both_clients_have_every_call() -> None:
+    def calls(kind: type) -> set[str]:
+        return {name for name in vars(kind) if not name.startswith("_")}
+
+    assert calls(Client) == calls(AsyncClient)
+    assert {name for name in vars(Exchanges) if not name.startswith("_")} <= calls(Client)
+    assert Client.job.__doc__ == AsyncClient.job.__doc__ == Exchanges.job.__doc__
+
+
+def test_every_route_of_the_contract_has_its_call(gateway: GatewayProcess) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def note(request: httpx.Request) -> httpx.Response:
+        asked.append((request.method.lower(), request.url.path.replace("0" * 32, "{job_id}").replace("/0", "/{index}")))
+        return httpx.Response(404, json={"code": "noted", "title": "Not found"})
+
+    with Client("http://service.example", transport=httpx.MockTransport(note)) as client:
+        job_id = "0" * 32
+        calls: list[Callable[[], object]] = [
+            lambda: client.generate("a cat"),
+            lambda: client.compare(CompareRequest(prompt="a cat", plans=("none", "filter"))),
+            lambda: client.job(job_id),
+            lambda: client.cancel(job_id),
+            lambda: list(client.jobs()),
+            lambda: list(client.events(job_id)),
+            lambda: client.image(job_id, 0),
+            lambda: client.explanation(job_id),
+            lambda: client.contact_sheet(job_id),
+            client.models,
+            client.variants,
+            client.methods,
+        ]
+        for call in calls:
+            with pytest.raises(NotFound):
+                call()
+    served = httpx.get(f"{gateway.url}/openapi.json").json()["paths"]
+    of_pictures = ("/generate", "/compare", "/jobs", "/models", "/variants", "/safety")
+    routes = {(method, path) for path, methods in served.items() if path.startswith(of_pictures) for method in methods}
+    assert routes - {("delete", "/jobs/{job_id}")} == set(asked)  # which cancels as its POST does
 
 
 def test_no_service_is_told_as_such() -> None:
@@ -192,8 +270,11 @@ BUSY = b'{"type": "about:blank", "title": "Busy", "status": 503, "code": "queue_
 
 def test_retry_after_is_respected() -> None:
     busy = (503, {"retry-after": "1"}, BUSY)
-    with server_saying(busy, busy, (200, {}, b'{"models": []}')) as server, Client(url_of(server)) as client:
-        assert client.models() == {"models": []}
+    with (
+        server_saying(busy, busy, (200, {}, b'{"default": null, "models": []}')) as server,
+        Client(url_of(server)) as client,
+    ):
+        assert client.models() == Models(default=None, models=[])
         first, second, third = server.asked_at  # type: ignore[attr-defined]
         assert second - first >= 1
         assert third - second >= 1
@@ -253,13 +334,13 @@ def test_no_proxy_stands_before_loopback(
     monkeypatch.delenv("no_proxy", raising=False)
     url = gateway.url.replace("127.0.0.1", host)
     with Client(url, retries=0) as client:
-        assert client.models()["default"] == parts.MODEL
+        assert client.models().default == parts.MODEL
     with Client("http://service.example:8000", retries=0) as client, pytest.raises(Unreachable):
         client.models()
 
     async def ask() -> str:
         async with AsyncClient(url, retries=0) as client:
-            return str((await client.models())["default"])
+            return str((await client.models()).default)
 
     assert asyncio.run(ask()) == parts.MODEL
 
