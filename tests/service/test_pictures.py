@@ -76,14 +76,11 @@ def studio(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         with running_gateway(server.url, folder, store_url=place.url, public_url=PUBLIC, **patient) as gateway:
             parts.announce(redis)
             parts.announce_worker(redis, lease_s=3600)
-            with (
-                httpx.Client(base_url=gateway.url, headers={"Authorization": f"Bearer {shown[0]}"}, timeout=30) as http,
-                httpx.Client(
-                    base_url=gateway.url, headers={"Authorization": f"Bearer {shown[1]}"}, timeout=30
-                ) as other,
-                httpx.Client(base_url=gateway.url, timeout=30) as nobody,
-            ):
-                yield Studio(redis, place, http, other, nobody, folder)
+            bearers = [{"Authorization": f"Bearer {key}"} for key in shown]
+            clients = [httpx.Client(base_url=gateway.url, headers=bearer, timeout=30) for bearer in (*bearers, {})]
+            yield Studio(redis, place, *clients)
+            for client in clients:
+                client.close()
 
 
 def test_a_passed_picture_can_be_read(studio: Studio) -> None:
@@ -173,7 +170,6 @@ def test_a_link_that_was_changed_is_refused(studio: Studio) -> None:
         f"{path}/0?expires={expires}&signature={wrong}",
         f"{path}/0?expires={expires}&signature={signature}%C3%A9",
         f"{path}/0?expires={expires}&signature={parse_qs(urlsplit(others).query)['signature'][0]}",
-        f"{path}/0?expires={expires}&signature=",
         f"{path}/0?signature={signature}",
         f"/jobs/{other.id}/images/0?expires={expires}&signature={signature}",
         f"/jobs/{'0' * 32}/images/0?expires={expires}&signature={signature}",
@@ -181,7 +177,8 @@ def test_a_link_that_was_changed_is_refused(studio: Studio) -> None:
     ):
         answer = studio.nobody.get(changed)
         assert (answer.status_code, problem(answer)["code"]) == (403, "invalid_link"), changed
-    assert studio.nobody.get(f"{path}/0?expires={expires}").status_code == 401
+    for unsigned in (f"{path}/0?expires={expires}", f"{path}/0?expires={expires}&signature="):
+        assert studio.nobody.get(unsigned).status_code == 401
     assert problem(studio.nobody.get(f"{path}/0?expires=soon&signature=x"))["errors"][0]["field"] == "expires"
 
 
