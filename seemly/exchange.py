@@ -103,10 +103,10 @@ class Exchanges:
         """The safety methods, with their parameters."""
         return (yield from self._read(SafetyMethods, "/safety/methods"))
 
-    def _read(self, model: type[Model], path: str, **query: Any) -> Exchange[Model]:
+    def _read(self, kind: type[Model], path: str, /, **query: Any) -> Exchange[Model]:
         asked = {name: value for name, value in query.items() if value is not None}
         response = yield from self._send(self._build("GET", path, params=asked))
-        return parsed(model, response)
+        return parsed(kind, response)
 
     def _make_job(self, path: str, body: BaseModel) -> Exchange[JobView]:
         headers = {"Idempotency-Key": str(uuid.uuid4())}

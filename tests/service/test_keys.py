@@ -51,7 +51,8 @@ def test_every_route_but_health_wants_a_key(
         assert "security" not in operation
         assert httpx.request(method, keyed.gateway.url + path).status_code == 200
         return
-    assert [list(one) for one in operation["security"]] == [["ApiKey"]]
+    instead = [["SignedLink"]] if operation["operationId"] == "get_picture" else []
+    assert [list(one) for one in operation["security"]] == [["ApiKey"], *instead]
     for header, challenge in {
         "": "Bearer",
         "Basic c2VlbWx5": "Bearer",
