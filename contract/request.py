@@ -27,9 +27,14 @@ NOT_SERVED = "Not served by this version: refused unless left as it is."
 
 # Stripped first and measured then: StringConstraints alone would measure first and let blanks pass as an empty text.
 PromptText = Annotated[Text, StringConstraints(strip_whitespace=True), Field(min_length=1, max_length=4000)]
-
-
+NegativePrompt = Annotated[Text, StringConstraints(strip_whitespace=True, max_length=4000)]
+ModelName = Annotated[str, Field(max_length=200)]
 SidePx = Annotated[int, Field(ge=16, le=2048), Number]
+Steps = Annotated[int, Field(ge=1, le=MAX_STEPS), Number]
+GuidanceScale = Annotated[float, Field(ge=0, le=30), Number]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED), Number]
+PictureCount = Annotated[int, Field(ge=1, le=MAX_PICTURES), Number]
+EndUser = Annotated[Text, Field(min_length=1, max_length=200)]
 
 
 class Scheduler(StrEnum):
@@ -119,14 +124,14 @@ class PicturesRequest(Strict):
     """What every request for pictures says. A null field takes the model's own default, which the result states."""
 
     prompt: PromptText
-    negative_prompt: Annotated[Text, StringConstraints(strip_whitespace=True, max_length=4000)] | None = None
-    model: str | None = Field(None, max_length=200, description="Null takes the deployment's default model.")
+    negative_prompt: NegativePrompt | None = None
+    model: ModelName | None = Field(None, description="Null takes the deployment's default model.")
     width: SidePx | None = Field(None, description="Pixels.")
     height: SidePx | None = Field(None, description="Pixels.")
-    steps: Annotated[int, Field(ge=1, le=MAX_STEPS), Number] | None = None
-    guidance_scale: Annotated[float, Field(ge=0, le=30), Number] | None = None
+    steps: Steps | None = None
+    guidance_scale: GuidanceScale | None = None
     scheduler: Scheduler = Scheduler.DDIM
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED), Number] | None = Field(
+    seed: Seed | None = Field(
         None,
         description="Picture i of POST /generate uses seed + i; one made again by the filter, a seed derived from it."
         " Null draws one at random.",
@@ -138,7 +143,7 @@ class PicturesRequest(Strict):
     priority: Literal["low", "normal", "high"] = Field(
         "normal", description="Among the jobs of the same tenant; it takes nothing from other tenants."
     )
-    end_user: Annotated[Text, Field(min_length=1, max_length=200)] | None = Field(
+    end_user: EndUser | None = Field(
         None,
         description="Whom the tenant makes this for, in any stable form, best a pseudonym. Blocked pictures count"
         " against the end user's budget, so that one does not use up the tenant's.",
@@ -149,7 +154,7 @@ class GenerateRequest(PicturesRequest):
     """A request for pictures under one safety plan."""
 
     safety: AskedPlan = "filter"
-    num_images: Annotated[int, Field(ge=1, le=MAX_PICTURES), Number] = 1
+    num_images: PictureCount = 1
     webhook_url: str | None = Field(None, max_length=2048, description=NOT_SERVED)
 
     @field_validator("webhook_url")

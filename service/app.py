@@ -8,12 +8,13 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from service.body_limit import BodyLimit
+from service.compatible.errors import PREFIX, ErrorAnswer, OpenAIErrors
 from service.error_handlers import add_error_handlers
 from service.gateway import Gateway
 from service.loopback import LoopbackOnly
 from service.observing import Observing
 from service.problems import Problem, documented
-from service.routes import catalogue, compare, contact_sheet, explanation, generate, health, jobs
+from service.routes import catalogue, compare, contact_sheet, explanation, generate, health, images, jobs
 from service.settings import Settings
 
 DESCRIPTION = """
@@ -45,11 +46,12 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.gateway = gateway
     add_error_handlers(app)
-    for routes in (generate, compare, jobs, contact_sheet, explanation, catalogue, health):
+    for routes in (generate, compare, jobs, contact_sheet, explanation, images, catalogue, health):
         app.include_router(routes.router)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(LoopbackOnly, callers=gateway.callers)
-    app.add_middleware(Observing, metrics=gateway.metrics)  # added last: outermost
+    app.add_middleware(Observing, metrics=gateway.metrics)
+    app.add_middleware(OpenAIErrors)  # added last: outermost
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
@@ -68,11 +70,20 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
                     common += (410,)
                 for status, response in documented(*common).items():
                     operation["responses"].setdefault(str(status), response)
+                if path.startswith(PREFIX):
+                    _tell_errors_as_openai(operation["responses"])
         schemas = described.setdefault("components", {}).setdefault("schemas", {})
         for replaced in ("HTTPValidationError", "ValidationError"):
             schemas.pop(replaced, None)
-        problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}", mode="serialization")
-        schemas.update(problem.pop("$defs", {}))
-        schemas["Problem"] = problem
+        for model in (Problem, ErrorAnswer):
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}", mode="serialization")
+            schemas.update(schema.pop("$defs", {}))
+            schemas[model.__name__] = schema
         app.openapi_schema = described
     return app.openapi_schema
+
+
+def _tell_errors_as_openai(responses: dict[str, Any]) -> None:
+    for status, response in responses.items():
+        if status.startswith(("4", "5")):
+            response["content"] = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}

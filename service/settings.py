@@ -53,6 +53,7 @@ class Settings(BaseSettings):
     queue_limit: int = Field(1000, ge=0, description="Jobs that may wait for one model; further ones get 503.")
     max_body_bytes: int = Field(64 * 1024, ge=1024)
     result_ttl_s: int = Field(86_400, ge=1, description="How long the record of a job ended here is kept.")
+    images_wait_s: float = Field(300, gt=0, description="How long POST /v1/images/generations waits for its pictures.")
     redis_timeout_s: float = Field(1.0, gt=0, description="Longest wait for one reply of Redis.")
 
     @field_validator("redis_url")

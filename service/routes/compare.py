@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body, Depends, Response
 
 from contract.compare import CompareRequest
 from contract.result import JobView
-from service.routes.generate import ANSWERS, Submission, require_json
+from service.routes.generate import ANSWERS, Preferred, Submission, require_json
 
 router = APIRouter(tags=["pictures"])
 
@@ -37,7 +37,9 @@ _EXAMPLES: dict[str, Any] = {
     dependencies=[Depends(require_json)],
 )
 async def compare(
-    body: Annotated[CompareRequest, Body(openapi_examples=_EXAMPLES)], submission: Annotated[Submission, Depends()]
+    body: Annotated[CompareRequest, Body(openapi_examples=_EXAMPLES)],
+    submission: Annotated[Submission, Depends()],
+    preferred: Annotated[Preferred, Depends()],
 ) -> Response:
     """Make one picture under each plan. What the plans have in common is computed once.
 
@@ -45,4 +47,4 @@ async def compare(
     first plan's. Every plan must be one that `POST /generate` would take, and none may act by `regenerate`: a compare
     keeps to one seed. Where the policy's floor regenerates, a compare blocks.
     """
-    return await submission.answer(body)
+    return await submission.answer(body, preferred)

@@ -5,9 +5,10 @@ import email.message
 import logging
 import math
 import re
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Header, Request, Response
@@ -23,13 +24,17 @@ from service.authentication import Generating
 from service.events import EventStreams
 from service.gateway import Here
 from service.idempotency import idempotency_key
+from service.jobs import JobRecord
 from service.problems import BadRequest, UnsupportedMediaType, documented
+from service.queue import Standing
 from service.routes.jobs import LinksFor
 from service.tenants import UNLIMITED
 
 log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["pictures"])
+
+End = Callable[[], Coroutine[Any, Any, object]]
 
 MAX_WAIT_S = 60
 JUST_AFTER_S = 0.02  # a timer that is early by a little must not look before the deadline
@@ -99,46 +104,64 @@ def seconds_to_wait(
 
 
 @dataclass(frozen=True)
+class Preferred:
+    """How a request for a job would like to be answered."""
+
+    wait_s: Annotated[int, Depends(seconds_to_wait)]
+    links_for_s: LinksFor = None
+
+
+@dataclass(frozen=True)
 class Submission:
     """What comes with a request for pictures, beside its body."""
 
     caller: Generating
-    wait_s: Annotated[int, Depends(seconds_to_wait)]
     idempotency_key: Annotated[str | None, Depends(idempotency_key)]
     request: Request
     gateway: Here
-    links_for_s: LinksFor = None
 
-    async def answer(self, body: GenerateRequest | CompareRequest) -> Response:
+    async def answer(self, body: GenerateRequest | CompareRequest, preferred: Preferred) -> Response:
         """Accept a request as a job; answer with the job, once it is finished or the preferred wait is over."""
-        gateway, tenant = self.gateway, self.caller.tenant
-        limits = self.request.scope["state"].get("limits", UNLIMITED)
-        sender = Sender(tenant, limits, self.idempotency_key)
-        job, finish_s = await run_in_threadpool(gateway.admission.admit, body, sender)
-        if job.is_new:
-            gateway.metrics.accepted.labels(job.model).inc()
+        job, finish_s = await self.accept(body)
         view = JobView(id=job.id, status=Status.QUEUED, created_at=job.created_at)
         headers = {"Location": f"/jobs/{job.id}"}
-        if self.wait_s:
+        if preferred.wait_s:
             try:
-                view = await self._awaited(job.id)
+                view = (await self.awaited(job.id, preferred.wait_s, self.gone)).view
             except RedisError as error:  # the job is on record: an answer without its id would be sent again
                 log.warning("job %s: Redis failed after it was accepted: %s", job.id, type(error).__name__)
             if view.status.is_terminal:
-                if self.links_for_s is not None:
-                    base_url = str(self.request.base_url)
-                    view = await gateway.links.signed(view, tenant, base_url, self.links_for_s)
-                return _answer(view, 200, {**headers, "Preference-Applied": f"wait={self.wait_s}"})
+                if preferred.links_for_s is not None:
+                    view = await self.signed(view, preferred.links_for_s)
+                return _answer(view, 200, {**headers, "Preference-Applied": f"wait={preferred.wait_s}"})
         return _answer(view, 202, {**headers, "Retry-After": str(min(60, max(1, math.ceil(finish_s))))})
 
-    async def _awaited(self, job_id: str) -> JobView:
+    async def accept(self, body: GenerateRequest | CompareRequest) -> tuple[Standing, float]:
+        """Accept a request as a job. The job, and in how many seconds it should be finished."""
+        limits = self.request.scope["state"].get("limits", UNLIMITED)
+        sender = Sender(self.caller.tenant, limits, self.idempotency_key)
+        job, finish_s = await run_in_threadpool(self.gateway.admission.admit, body, sender)
+        if job.is_new:
+            self.gateway.metrics.accepted.labels(job.model).inc()
+        return job, finish_s
+
+    async def awaited(self, job_id: str, wait_s: float, *ends: End) -> JobRecord:
+        """The job as it is once it is finished, the time is over, one of `ends` came, or this process is to end."""
         jobs, tenant = self.gateway.jobs, self.caller.tenant
         record = await jobs.read(job_id, tenant)
         if record.status.is_terminal:
-            return record.view
-        waiting = _finished(self.gateway.events, record.job, self.wait_s)
-        await unless_gone(self.request, self.gateway.leaving, waiting)
-        return (await jobs.read(job_id, tenant)).view
+            return record
+        await _first_of(partial(_finished, self.gateway.events, record.job, wait_s), self.gateway.leaving.wait, *ends)
+        return await jobs.read(job_id, tenant)
+
+    async def signed(self, view: JobView, for_s: int) -> JobView:
+        """The job with addresses of its pictures that need no key for so long."""
+        return await self.gateway.links.signed(view, self.caller.tenant, str(self.request.base_url), for_s)
+
+    async def gone(self) -> None:
+        """Return once the client has hung up."""
+        while (await self.request.receive())["type"] != "http.disconnect":
+            pass
 
 
 @router.post(
@@ -152,13 +175,15 @@ class Submission:
     dependencies=[Depends(require_json)],
 )
 async def generate(
-    body: Annotated[GenerateRequest, Body(openapi_examples=_EXAMPLES)], submission: Annotated[Submission, Depends()]
+    body: Annotated[GenerateRequest, Body(openapi_examples=_EXAMPLES)],
+    submission: Annotated[Submission, Depends()],
+    preferred: Annotated[Preferred, Depends()],
 ) -> Response:
     """Accept a request as a job. The pictures are made later: follow the job's address or its events.
 
     Programs may leave out the content type as `curl -d` does; requests with an `Origin` must say `application/json`.
     """
-    return await submission.answer(body)
+    return await submission.answer(body, preferred)
 
 
 def _answer(view: JobView, status: int, headers: dict[str, str]) -> Response:
@@ -178,19 +203,13 @@ async def _finished(events: EventStreams, job: Job, wait_s: float) -> None:
                 return
 
 
-async def unless_gone(request: Request, leaving: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Await some work, but no longer than the client stays on the line and this process in service."""
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    worked = asyncio.create_task(work)
-    tasks = {worked, asyncio.create_task(gone()), asyncio.create_task(leaving.wait())}
+async def _first_of(*ways: End) -> None:
+    """Await several things at once, until the first is there."""
+    tasks = [asyncio.ensure_future(way()) for way in ways]
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if worked.done():
-            worked.result()
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
     finally:
         for task in tasks:
             task.cancel()
