@@ -18,7 +18,7 @@ GPU_LIBRARIES := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-
 	nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver \
 	nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
 
-.PHONY: help setup demo serve test lint check format lock clean
+.PHONY: help setup demo serve test fuzz lint check format docs lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1mmake %-8s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ serve: $(STAMP) ## Serve on PORT (default 8000) until Ctrl-C: Redis, gateway and
 test: $(STAMP) ## Run the tests
 	$(RUN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
+fuzz: $(STAMP) ## Ask a running stack 20,000 things its description allows or not; ARGS="--seed N" repeats a run
+	@$(RUN)/python -m tests.fuzz $(ARGS)
+
 lint: $(STAMP) ## Check format, lint, types and import rules
 	$(RUN)/ruff format --check .
 	$(RUN)/ruff check .
@@ -62,6 +65,9 @@ check: lint test ## Everything a change must pass: lint and test
 format: $(STAMP) ## Put the sources in shape
 	$(RUN)/ruff format .
 	$(RUN)/ruff check --fix .
+
+docs: $(STAMP) ## Write docs/api.md from the OpenAPI document
+	@$(RUN)/python -m lab.reference
 
 lock: ## Resolve the dependencies anew into requirements.lock (needs uv)
 	@command -v uv >/dev/null || { echo "This target needs uv: https://docs.astral.sh/uv/" >&2; exit 1; }

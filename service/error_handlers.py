@@ -76,7 +76,7 @@ def allowed_methods(app: FastAPI, path: str) -> str:
     found = {
         method.upper() for template, methods in described if compile_path(template)[0].match(path) for method in methods
     }
-    return ", ".join(sorted(found))
+    return ", ".join(sorted(found | {"HEAD"} if "GET" in found else found))
 
 
 def _field_error(error: dict[str, Any]) -> FieldError:

@@ -351,19 +351,41 @@ def refusal_response(refusal: Refusal, request_id: str) -> JSONResponse:
     )
 
 
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI entries of the problems that a route may answer with."""
+def documented(*refusals: type[Refusal] | int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI entries of the problems that a route may answer with; of a status alone, without saying which."""
     retry = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "string", "pattern": "^[0-9]+$"}}}
     challenge = {"WWW-Authenticate": {"description": "RFC 6750.", "schema": {"type": "string", "pattern": "^Bearer"}}}
     headers = {401: challenge, 429: retry, 503: retry}
-    return {
-        status: {
-            "description": HTTPStatus(status).phrase,
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-            **({"headers": headers[status]} if status in headers else {}),
-        }
-        for status in statuses
-    }
+    entries: dict[int | str, dict[str, Any]] = {}
+    for refusal in refusals:
+        status = refusal if isinstance(refusal, int) else refusal.status
+        told = {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}
+        entry = entries.setdefault(
+            status,
+            {
+                "description": HTTPStatus(status).phrase,
+                "content": {MEDIA_TYPE: told},
+                **({"headers": headers[status]} if status in headers else {}),
+            },
+        )
+        if not isinstance(refusal, int):
+            entry["content"][MEDIA_TYPE]["examples"][refusal.code] = _example(refusal)
+    return entries
+
+
+def _example(refusal: type[Refusal]) -> dict[str, Any]:
+    why = (refusal.__doc__ or "").partition("\n")[0]
+    errors = [FieldError(field="steps", message="must be at most 150")] if refusal is InvalidRequest else []
+    problem = Problem(
+        type=f"urn:seemly:problem:{refusal.code}",
+        title=HTTPStatus(refusal.status).phrase,
+        status=refusal.status,
+        detail=why,
+        code=refusal.code,
+        request_id="3f0c9d1be7f24c0e9d5b0a4b6c1e2d3f",
+        errors=errors,
+    )
+    return {"summary": why, "value": problem.model_dump()}
 
 
 def _named(errors: tuple[FieldError, ...]) -> str:

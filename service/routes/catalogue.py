@@ -9,7 +9,6 @@ from contract.plan import Action, Erased, Filter, Negative, SafetyPlan, Safree, 
 from contract.strict import Strict
 from service.authentication import Anyone
 from service.gateway import Here
-from service.problems import documented
 
 router = APIRouter(tags=["catalogue"])
 
@@ -24,7 +23,7 @@ _METHODS: tuple[tuple[str, str, type[Strict]], ...] = (
 )
 
 
-@router.get("/safety/methods", operation_id="list_safety_methods", summary="Safety methods", responses=documented(503))
+@router.get("/safety/methods", operation_id="list_safety_methods", summary="Safety methods")
 def list_safety_methods(gateway: Here, caller: Anyone) -> SafetyMethods:
     """Every method with its place, its parameters and the models that serve it."""
     models = gateway.catalogue.models()
@@ -46,7 +45,7 @@ def list_safety_methods(gateway: Here, caller: Anyone) -> SafetyMethods:
     )
 
 
-@router.get("/models", operation_id="list_models", summary="Models", responses=documented(503))
+@router.get("/models", operation_id="list_models", summary="Models")
 def list_models(gateway: Here, caller: Anyone) -> Models:
     """Every announced model with its bounds and defaults."""
     models = gateway.catalogue.models()
@@ -54,7 +53,7 @@ def list_models(gateway: Here, caller: Anyone) -> Models:
     return Models(default=gateway.settings.default_model or only, models=list(models.values()))
 
 
-@router.get("/variants", operation_id="list_variants", summary="Erased weights", responses=documented(503))
+@router.get("/variants", operation_id="list_variants", summary="Erased weights")
 def list_variants(gateway: Here, caller: Anyone) -> Variants:
     """Every variant of every announced model, with what was erased and what that was measured to do."""
     return Variants(

@@ -8,7 +8,7 @@ from contract.job import Job
 from contract.verdict import Verdict
 from service.authentication import Generating
 from service.gateway import Here
-from service.problems import PictureNotFound, PictureNotReady, documented
+from service.problems import JobNotFound, PictureNotFound, PictureNotReady, StoreAway, documented
 from service.routes.drawn import headers_of, unchanged
 from service.routes.jobs import JobId, stored
 from service.sheet import SheetRow, png_of_sheet, tile_of
@@ -29,7 +29,7 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
             "headers": {"ETag": {"description": "Of the result that was drawn.", "schema": {"type": "string"}}},
         },
         304: {"description": "As the caller has it."},
-        **documented(404, 503),
+        **documented(JobNotFound, PictureNotFound, PictureNotReady, StoreAway),
     },
 )
 async def get_contact_sheet(job_id: JobId, caller: Generating, request: Request, gateway: Here) -> Response:

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 
 from service.authentication import Generating
 from service.gateway import Here
-from service.problems import PictureNotReady, documented
+from service.problems import DrawingBusy, JobNotFound, NothingToDraw, PictureNotReady, documented
 from service.routes.drawn import headers_of, unchanged
 from service.routes.jobs import JobId
 
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
             "headers": {"ETag": {"description": "Of the result that was drawn.", "schema": {"type": "string"}}},
         },
         304: {"description": "As the caller has it."},
-        **documented(404, 503),
+        **documented(JobNotFound, PictureNotReady, NothingToDraw, DrawingBusy),
     },
 )
 async def explain_job(job_id: JobId, caller: Generating, request: Request, gateway: Here) -> Response:

@@ -25,7 +25,21 @@ from service.events import EventStreams
 from service.gateway import Here
 from service.idempotency import idempotency_key
 from service.jobs import JobRecord
-from service.problems import BadRequest, UnsupportedMediaType, documented
+from service.problems import (
+    BadRequest,
+    ForbiddenByPolicy,
+    IdempotencyKeyReused,
+    InvalidRequest,
+    NoModel,
+    PolicyNotServed,
+    QueueFull,
+    Refusal,
+    TooManyJobs,
+    TooManyRefusals,
+    TooMuchWork,
+    UnsupportedMediaType,
+    documented,
+)
 from service.queue import Standing
 from service.routes.jobs import LinksFor
 from service.tenants import UNLIMITED
@@ -64,6 +78,10 @@ HEADERS = {
     "Retry-After": {"description": "Seconds after which to look.", "schema": {"type": "string", "pattern": "^[0-9]+$"}},
 }
 _APPLIED = {"description": "The wait that was kept.", "schema": {"type": "string", "pattern": "^wait=[0-9]+$"}}
+REFUSALS: tuple[type[Refusal], ...] = (
+    *(BadRequest, ForbiddenByPolicy, UnsupportedMediaType, InvalidRequest, IdempotencyKeyReused),
+    *(TooManyJobs, TooMuchWork, TooManyRefusals, NoModel, PolicyNotServed, QueueFull),
+)
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "model": JobView,
@@ -71,7 +89,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
         "headers": {"Location": HEADERS["Location"], "Preference-Applied": _APPLIED},
     },
     202: {"headers": HEADERS},
-    **documented(400, 403, 413, 415, 422, 503),
+    **documented(*REFUSALS),
 }
 
 

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from contract import keys
 from service.authentication import Administering
 from service.gateway import Gateway, Here
-from service.problems import NotReady, documented
+from service.problems import NotReady, RedisAway, StoreAway, documented
 from service.queue import Load
 
 router = APIRouter(tags=["operation"])
@@ -29,7 +29,10 @@ async def live() -> Health:
 
 
 @router.get(
-    "/healthz/ready", operation_id="ready", summary="Jobs can be accepted and worked on", responses=documented(503)
+    "/healthz/ready",
+    operation_id="ready",
+    summary="Jobs can be accepted and worked on",
+    responses=documented(NotReady, RedisAway, StoreAway),
 )
 async def ready(gateway: Here) -> Health:
     """Redis answers and evicts nothing, the store lets us read, and a worker has its model and detectors loaded."""

@@ -18,8 +18,8 @@ from service.compatible.answer import PICTURE_MADE, Image, ImagesAnswer, Picture
 from service.compatible.errors import JobCanceled, JobFailed, NotInTime, PicturesBlocked, error_of
 from service.compatible.request import ImagesRequest
 from service.jobs import JobRecord
-from service.problems import AlreadyFinished, Refusal, documented
-from service.routes.generate import Submission, require_json
+from service.problems import AlreadyFinished, Refusal, StoreAway, documented
+from service.routes.generate import REFUSALS, Submission, require_json
 from service.routes.jobs import PING_S, stored
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
         "headers": {"Location": {"description": "The job's address.", "schema": {"type": "string"}}},
     },
-    **documented(400, 401, 403, 409, 413, 415, 421, 429, 500, 503, 504),
+    **documented(*REFUSALS, StoreAway, PicturesBlocked, JobCanceled, JobFailed, NotInTime),
 }
 
 

@@ -26,8 +26,12 @@ from service.jobs import JobRecord, finished_event
 from service.links import LONGEST_S
 from service.listing import Place, Wanted
 from service.problems import (
+    AlreadyFinished,
     BadRequest,
+    InvalidLink,
+    InvalidRequest,
     JobNotFound,
+    LinkExpired,
     PictureNotFound,
     PictureNotReady,
     PictureWithheld,
@@ -72,7 +76,7 @@ LinksFor = Annotated[
 ]
 
 
-@router.get("", operation_id="list_jobs", summary="Your jobs, newest first", responses=documented(422, 503))
+@router.get("", operation_id="list_jobs", summary="Your jobs, newest first", responses=documented(InvalidRequest))
 async def list_jobs(
     caller: Generating,
     gateway: Here,
@@ -93,7 +97,7 @@ async def list_jobs(
     operation_id="get_job",
     summary="A job's state and result",
     response_model=JobView,
-    responses=documented(404, 503),
+    responses=documented(JobNotFound),
 )
 async def get_job(
     job_id: JobId, caller: Generating, request: Request, gateway: Here, links_for_s: LinksFor = None
@@ -110,14 +114,14 @@ async def get_job(
     operation_id="delete_job",
     summary="Cancel a job",
     response_model=JobView,
-    responses={**_ASKED_TO_STOP, **documented(404, 409, 413, 503)},
+    responses={**_ASKED_TO_STOP, **documented(JobNotFound, AlreadyFinished)},
 )
 @router.post(
     "/{job_id}/cancel",
     operation_id="cancel_job",
     summary="Cancel a job",
     response_model=JobView,
-    responses={**_ASKED_TO_STOP, **documented(404, 409, 413, 503)},
+    responses={**_ASKED_TO_STOP, **documented(JobNotFound, AlreadyFinished)},
 )
 async def cancel_job(job_id: JobId, caller: Generating, gateway: Here) -> Response:
     """End a waiting job, or ask the worker of a running one to stop. A finished job gets 409."""
@@ -138,7 +142,7 @@ async def cancel_job(job_id: JobId, caller: Generating, gateway: Here) -> Respon
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
         },
         204: {"description": "The last event was already seen: do not reconnect."},
-        **documented(400, 404, 503),
+        **documented(BadRequest, JobNotFound),
     },
 )
 async def follow_job(
@@ -168,7 +172,10 @@ async def follow_job(
             "headers": {"ETag": {"description": "The bytes' SHA-256.", "schema": {"type": "string"}}},
         },
         304: {"description": "As the caller has it."},
-        **documented(404, 422, 503),
+        **documented(
+            *(JobNotFound, PictureNotFound, PictureNotReady, PictureWithheld),
+            *(InvalidRequest, InvalidLink, LinkExpired, StoreAway),
+        ),
     },
 )
 async def get_picture(

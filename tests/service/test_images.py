@@ -16,6 +16,7 @@ from contract import keys
 from contract.job import Job
 from contract.result import JobError, Result, Status
 from contract.verdict import Verdict
+from lab.reference import document
 from service.api_keys import Scope
 from tests.service import parts
 from tests.service.conftest import GatewayProcess, KeyedGateway
@@ -250,3 +251,10 @@ def test_a_repeated_key_is_answered_with_the_same_pictures(
     with pytest.raises(openai.BadRequestError) as other:
         client.images.generate(**{**asked, "n": 2})
     assert other.value.code == "idempotency_key_reused"
+
+
+def test_the_examples_in_the_description_are_accepted(keyed: KeyedGateway) -> None:
+    described = document()["paths"][PATH]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    with keyed.http("images-examples", Scope.GENERATE) as http:
+        for example in described.values():
+            assert http.post(PATH, json=example["value"]).status_code == 504  # as no worker comes

@@ -1,36 +1,30 @@
 """The OpenAPI description is true: what it allows is understood, what comes back is described."""
 
-import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+from redis import Redis
 from schemathesis.config import SchemathesisConfig
 
+from lab.reference import document, reference_of, refusals
 from service.api_keys import Scope
-from service.app import create_app
-from service.settings import Settings
+from service.description import operations_of
+from tests.service import parts
 from tests.service.conftest import KeyedGateway
 
-# of each operation; some 200 in all; set SEEMLY_FUZZ_CASES for more
-CASES = int(os.environ.get("SEEMLY_FUZZ_CASES", "18"))
+CASES, WALKS = 12, 8  # of each operation; of links, up to 6 steps each; `make fuzz` asks more
 
-# A request may fit the schema and still not the model, its tokenizer, the policy or the queue.
-CONFIG = SchemathesisConfig.from_dict(
-    {
-        "checks": {
-            "positive_data_acceptance": {
-                "expected-statuses": ["2xx", "3xx", "400", "403", "404", "409", "410", "422", "503"]
-            },
-            "not_a_server_error": {"expected-statuses": ["2xx", "3xx", "4xx", "503"]},
-        }
-    }
-)
+CONFIG = Path(__file__).parents[1] / "fuzz.toml"
+SUPPRESSED = list(HealthCheck)
 
-schema = schemathesis.openapi.from_dict(create_app(Settings(redis_url="redis://nowhere")).openapi(), config=CONFIG)
+DESCRIBED = document()
+schema = schemathesis.openapi.from_dict(document(), config=SchemathesisConfig.from_path(CONFIG))
 
 
 @pytest.fixture
@@ -39,30 +33,110 @@ def caller(keyed: KeyedGateway) -> Iterator[httpx.Client]:
         yield client
 
 
-@schema.parametrize()
-@settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
-def test_every_answer_is_as_described(case: Any, caller: httpx.Client) -> None:
+def without_wait(case: Any) -> None:
+    """A wait of a minute, in which no worker comes, proves nothing."""
     if case.headers is not None:
-        case.headers.pop("prefer", None)  # a wait of a minute, in which no worker comes, proves nothing
+        case.headers.pop("prefer", None)
+
+
+@schema.parametrize()
+@settings(max_examples=CASES, deadline=None, suppress_health_check=SUPPRESSED)
+def test_every_answer_is_as_described(case: Any, caller: httpx.Client) -> None:
+    without_wait(case)
     headers = {"Authorization": caller.headers["Authorization"]}
     case.call_and_validate(base_url=str(caller.base_url), headers=headers, timeout=20)
 
 
-def test_problems_are_described_as_problems(http: httpx.Client) -> None:
-    described = http.get("/openapi.json").json()
-    for path, operations in described["paths"].items():
-        for method, operation in operations.items():
-            assert operation["operationId"]
-            assert operation["tags"]
-            for status, answer in operation["responses"].items():
-                if status.startswith(("4", "5")):
-                    told = "application/json" if path.startswith("/v1/") else "application/problem+json"
-                    assert list(answer["content"]) == [told], (path, method, status)
+def test_links_lead_where_they_say(caller: httpx.Client) -> None:
+    linked: Any = schema.exclude(operation_id="follow_job")  # a stream without a worker has no end
+    linked.config.update(base_url=str(caller.base_url))
+
+    class Walk(linked.as_state_machine()):  # type: ignore[misc]
+        def before_call(self, case: Any) -> None:
+            without_wait(case)
+
+        def get_call_kwargs(self, case: Any) -> dict[str, Any]:
+            return {"headers": {"Authorization": caller.headers["Authorization"]}, "timeout": 20}
+
+    steps = settings(max_examples=WALKS, stateful_step_count=6, deadline=None, suppress_health_check=SUPPRESSED)
+    run_state_machine_as_test(Walk, settings=steps)
 
 
-def test_every_promised_route_is_there(http: httpx.Client) -> None:
-    described = http.get("/openapi.json").json()
-    assert {(method, path) for path, operations in described["paths"].items() for method in operations} == {
+def answers() -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """Path, operation, status and description of every answer."""
+    for path, _, operation in operations_of(DESCRIBED):
+        for status, answer in operation["responses"].items():
+            yield path, operation["operationId"], status, answer
+
+
+def test_errors_are_described_in_their_shape_and_each_by_its_codes() -> None:
+    for path, operation, status, answer in answers():
+        if status.startswith(("4", "5")):
+            told = "application/json" if path.startswith("/v1/") else "application/problem+json"
+            assert list(answer["content"]) == [told], (operation, status)
+            assert answer["content"][told]["examples"], (operation, status)
+
+
+def test_every_refusal_is_described_somewhere() -> None:
+    told = set()
+    for *_, answer in answers():
+        for content in answer.get("content", {}).values():
+            told |= set(content.get("examples", ()))
+    assert {refusal.code for refusal in refusals()} <= told
+
+
+def test_every_kind_of_answer_has_an_example() -> None:
+    schemas = DESCRIBED["components"]["schemas"]
+    for _, operation, status, answer in answers():
+        schema = answer.get("content", {}).get("application/json", {}).get("schema", {})
+        if status.startswith("2") and "$ref" in schema:
+            name = schema["$ref"].rpartition("/")[2]
+            assert schemas[name]["examples"], (operation, name)
+
+
+def test_an_answer_that_names_a_job_leads_to_all_there_is_to_do_with_it() -> None:
+    of_a_job = {operation["operationId"] for path, _, operation in operations_of(DESCRIBED) if "{job_id}" in path}
+    leads = {
+        operation: set(answer["links"])
+        for _, operation, status, answer in answers()
+        if status.startswith("2") and "links" in answer
+    }
+    assert leads == {
+        "generate": of_a_job,
+        "compare": of_a_job,
+        "create_images": of_a_job,
+        "list_jobs": of_a_job | {"next_page"},
+    }
+
+
+def test_the_reference_is_what_the_command_makes_of_the_routes() -> None:
+    assert (Path(__file__).parents[2] / "docs" / "api.md").read_text() == reference_of(document()), "run `make docs`"
+
+
+@pytest.mark.parametrize(
+    "path", ["/healthz/live", "/healthz/ready", "/models", "/metrics", "/jobs/{job_id}", "/nothing"]
+)
+def test_what_answers_get_answers_head_alike_without_a_body(http: httpx.Client, redis: "Redis", path: str) -> None:
+    parts.announce_worker(redis)
+    address = path.format(job_id=http.post("/generate", json={"prompt": "a quiet street"}).json()["id"])
+    whole, head = http.get(address), http.head(address)
+    passing = ("x-request-id", "date", *(("content-length",) if path == "/metrics" else ()))
+    same = [{name: value for name, value in one.headers.items() if name not in passing} for one in (whole, head)]
+    assert (head.status_code, same[1], head.content) == (whole.status_code, same[0], b"")
+
+
+def test_head_of_an_event_stream_ends_and_of_what_is_posted_is_refused(http: httpx.Client, redis: "Redis") -> None:
+    job_id = http.post("/generate", json={"prompt": "a quiet street"}).json()["id"]
+    head = http.head(f"/jobs/{job_id}/events")
+    assert (head.status_code, head.headers["Content-Type"]) == (200, "text/event-stream; charset=utf-8")
+    assert http.get(f"/jobs/{job_id}").json()["status"] == "queued"  # over the same connection
+    refused = http.head("/generate")
+    assert (refused.status_code, refused.headers["Allow"]) == (405, "POST")
+    assert http.post("/models").headers["Allow"] == "GET, HEAD"
+
+
+def test_every_promised_route_is_there() -> None:
+    assert {(method, path) for path, method, _ in operations_of(DESCRIBED)} == {
         ("post", "/generate"),
         ("post", "/compare"),
         ("get", "/jobs/{job_id}/contact-sheet.png"),

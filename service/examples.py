@@ -1,0 +1,135 @@
+"""What answers look like: one example of each kind, for the OpenAPI document."""
+
+from datetime import UTC, datetime, timedelta
+
+from pydantic import BaseModel
+
+from contract.job import PolicyRef
+from contract.listing import JobPage, JobSummary, Models, SafetyMethod, SafetyMethods, Variant, Variants
+from contract.model import ModelInfo, VariantInfo
+from contract.plan import Action, SafetyPlan
+from contract.request import OutputFormat, Scheduler
+from contract.result import AppliedSafety, JobView, Metrics, Picture, Status
+from contract.verdict import ConceptScore, Verdict, decide
+from service.compatible.answer import Image, ImagesAnswer, Withheld
+from service.listing import Place
+from service.routes.health import Health
+
+_ID = "c27163bc46644fe8867abafa973a0483"
+_CREATED = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
+_STARTED, _FINISHED = _CREATED + timedelta(milliseconds=15), _CREATED + timedelta(milliseconds=812)
+_SHA256 = "5c7e3b1d9f2a4c6e8b0d1f3a5c7e9b2d4f6a8c0e1b3d5f7a9c2e4b6d8f0a1c3e"
+_THRESHOLD = 0.29542
+
+
+def _score(score: float) -> ConceptScore:
+    margin = round(score - _THRESHOLD, 3)
+    return ConceptScore(
+        name="skull",
+        category="death",
+        detector="clip-checker",
+        detector_version="1",
+        score=score,
+        threshold=_THRESHOLD,
+        margin=margin,
+        flagged=margin > 0,
+    )
+
+
+def _picture(index: int, seed: int, score: float) -> Picture:
+    plan = SafetyPlan.from_short_form("filter")
+    decision = decide([_score(score)], plan.output)
+    is_passed = decision.verdict is Verdict.PASSED
+    return Picture(
+        index=index,
+        seed=seed,
+        verdict=decision.verdict,
+        action=decision.action,
+        url=f"/jobs/{_ID}/images/{index}" if is_passed else None,
+        sha256=_SHA256 if is_passed else None,
+        width=64,
+        height=64,
+        concepts=(_score(score),),
+        reasons=decision.reasons,
+    )
+
+
+_BLOCKED, _PASSED = _picture(0, 8, 0.552339), _picture(1, 9, -0.077998)
+_JOB = JobView(
+    id=_ID,
+    status=Status.PARTIAL,
+    created_at=_CREATED,
+    started_at=_STARTED,
+    finished_at=_FINISHED,
+    safety=AppliedSafety(
+        requested="filter",
+        applied=SafetyPlan.from_short_form("filter").model_dump(mode="json"),
+        policy=PolicyRef(id="default", version=1),
+        weights_sha256=_SHA256,
+        model="demo",
+    ),
+    images=(_BLOCKED, _PASSED),
+    metrics=Metrics(queue_s=0.015, inference_s=0.78, total_s=0.812, steps=25, unet_rows=100, images_per_batch_mean=2.0),
+)
+_LISTED = JobSummary(
+    id=_ID,
+    url=f"/jobs/{_ID}",
+    status=Status.PARTIAL,
+    model="demo",
+    pictures=2,
+    created_at=_CREATED,
+    started_at=_STARTED,
+    finished_at=_FINISHED,
+)
+_VARIANT = VariantInfo(
+    name="sdd-weapons", recipe="sdd", concepts=("weapon",), changes="attn2_only", weights_sha256=_SHA256
+)
+_MODEL = ModelInfo(
+    name="demo",
+    source="models/demo",
+    weights_sha256=_SHA256,
+    default_steps=25,
+    default_guidance_scale=4.0,
+    native_width_px=64,
+    native_height_px=64,
+    min_size_px=64,
+    max_size_px=128,
+    size_multiple_px=16,
+    max_tokens=77,
+    tokenizer_sha256=_SHA256,
+    schedulers=tuple(Scheduler),
+    methods=("safree", "erased", "negative", "sld", "sega", "unguidance", "filter"),
+    actions=tuple(Action),
+    concepts=("skull", "horror"),
+    default_concepts=("weapons", "violence"),
+    scores_text_concepts=True,
+    text_concept_threshold=0.392,
+    variants=(_VARIANT,),
+)
+_METHOD = SafetyMethod(
+    name="erased",
+    place="weights",
+    description="Erased weights: a variant of the model's UNet.",
+    presets=["sdd-weapons"],
+    parameters={"type": "object", "properties": {"variant": {"type": "string"}}},
+    models=["demo"],
+    forbidden=False,
+    measured={},
+)
+
+EXAMPLES: tuple[BaseModel, ...] = (
+    _JOB,
+    JobPage(jobs=(_LISTED,), next_cursor=Place(_CREATED.timestamp(), _ID).cursor()),
+    ImagesAnswer(
+        created=int(_FINISHED.timestamp()),
+        data=[Image(url=f"https://pictures.example/jobs/{_ID}/images/1", index=1, seed=9)],
+        output_format=OutputFormat.PNG,
+        size="64x64",
+        job_id=_ID,
+        withheld=[Withheld(index=0, verdict=_BLOCKED.verdict, reasons=_BLOCKED.reasons)],
+    ),
+    Models(default="demo", models=[_MODEL]),
+    SafetyMethods(policy="default", methods=[_METHOD]),
+    Variants(variants=[Variant(model="demo", **_VARIANT.model_dump())]),
+    Health(status="live"),
+)

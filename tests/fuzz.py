@@ -1,0 +1,68 @@
+"""`make fuzz`: schemathesis, with all its checks and the links between operations, against the whole running stack.
+
+The stack has a tiny checkpoint and wants keys. The seed is printed; with it, the same run is made again.
+"""
+
+import os
+import secrets
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+from redis import Redis
+
+from seemly.embedded import EmbeddedStack
+from seemly.settings import Settings
+from service.api_keys import KeyRing, Scope
+from tests import tiny
+
+CONFIG = Path(__file__).with_name("fuzz.toml")
+OPERATIONS_WITH_INPUT = 10  # each is asked as often as all cases take; the others have few ways to be asked
+ENVIRONMENT = {
+    "SEEMLY_DEVICE": "cpu",
+    "SEEMLY_DTYPE": "float32",
+    "SEEMLY_TORCH_THREADS": "1",
+    "SEEMLY_LIMIT_REQUESTS": "null",
+    "SEEMLY_LIMIT_COST": str(4 * 32 * 32 * 50 * 2),  # what costs more is refused: the requests matter, not the pictures
+    "SEEMLY_QUEUE_LIMIT": "8",
+    "SEEMLY_IMAGES_WAIT_S": "5",
+}
+
+
+def fuzz(
+    cases: Annotated[int, typer.Option(help="At least so many requests.")] = 20_000,
+    seed: Annotated[int | None, typer.Option(help="Of an earlier run, to repeat it.")] = None,
+    report: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("out/fuzz"),
+) -> None:
+    """Ask a running stack everything its description allows and much that it does not. Exit code 0: all was well."""
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    typer.echo(f"seed {seed}")
+    report.mkdir(parents=True, exist_ok=True)
+    os.environ.update(ENVIRONMENT)
+    with TemporaryDirectory() as folder:
+        model, data = tiny.save(Path(folder) / "model"), Path(folder) / "data"
+        settings = Settings.model_validate({"model": str(model), "model_name": "tiny", "data": data, "port": 0})
+        with EmbeddedStack(settings) as stack, Redis.from_url(stack.redis_url, decode_responses=True) as redis:
+            key, _ = KeyRing(redis, None, data / "pepper").create("fuzzer", list(Scope))
+            time.sleep(1.5)  # as long as the gateway believes that no key is needed
+            began = time.monotonic()
+            command = [
+                *(str(Path(sys.executable).with_name("st")), "--config-file", str(CONFIG), "run"),
+                *(f"{stack.url}/openapi.json", "--header", f"Authorization: Bearer {key}", "--checks", "all"),
+                *("--phases", "examples,coverage,fuzzing,stateful", "--seed", str(seed), "--continue-on-failure"),
+                *("--max-examples", str(cases // OPERATIONS_WITH_INPUT), "--no-color"),
+                *("--report", "json", "--report-json-path", str(report / "report.json")),
+            ]
+            failed = subprocess.run(command, check=False).returncode
+            seconds = time.monotonic() - began
+            stack.check()
+    typer.echo(f"seed {seed}: {seconds:.0f} s")
+    raise typer.Exit(failed)
+
+
+if __name__ == "__main__":
+    typer.run(fuzz)
