@@ -258,7 +258,7 @@ def test_a_wrong_method_is_refused_with_the_right_one(http: httpx.Client, method
 
 
 def test_a_wrong_method_is_told_all_the_right_ones(http: httpx.Client) -> None:
-    assert http.patch("/jobs/" + "0" * 32).headers["Allow"] == "DELETE, GET"
+    assert http.patch("/jobs/" + "0" * 32).headers["Allow"] == "DELETE, GET, HEAD"
 
 
 @pytest.mark.parametrize(
