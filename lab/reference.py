@@ -68,9 +68,12 @@ def _table_of_routes(described: Described) -> Iterator[str]:
 def _scope(operation: Described) -> str:
     if "security" not in operation:
         return "none, nor a key"
-    return (
-        ", ".join(f"`{scope}`" for one in operation["security"] for scopes in one.values() for scope in scopes) or "any"
-    )
+    ways = [
+        ", ".join(f"`{scope}`" for scope in scopes) or "any" if scheme == "ApiKey" else f"none with a {scheme}"
+        for way in operation["security"]
+        for scheme, scopes in way.items()
+    ]
+    return " or ".join(ways)
 
 
 def _operation(path: str, method: str, operation: Described) -> Iterator[str]:

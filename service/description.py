@@ -13,6 +13,7 @@ from service.problems import (
     BodyTooLarge,
     ForeignHost,
     ForeignOrigin,
+    InvalidRequest,
     MissingScope,
     NotReady,
     Problem,
@@ -70,6 +71,8 @@ def _describe_errors(path: str, method: str, operation: Operation) -> None:
     # FastAPI adds a 422 of its own form to whatever has parameters, also where none can be invalid.
     if "application/json" in responses.get("422", {}).get("content", {}):
         del responses["422"]
+        if any(map(_can_be_invalid, operation["parameters"])):
+            responses |= {str(status): response for status, response in documented(InvalidRequest).items()}
     common: list[type[Refusal]] = [ForeignOrigin, ForeignHost]
     if "security" in operation:
         common += [Unauthenticated, MissingScope, TooManyRequests, NotReady, RedisAway]
@@ -83,6 +86,13 @@ def _describe_errors(path: str, method: str, operation: Operation) -> None:
     if path.startswith(PREFIX):
         _tell_as_openai(responses)
     operation["responses"] = dict(sorted(responses.items()))
+
+
+def _can_be_invalid(parameter: dict[str, Any]) -> bool:
+    """Whether a text may be sent in a parameter's place that it does not take."""
+    schema = parameter["schema"]
+    forms = schema.get("anyOf", [schema])
+    return any(form["type"] not in ("string", "null") or "maxLength" in form for form in forms)
 
 
 def _tell_as_openai(responses: dict[str, Any]) -> None:

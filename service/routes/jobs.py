@@ -29,7 +29,6 @@ from service.problems import (
     AlreadyFinished,
     BadRequest,
     InvalidLink,
-    InvalidRequest,
     JobNotFound,
     LinkExpired,
     PictureNotFound,
@@ -76,7 +75,7 @@ LinksFor = Annotated[
 ]
 
 
-@router.get("", operation_id="list_jobs", summary="Your jobs, newest first", responses=documented(InvalidRequest))
+@router.get("", operation_id="list_jobs", summary="Your jobs, newest first")
 async def list_jobs(
     caller: Generating,
     gateway: Here,
@@ -174,7 +173,7 @@ async def follow_job(
         304: {"description": "As the caller has it."},
         **documented(
             *(JobNotFound, PictureNotFound, PictureNotReady, PictureWithheld),
-            *(InvalidRequest, InvalidLink, LinkExpired, StoreAway),
+            *(InvalidLink, LinkExpired, StoreAway),
         ),
     },
 )
