@@ -2,6 +2,7 @@
 
 import typer
 
+from seemly.commands.batch import batch
 from seemly.commands.elsewhere import add_elsewhere
 from seemly.commands.pictures import compare, demo, explain, generate
 from seemly.commands.processes import gateway, serve, worker
@@ -12,7 +13,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, serve, generate, explain, compare, gateway, worker):
+for command in (demo, serve, generate, compare, batch, explain, gateway, worker):
     app.command()(command)
 add_elsewhere(app)
 

@@ -44,14 +44,14 @@ class Exchanges:
         self._build = build_request
         self._retries = retries
 
-    def generate(self, request: GenerateRequest | str) -> Exchange[JobView]:
+    def generate(self, request: GenerateRequest | str, *, idempotency_key: str | None = None) -> Exchange[JobView]:
         """Hand in a job, or a prompt with everything else left to the service; returns as soon as it is accepted."""
         body = GenerateRequest(prompt=request) if isinstance(request, str) else request
-        return (yield from self._make_job("/generate", body))
+        return (yield from self._make_job("/generate", body, idempotency_key))
 
-    def compare(self, request: CompareRequest) -> Exchange[JobView]:
+    def compare(self, request: CompareRequest, *, idempotency_key: str | None = None) -> Exchange[JobView]:
         """Hand in a compare of safety plans; returns as soon as it is accepted."""
-        return (yield from self._make_job("/compare", request))
+        return (yield from self._make_job("/compare", request, idempotency_key))
 
     def job(self, job_id: str, links_for_s: int | None = None) -> Exchange[JobView]:
         """A job as it stands now; where asked, with a `signed_url` at every passed picture, good for so long."""
@@ -108,8 +108,8 @@ class Exchanges:
         response = yield from self._send(self._build("GET", path, params=asked))
         return parsed(kind, response)
 
-    def _make_job(self, path: str, body: BaseModel) -> Exchange[JobView]:
-        headers = {"Idempotency-Key": str(uuid.uuid4())}
+    def _make_job(self, path: str, body: BaseModel, idempotency_key: str | None) -> Exchange[JobView]:
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
         sent = self._build("POST", path, json=body.model_dump(mode="json"), headers=headers)
         response = yield from self._send(sent, counts_once=True)
         return parsed(JobView, response)

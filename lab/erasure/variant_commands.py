@@ -41,22 +41,44 @@ def verify(
     variant: Annotated[Path, typer.Argument(help="Folder or .safetensors file of a variant.")], model: Model = DEMO
 ) -> None:
     """Check a variant against a model as serving would. Exit code 1: it would be refused, and why."""
-    from diffusers import UNet2DConditionModel
-
-    from workers.models import hash_weights
+    from workers.variants.importing import base_of
     from workers.variants.reading import UnusableVariant, load_variant
 
-    if not (model / "unet").is_dir():
-        raise typer.BadParameter(f"{model} is no model's folder", param_hint="--model")
-    unet = UNet2DConditionModel.from_pretrained(model / "unet", use_safetensors=True, local_files_only=True)
+    _check_model(model)
+    state, base = base_of(str(model))
     try:
-        found = load_variant(variant, unet.state_dict(), hash_weights(model))
+        found = load_variant(variant, state, base.weights_sha256)
     except UnusableVariant as error:
         Console(stderr=True).print(f"refused: {error}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     Console().print(
         f"{found.name}: {found.kind.value}, {len(found.tensors)} tensors, {found.size_bytes / 1e6:.2f} MB, fits {model}"
     )
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="A diffusers UNet folder, or a .safetensors file of part of one.")],
+    name: Annotated[str | None, typer.Option(help="What requests call it; after the file when left out.")] = None,
+    model: Model = DEMO,
+    folder: Annotated[Path, typer.Option(help="Folder of variants to put it in.")] = VARIANTS,
+) -> None:
+    """Make a variant of a UNet that others have erased from. Exit code 1: it cannot be served, and why."""
+    from workers.variants.importing import import_variant
+    from workers.variants.reading import UnusableVariant
+
+    _check_model(model)
+    try:
+        card = import_variant(source, str(model), folder, name)
+    except UnusableVariant as error:
+        Console(stderr=True).print(f"refused: {error}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    Console().print(f"{folder / card.name}: {card.kind.value}, asked for as erased:{card.name}", soft_wrap=True)
+
+
+def _check_model(model: Path) -> None:
+    if not (model / "unet").is_dir():
+        raise typer.BadParameter(f"{model} is no model's folder", param_hint="--model")
 
 
 @app.command()
@@ -74,8 +96,8 @@ def measure(
     """Measure the world's prompts before and after, and write the figures into the variants' cards."""
     from lab.erasure.effects import SETS
     from lab.erasure.effects import measure as measure_effects
-    from lab.evaluation.prompts import UnusablePrompts
     from lab.evaluation.run import OtherRun
+    from seemly.prompts import UnusablePrompts
     from workers.models import UnusableModel
 
     if len({variant.parent for variant in variants}) > 1:

@@ -47,9 +47,10 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Make pictures under every plan, judge them, and keep one line for each. Stop it at will: it resumes."""
-    from lab.evaluation.prompts import UnusablePrompts, load
+    from lab.evaluation.prompts import load
     from lab.evaluation.run import PLAIN, Bench, OtherRun, Results
     from lab.evaluation.run import run as run_plans
+    from seemly.prompts import UnusablePrompts
     from workers.models import UnusableModel
     from workers.variants.reading import UnusableVariant
 
@@ -140,7 +141,7 @@ def calibrate(
 ) -> None:
     """Choose concept texts, η, γ and K for a model with its own checker and CLIP; writes them into its seemly.json."""
     from lab.evaluation.calibration import WORLD, Calibrating, NothingToCalibrateOn, Wordings
-    from lab.evaluation.prompts import UnusablePrompts, load
+    from lab.evaluation.prompts import load
     from lab.evaluation.run import Bench, OtherRun, Results
     from workers.models import UnusableModel
 
@@ -151,7 +152,7 @@ def calibrate(
         cases = load(risky, pictures), load(harmless, 4 * pictures)
         bench = Bench.load(str(model), steps, guidance_scale, with_judge=False)
         calibrating = Calibrating(bench, *cases, candidates, Results(work, bench.bare_settings))
-    except (UnusablePrompts, OtherRun, UnusableModel, ValueError, OSError) as error:
+    except (OtherRun, UnusableModel, ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from None
     console = Console(stderr=True)
     with _bar(console) as bar:

@@ -1,4 +1,4 @@
-"""What pictures are asked for: the drawn world's prompts in two splits, or a file with one prompt a line.
+"""What pictures are asked for: the drawn world's prompts in two splits, or a file.
 
 Calibrating hears the captions that call themselves a picture ("a picture of midnight", "a photo of a cat"), measuring
 hears the others ("midnight", "a cat on the beach"): no text is in both splits, and neither is a seed.
@@ -14,6 +14,7 @@ from typing import Final
 from lab.world.captions import BARE, caption, with_article
 from lab.world.objects import AMBIGUOUS, HARMLESS, UNSAFE
 from lab.world.scenes import generator, random_scene
+from seemly.prompts import UnusablePrompts, read_prompts
 
 CALIBRATION_WORDS: Final = ("a picture of", "a photo of", "an image showing")
 AMBIGUOUS_SEED, BENIGN_SEED, EXPLICIT_SEED, FILE_SEED = 9_410_000, 9_420_000, 9_430_000, 9_440_000
@@ -32,35 +33,22 @@ class Case:
     seed: int
 
 
-class UnusablePrompts(ValueError):
-    """No such set, or a file without prompts."""
-
-
 def load(source: str, limit: int | None = None) -> list[Case]:
-    """The cases of a set in `SETS`, or of a text file with one prompt a line; at most `limit`.
+    """The cases of a set in `SETS`, or of a file as `seemly.prompts` reads it; at most `limit`.
 
     Raises:
         UnusablePrompts: neither, or nothing in it.
     """
     if source in SETS:
         texts, seed = SETS[source]
-        prompts = list(islice(texts(), limit if limit is not None else WORLD_COUNT))
-    else:
-        prompts, seed = _lines(Path(source))[:limit], FILE_SEED
-    name = source if source in SETS else Path(source).stem
-    return [Case(name, index, text, named, seed + index) for index, (text, named) in enumerate(prompts)]
-
-
-def _lines(file: Path) -> list[tuple[str, tuple[str, ...]]]:
-    if not file.is_file():
-        raise UnusablePrompts(f"{str(file)!r} is neither a file nor one of the sets {', '.join(SETS)}")
-    try:
-        lines = [line.strip() for line in file.read_text().splitlines()]
-    except UnicodeDecodeError:
-        raise UnusablePrompts(f"{file} is no text in UTF-8; write one prompt a line") from None
-    if not any(lines):
-        raise UnusablePrompts(f"{file} holds no prompt; write one a line")
-    return [(line, ()) for line in lines if line]
+        prompts = islice(texts(), limit if limit is not None else WORLD_COUNT)
+        return [Case(source, index, text, named, seed + index) for index, (text, named) in enumerate(prompts)]
+    if not Path(source).is_file():
+        raise UnusablePrompts(f"{source!r} is neither a file nor one of the sets {', '.join(SETS)}")
+    return [
+        Case(Path(source).stem, index, prompt.text, (), FILE_SEED + index if prompt.seed is None else prompt.seed)
+        for index, prompt in enumerate(read_prompts(Path(source))[:limit])
+    ]
 
 
 Prompts = Iterator[tuple[str, tuple[str, ...]]]

@@ -9,6 +9,7 @@ import typer
 from seemly.errors import FieldError, Unusable
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
     from rich.console import Console
 
     from contract.request import PicturesRequest
@@ -35,7 +36,7 @@ def read_settings(url: str | None = None, api_key: str | None = None) -> "Settin
     try:
         settings = Settings()
     except ValidationError as error:
-        raise Unusable(*_named(error), where="the environment holds settings that cannot be used: ") from None
+        raise unusable(error, "the environment holds settings that cannot be used: ") from None
     own = {"url": url, "api_key": None if api_key is None else SecretStr(api_key)}
     return settings.model_copy(update={name: value for name, value in own.items() if value is not None})
 
@@ -51,7 +52,12 @@ def request_of(kind: "type[Request]", **values: Any) -> "Request":
     try:
         return kind(**values)
     except ValidationError as error:
-        raise Unusable(*_named(error)) from None
+        raise unusable(error) from None
+
+
+def unusable(error: "ValidationError", where: str = "") -> Unusable:
+    """What pydantic refused, in our words."""
+    return Unusable(*_named(error), where=where)
 
 
 def _named(error: Any) -> Iterator[FieldError]:

@@ -78,7 +78,7 @@ def load_variant(path: Path, base: Mapping[str, Tensor], base_sha256: str, name:
         _check(tensors, base, path)
     kept = {key: tensors[key] for key in sorted(tensors)}
     card = VariantCard(
-        name=name or _name_from(path),
+        name=name or name_from(path),
         method="imported",
         base=Base(name="not stated", weights_sha256=base_sha256),
         kind=kind_of(tuple(kept)),
@@ -217,7 +217,7 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
-def _name_from(path: Path) -> str:
+def name_from(path: Path) -> str:
     """A name that requests can say, of the letters the file's name has."""
     stem = path.stem if path.suffix == ".safetensors" else path.name
     return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("._-")[:64] or "imported"
