@@ -103,7 +103,7 @@ def _answer(status: str, answer: Described) -> tuple[str, str, str, str]:
     bodies: list[str] = []
     codes: list[str] = []
     for media_type, content in answer.get("content", {}).items():
-        bodies.append(f"`{media_type}` {_type(content['schema'])}".removesuffix(" string"))
+        bodies.append(f"`{media_type}` {_type(content['schema'])}".removesuffix(" string").removesuffix(" object"))
         codes += content.get("examples", {}) if status >= "4" else ()
     told = ", ".join(f"`{code}`" for code in codes) or answer["description"]
     return f"`{status}`", told, ", ".join(bodies), ", ".join(f"`{name}`" for name in answer.get("headers", ()))

@@ -49,6 +49,13 @@ def _order(event_id: str) -> tuple[int, int]:
     return int(milliseconds), int(number)
 
 
+def event_schema(*types: str) -> dict[str, Any]:
+    """What OpenAPI says of one event of a stream."""
+    text = {"type": "string"}
+    properties = {"event": {"enum": list(types)}, "data": {**text, "contentMediaType": "application/json"}, "id": text}
+    return {"type": "object", "title": "Event", "properties": properties, "required": ["event", "data"]}
+
+
 @dataclass
 class _Watched:
     cursor: str

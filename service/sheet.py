@@ -153,7 +153,8 @@ def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _cut(draw: ImageDraw.ImageDraw, text: str, width_px: int, size_px: int) -> str:
-    """The text, or as much of it as fits."""
+    """The text on one line, or as much of it as fits."""
+    text = " ".join(text.split())
     if draw.textlength(text, font=_font(size_px)) <= width_px:
         return text
     while text and draw.textlength(f"{text}...", font=_font(size_px)) > width_px:

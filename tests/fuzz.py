@@ -5,6 +5,7 @@ The stack has a tiny checkpoint and wants keys. The seed is printed; with it, th
 
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from service.api_keys import KeyRing, Scope
 from tests import tiny
 
 CONFIG = Path(__file__).with_name("fuzz.toml")
-OPERATIONS_WITH_INPUT = 10  # each is asked as often as all cases take; the others have few ways to be asked
+CASES_PER_EXAMPLE = 30  # what one more example of each operation comes to, over all phases
 ENVIRONMENT = {
     "SEEMLY_DEVICE": "cpu",
     "SEEMLY_DTYPE": "float32",
@@ -54,12 +55,13 @@ def fuzz(
                 *(str(Path(sys.executable).with_name("st")), "--config-file", str(CONFIG), "run"),
                 *(f"{stack.url}/openapi.json", "--header", f"Authorization: Bearer {key}", "--checks", "all"),
                 *("--phases", "examples,coverage,fuzzing,stateful", "--seed", str(seed), "--continue-on-failure"),
-                *("--max-examples", str(cases // OPERATIONS_WITH_INPUT), "--no-color"),
+                *("--max-examples", str(cases // CASES_PER_EXAMPLE), "--no-color"),
                 *("--report", "json", "--report-json-path", str(report / "report.json")),
             ]
             failed = subprocess.run(command, check=False).returncode
             seconds = time.monotonic() - began
             stack.check()
+            shutil.copy(stack.logs / "gateway.log", report)
     typer.echo(f"seed {seed}: {seconds:.0f} s")
     raise typer.Exit(failed)
 

@@ -17,6 +17,7 @@ from contract.verdict import Verdict
 from service.compatible.answer import PICTURE_MADE, Image, ImagesAnswer, PictureMade, Withheld
 from service.compatible.errors import JobCanceled, JobFailed, NotInTime, PicturesBlocked, error_of
 from service.compatible.request import ImagesRequest
+from service.events import event_schema
 from service.jobs import JobRecord
 from service.problems import AlreadyFinished, Refusal, StoreAway, documented
 from service.routes.generate import REFUSALS, Submission, require_json
@@ -40,7 +41,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
         "model": ImagesAnswer,
         "description": "The pictures that passed. With `stream`: an `image_generation.completed` event for each of"
         " them, or an `error` event.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": event_schema(PICTURE_MADE, "error")}},
         "headers": {"Location": {"description": "The job's address.", "schema": {"type": "string"}}},
     },
     **documented(*REFUSALS, StoreAway, PicturesBlocked, JobCanceled, JobFailed, NotInTime),

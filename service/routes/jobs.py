@@ -20,7 +20,7 @@ from contract.result import JobView, Picture, Status
 from contract.store import explained
 from contract.verdict import Verdict
 from service.authentication import Generating, Reading
-from service.events import START
+from service.events import START, event_schema
 from service.gateway import Gateway, Here
 from service.jobs import JobRecord, finished_event
 from service.links import LONGEST_S
@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 PING_S = 15
+EVENTS = ("snapshot", "queued", "started", "progress", "finished")
 _STREAM_ID = re.compile(r"\d{1,15}-\d{1,15}")
 _ASKED_TO_STOP: dict[int | str, dict[str, Any]] = {
     202: {"model": JobView, "description": "It runs; its worker was asked to stop."}
@@ -138,7 +139,7 @@ async def cancel_job(job_id: JobId, caller: Generating, gateway: Here) -> Respon
             "description": "Server-sent events: `snapshot` (the job), then `queued` (position, eta_s: seconds until it "
             "should be finished), `started` (attempt), `progress` (step, steps: over all pictures; one that is made "
             "again adds to both) and `finished` (status), which is the last. Ids of events can be resumed from.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"schema": event_schema(*EVENTS)}},
         },
         204: {"description": "The last event was already seen: do not reconnect."},
         **documented(BadRequest, JobNotFound),

@@ -82,8 +82,9 @@ def test_long_titles_and_odd_shapes_fit() -> None:
     assert drawn.width == sheet.GAP_PX + sheet.TILE_PX + sheet.GAP_PX
 
 
-def test_a_prompt_in_any_script_can_be_drawn() -> None:
-    prompt = GenerateRequest(prompt="кошка 猫 🐈").prompt
+@pytest.mark.parametrize("written", ["кошка 猫 🐈", "two\nlines", "\x02 \U0008bb09 \t"])
+def test_a_prompt_in_any_script_can_be_drawn(written: str) -> None:
+    prompt = GenerateRequest(prompt=written).prompt
     contact_sheet(prompt, [SheetRow(prompt, view(parts.picture(JOB, 0)), {0: png("red")})])
 
 
