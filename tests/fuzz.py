@@ -3,6 +3,7 @@
 The stack has a tiny checkpoint and wants keys. The seed is printed; with it, the same run is made again.
 """
 
+import json
 import os
 import secrets
 import shutil
@@ -37,6 +38,7 @@ ENVIRONMENT = {
 def fuzz(
     cases: Annotated[int, typer.Option(help="At least so many requests.")] = 20_000,
     seed: Annotated[int | None, typer.Option(help="Of an earlier run, to repeat it.")] = None,
+    rate: Annotated[str, typer.Option(help="At most so many requests, as in 20/s.")] = "1000/s",
     report: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("out/fuzz"),
 ) -> None:
     """Ask a running stack everything its description allows and much that it does not. Exit code 0: all was well."""
@@ -55,15 +57,16 @@ def fuzz(
                 *(str(Path(sys.executable).with_name("st")), "--config-file", str(CONFIG), "run"),
                 *(f"{stack.url}/openapi.json", "--header", f"Authorization: Bearer {key}", "--checks", "all"),
                 *("--phases", "examples,coverage,fuzzing,stateful", "--seed", str(seed), "--continue-on-failure"),
-                *("--max-examples", str(cases // CASES_PER_EXAMPLE), "--no-color"),
+                *("--max-examples", str(cases // CASES_PER_EXAMPLE), "--no-color", "--rate-limit", rate),
                 *("--report", "json", "--report-json-path", str(report / "report.json")),
             ]
-            failed = subprocess.run(command, check=False).returncode
+            exit_code = subprocess.run(command, check=False).returncode
             seconds = time.monotonic() - began
             stack.check()
             shutil.copy(stack.logs / "gateway.log", report)
-    typer.echo(f"seed {seed}: {seconds:.0f} s")
-    raise typer.Exit(failed)
+    asked = json.loads((report / "report.json").read_bytes())["test_cases"]["generated"]
+    typer.echo(f"seed {seed}: {asked} cases in {seconds:.0f} s")
+    raise typer.Exit(exit_code if asked >= cases else 1)
 
 
 if __name__ == "__main__":
