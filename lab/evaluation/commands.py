@@ -2,35 +2,35 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from contract.effect import MeasuredEffects
-from contract.plan import SafetyPlan
+from contract.effect import MeasuredEffects, MeasuredUnder
+from lab.evaluation.report_commands import comparison, report
 
 if TYPE_CHECKING:
     from lab.evaluation.run import Measured
 
 app = typer.Typer(help="Measure safety methods on a model.", no_args_is_help=True)
-PLANS = (
-    "none", "negative", "sld:weak", "sld:medium", "sld:strong", "sld:max", "sega", "unguidance:single",
-    "unguidance:multi", "unguidance:filter", "safree",
-)  # fmt: skip
 DEMO = Path("models/demo")
 Steps = Annotated[int | None, typer.Option(min=1, max=150, help="Default: the model's own.")]
 GuidanceScale = Annotated[float | None, typer.Option(min=0, max=30, help="Default: the model's own.")]
+Preset = Literal["weapons", "all"]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON rather than tables.")]
 
 
 @app.command()
 def run(
-    model: Annotated[str, typer.Option(help="Folder or hub id of the model.")] = str(DEMO),
+    model: Annotated[str | None, typer.Option(help=f"Folder or hub id of the model. Default: {DEMO}.")] = None,
     prompts: Annotated[
         list[str] | None,
-        typer.Option(help="ambiguous, benign, explicit, or a text file of a prompt a line. Default: the first two."),
+        typer.Option(
+            help="ambiguous, benign, explicit, explicit-weapons; a text file of a prompt a line; a CSV file in I2P's"
+            ' columns; or a text with <country> in it, as "<country> body". May be repeated. Default: the first two.'
+        ),
     ] = None,
     plan: Annotated[
         list[str] | None,
@@ -38,41 +38,88 @@ def run(
             help='A plan, as in "none", "sld:max" or "safree+sld:max"; may be repeated. Default: every method.'
         ),
     ] = None,
+    plans: Annotated[Path | None, typer.Option(help="JSON file of plans written out, by name.")] = None,
+    preset: Annotated[
+        Preset | None, typer.Option(help="Prompts, plans and measures of one table of `seemly evaluate comparison`.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Prompts of each set; a set of the world has 200.")] = None,
     steps: Steps = None,
     guidance_scale: GuidanceScale = None,
+    native_size: Annotated[
+        bool, typer.Option("--native-size", help="Make all pictures in the model's own size, whatever a file says.")
+    ] = False,
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="nudenet, q16, clip-score, aesthetic, lpips, fid, judge-features; may be repeated. The model's checker"
+            " and its judge, where it has one, always look."
+        ),
+    ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=FILE for what a measure needs: q16, aesthetic, lpips, fid, fid-reference, nudenet; for clip a"
+            " folder or hub id. May be repeated."
+        ),
+    ] = None,
+    concept: Annotated[
+        list[str] | None,
+        typer.Option(help='A concept that CLIP looks for, as "knife=a photo of a knife@0.26". May be repeated.'),
+    ] = None,
+    variants: Annotated[Path | None, typer.Option(help="Folder of erased weights. Default: models/variants.")] = None,
+    keep_pictures: Annotated[
+        bool, typer.Option("--keep-pictures", help="Keep every picture beside the results, for the report.")
+    ] = False,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(help="Repeat the run of this manifest to the digit. Goes with --model and --out only."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="File of results; a run that ended early goes on from it.")] = Path(
         "data/evaluation.jsonl"
     ),
     as_json: AsJson = False,
 ) -> None:
     """Make pictures under every plan, judge them, and keep one line for each. Stop it at will: it resumes."""
-    from lab.evaluation.prompts import load
-    from lab.evaluation.run import PLAIN, Bench, OtherRun, Results
-    from lab.evaluation.run import run as run_plans
+    from lab.evaluation.asking import Wish, asked_for
+    from lab.evaluation.measures.measure import UnusableMeasure
+    from lab.evaluation.prepare import prepare
+    from lab.evaluation.run import OtherRun
     from seemly.prompts import UnusablePrompts
     from workers.models import UnusableModel
     from workers.variants.reading import UnusableVariant
 
-    names = list(dict.fromkeys((PLAIN, *(plan or PLANS))))
-    plans = {name: plan_named(name) for name in names}
+    wish = Wish(
+        model,
+        prompts,
+        plan,
+        plans,
+        preset,
+        limit,
+        steps,
+        guidance_scale,
+        native_size,
+        measure,
+        weights,
+        concept,
+        variants,
+    )
     try:
-        cases = [case for source in prompts or ("ambiguous", "benign") for case in load(source, limit)]
-        bench = Bench.load(model, steps, guidance_scale)
-        results = Results(out, bench.settings)
-    except (UnusablePrompts, OtherRun, UnusableModel) as error:
+        asked, again = asked_for(wish, manifest)
+        prepared = prepare(asked, out, keep_pictures=keep_pictures, again=again)
+    except UnusableVariant as error:
+        raise typer.BadParameter(str(error), param_hint="--plan") from None
+    except (UnusablePrompts, OtherRun, UnusableModel, UnusableMeasure) as error:
         raise typer.BadParameter(str(error)) from None
     console = Console(stderr=True)
-    if bench.judge is None:
-        console.print(f"{model} has no judge: which objects a picture shows will not be told")
+    if prepared.bench.judge is None:
+        console.print(f"{asked.model} has no judge: which objects a picture shows will not be told")
+    if again is not None and again.under != prepared.manifest.under:
+        console.print("this machine or its libraries are not those of the manifest's run: last digits may differ")
     with _bar(console) as bar:
-        task = bar.add_task("pictures", total=len(cases) * len(plans))
-        try:
-            for done in run_plans(bench, cases, plans, results):
-                bar.advance(task, done)
-        except UnusableVariant as error:
-            raise typer.BadParameter(str(error), param_hint="--plan") from None
-    _show(list(results.lines.values()), as_json)
+        task = bar.add_task("pictures", total=prepared.pictures)
+        for done in prepared.run():
+            bar.advance(task, done)
+    _show(list(prepared.results.lines.values()), as_json)
 
 
 @app.command()
@@ -95,7 +142,8 @@ def summary(
     # Every run measures plain generation, so two runs of the same prompts hold the same pictures of it.
     pictures = list({(p.prompts, p.plan, p.index): p for _, part in contents for p in part}.values())
     if write is not None:
-        measured = MeasuredEffects.model_validate({"settings": settings, "effects": summarise(pictures)})
+        under = {name: settings[name] for name in MeasuredUnder.model_fields}
+        measured = MeasuredEffects.model_validate({"settings": under, "effects": summarise(pictures)})
         write.write_text(measured.model_dump_json(indent=1, exclude_none=True) + "\n")
     _show(pictures, as_json)
 
@@ -174,18 +222,6 @@ def calibrate(
     )
 
 
-def plan_named(name: str) -> SafetyPlan:
-    """A plan from its short form, methods joined by "+".
-
-    Raises:
-        typer.BadParameter: no such plan.
-    """
-    try:
-        return SafetyPlan.from_short_form([part.strip() for part in name.split("+")])
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--plan") from None
-
-
 def _bar(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
@@ -207,6 +243,9 @@ def _show(pictures: "list[Measured]", as_json: bool) -> None:
     for name, plans in effects.items():
         Console(width=200).print(terminal(name, plans))
 
+
+app.command()(report)
+app.command()(comparison)
 
 if __name__ == "__main__":
     app()

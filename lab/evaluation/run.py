@@ -1,16 +1,16 @@
-"""Runs plans over prompts through the engine, the same seeds for all, and keeps one line per picture.
+"""Runs plans over prompts through the engine, the same seeds for all, and measures every picture.
 
 A chunk of prompts goes through every plan before the next chunk begins, so that a machine that slows down favours no
 plan, and what was measured so far is balanced whenever the run ends. A run that ended early goes on where it stopped.
 """
 
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
@@ -18,8 +18,11 @@ from numpy.typing import NDArray
 
 from contract.plan import SafetyPlan
 from contract.request import Scheduler
-from contract.steps import PerStep
 from lab.evaluation.prompts import Case
+from lab.evaluation.results import Measured as Measured
+from lab.evaluation.results import OtherRun as OtherRun
+from lab.evaluation.results import Results as Results
+from lab.evaluation.results import read as read
 from lab.world import judge as judging
 from lab.world.judge import Judge
 from lab.world.objects import UNSAFE
@@ -35,10 +38,6 @@ PLAIN: Final = "none"
 VARIANTS: Final = Path("models/variants")
 VARIANT_BYTES: Final = 8 << 30
 Pixels = NDArray[np.uint8]  # (height, width, 3)
-
-
-class OtherRun(ValueError):
-    """The file holds results of another model or of other settings."""
 
 
 @dataclass(frozen=True)
@@ -95,101 +94,38 @@ class Bench:
         }
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What is known of one picture. None: not to be known here, for want of a judge, a text tower or a named object."""
+class Observer(Protocol):
+    """Looks at pictures beyond what every run measures."""
 
-    prompts: str
-    index: int
-    plan: str
-    text: str
-    seed: int
-    failure: str | None = None
-    shown: tuple[str, ...] | None = None
-    unsafe: bool | None = None
-    named: bool | None = None  # every object that the prompt names is shown
-    flagged: bool = False  # by the model's own checker
-    likeness: float | None = None  # cosine of picture and prompt in the checker's CLIP
-    distance: float = 0.0  # mean absolute difference from the plain picture of the same seed, in 0..1
-    unet_rows: int = 0
-    seconds: float = 0.0  # the chunk's time, shared out
-    corrected_steps: int | None = None
-    similarities: Mapping[str, PerStep] | None = None  # per step, of a watching plan
+    def has_seen(self, line: Measured) -> bool:
+        """Whether nothing is left to look at in a picture that was measured before."""
 
-
-class Results:
-    """A file of measured pictures: a line of settings, then one line for each picture.
-
-    Raises:
-        OtherRun: the file was begun under other settings.
-    """
-
-    def __init__(self, file: Path, settings: Mapping[str, Any]) -> None:
-        self.file, self.settings = file, settings
-        self.lines: dict[tuple[str, str, int], Measured] = {}
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(settings) + "\n")
-            return
-        begun, lines = read(file)
-        if begun != settings:
-            raise OtherRun(f"{file} was begun with another model or other settings; name another file or remove it")
-        self.lines = {(line.prompts, line.plan, line.index): line for line in lines}
-        _drop_torn_line(file)
-
-    def add(self, pictures: Sequence[Measured]) -> None:
-        """Keep a chunk, in one write."""
-        with self.file.open("a") as file:
-            file.write("".join(json.dumps(_told(picture)) + "\n" for picture in pictures))
-            file.flush()
-            os.fsync(file.fileno())
-        self.lines |= {(picture.prompts, picture.plan, picture.index): picture for picture in pictures}
-
-
-def read(file: Path) -> tuple[dict[str, Any], list[Measured]]:
-    """The settings and the pictures in a file of results; a line torn by a crash is left out.
-
-    Raises:
-        OtherRun: it is no file of results.
-    """
-    try:
-        head, *lines = file.read_text().splitlines(keepends=True)
-        whole = [json.loads(line) for line in lines if line.endswith("\n")]
-        pictures = [Measured(**{key: _frozen(value) for key, value in line.items()}) for line in whole]
-        return json.loads(head), pictures
-    except (ValueError, TypeError) as error:
-        raise OtherRun(f"{file} holds no results of an evaluation: {error}") from None
-
-
-def _drop_torn_line(file: Path) -> None:
-    content = file.read_text()
-    if not content.endswith("\n"):
-        file.write_text(content[: content.rfind("\n") + 1])
-
-
-def _told(picture: Measured) -> dict[str, Any]:
-    return {name: value for name, value in asdict(picture).items() if value is not None}
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    def seen(
+        self, lines: Sequence[Measured], made: Sequence[Pixels | None], plain: Sequence[Pixels | None]
+    ) -> list[Measured]:
+        """The lines with what it saw added; `made` and `plain` are their pictures, None where one failed."""
 
 
 def run(
-    bench: Bench, cases: Sequence[Case], plans: Mapping[str, SafetyPlan], results: Results, *, watch: bool = False
+    bench: Bench,
+    cases: Sequence[Case],
+    plans: Mapping[str, SafetyPlan],
+    results: Results,
+    *,
+    watch: bool = False,
+    observer: Observer | None = None,
 ) -> Iterator[int]:
     """Measure every case under every plan; yields how many pictures were done, chunk by chunk.
 
     watch: keep every step's similarities of trajectory methods
+    observer: sees the pictures too
 
     Raises:
         UnusableVariant: a plan names erased weights that are not there or not of this model.
     """
     engine = Engine(bench.model.parts, bench.model.methods)
     for chunk in _chunks(cases):
-        missing = [
-            name for name in plans if any((case.prompts, name, case.index) not in results.lines for case in chunk)
-        ]
+        missing = [name for name in plans if not all(_is_done(results, observer, name, case) for case in chunk)]
         if not missing:
             yield len(chunk) * len(plans)
             continue
@@ -199,13 +135,24 @@ def run(
         for name in missing:
             is_plain = plans[name] == SafetyPlan()
             outcomes, seconds = made_plain if is_plain else _make(engine, bench, chunk, plans[name])
-            results.add(_measure(bench, chunk, name, outcomes, plain, seconds / len(chunk), watch))
+            lines = _measure(bench, chunk, name, outcomes, plain, seconds / len(chunk), watch)
+            if observer is not None:
+                lines = observer.seen(lines, [outcome.pixels for outcome in outcomes], plain)
+            results.add(lines)
             yield len(chunk)
 
 
+def _is_done(results: Results, observer: Observer | None, plan: str, case: Case) -> bool:
+    line = results.lines.get((case.prompts, plan, case.index))
+    return line is not None and (observer is None or observer.has_seen(line))
+
+
 def _chunks(cases: Sequence[Case]) -> Iterator[Sequence[Case]]:
-    for at in range(0, len(cases), CHUNK):
-        yield cases[at : at + CHUNK]
+    """Set by set, so that a picture's neighbours, and with them its last digit, are those of its set alone."""
+    for _, of_set in groupby(cases, lambda case: case.prompts):
+        members = list(of_set)
+        for at in range(0, len(members), CHUNK):
+            yield members[at : at + CHUNK]
 
 
 def _make(engine: Engine, bench: Bench, chunk: Sequence[Case], plan: SafetyPlan) -> tuple[list[Outcome], float]:
@@ -219,13 +166,13 @@ def _make(engine: Engine, bench: Bench, chunk: Sequence[Case], plan: SafetyPlan)
                 job_id="evaluation",
                 index=position,
                 prompt=case.text,
-                negative_prompt="",
+                negative_prompt=case.negative_prompt,
                 seed=case.seed,
                 steps=bench.steps,
-                guidance_scale=bench.guidance_scale,
+                guidance_scale=bench.guidance_scale if case.guidance_scale is None else case.guidance_scale,
                 scheduler=Scheduler.DDIM,
-                width=info.native_width_px,
-                height=info.native_height_px,
+                width=case.width or info.native_width_px,
+                height=case.height or info.native_height_px,
                 plan=plan,
                 weights=weights,
             )
@@ -246,11 +193,8 @@ def _measure(
     watch: bool,
 ) -> list[Measured]:
     made = [(i, outcome.pixels) for i, outcome in enumerate(outcomes) if outcome.pixels is not None]
-    pixels = np.stack([picture for _, picture in made]) if made else np.zeros((0, 8, 8, 3), np.uint8)
-    shown: dict[int, frozenset[str]] = {}
-    if bench.judge is not None and made:
-        shown = dict(zip((i for i, _ in made), bench.judge.shown(pixels), strict=True))
-    cosines = _likeness(bench.model, [chunk[i].text for i, _ in made], pixels)
+    shown = {} if bench.judge is None else _shown(bench.judge, dict(made))
+    cosines = _likeness(bench.model, [chunk[i].text for i, _ in made], [picture for _, picture in made])
     likeness = dict(zip((i for i, _ in made), cosines, strict=True)) if cosines else {}
     measured = []
     for i, (case, outcome) in enumerate(zip(chunk, outcomes, strict=True)):
@@ -262,6 +206,7 @@ def _measure(
                 plan=plan,
                 text=case.text,
                 seed=case.seed,
+                categories=case.categories,
                 failure=outcome.failure.code if outcome.failure else None,
                 shown=None if objects is None else tuple(sorted(objects)),
                 unsafe=None if objects is None else bool(objects & UNSAFE.keys()),
@@ -278,13 +223,22 @@ def _measure(
     return measured
 
 
+def _shown(judge: Judge, pictures: Mapping[int, Pixels]) -> dict[int, frozenset[str]]:
+    """The objects on each picture, by its number; a size at a time."""
+    shown: dict[int, frozenset[str]] = {}
+    for shape in {picture.shape for picture in pictures.values()}:
+        numbers = [i for i, picture in pictures.items() if picture.shape == shape]
+        shown |= dict(zip(numbers, judge.shown(np.stack([pictures[i] for i in numbers])), strict=True))
+    return shown
+
+
 def _distance(picture: Pixels | None, plain: Pixels | None) -> float:
     if picture is None or plain is None:
         return 0.0
     return round(float(np.abs(picture.astype(np.int16) - plain).mean() / 255), 5)
 
 
-def _likeness(model: LoadedModel, texts: Sequence[str], pixels: NDArray[np.uint8]) -> list[float]:
+def _likeness(model: LoadedModel, texts: Sequence[str], pixels: Sequence[Pixels]) -> list[float]:
     """Cosines of pictures with their prompts, empty for a model without a text tower."""
     concepts, detector = model.methods.text_concepts, model.parts.detector
     if concepts is None or not isinstance(detector, ConceptFilter) or not texts:

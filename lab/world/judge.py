@@ -42,9 +42,24 @@ class Judge(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits (pictures, objects) of pixels (pictures, 3, h, w) in -1..1."""
-        cells = self.body(pixels)
-        logits: Tensor = self.head(cells.amax(dim=(2, 3)))
+        logits: Tensor = self.head(self._strongest(pixels))
         return logits
+
+    def _strongest(self, pixels: Tensor) -> Tensor:
+        """Each channel's strongest cell, (pictures, channels)."""
+        cells: Tensor = self.body(pixels)
+        return cells.amax(dim=(2, 3))
+
+    @torch.no_grad()
+    def features(self, pictures: NDArray[np.uint8], batch: int = 128) -> NDArray[np.float32]:
+        """What the last layer sees, (pictures, channels); pictures (n, h, w, 3) of bytes."""
+        device = self.head.weight.device
+        parts = [
+            self._strongest(_pixels(pictures[at : at + batch]).to(device)).cpu()
+            for at in range(0, len(pictures), batch)
+        ]
+        features: NDArray[np.float32] = torch.cat(parts).numpy()
+        return features
 
     @torch.no_grad()
     def probabilities(self, pictures: NDArray[np.uint8], batch: int = 128) -> Tensor:

@@ -20,7 +20,7 @@ Text concepts have no adjustment: margin = round(cos(e, t) − threshold, 3).
 The filter reports; what follows from a flag is decided by `contract.verdict.decide`. Nothing is ever blackened.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -122,8 +122,8 @@ class ConceptFilter:
             for i, output in enumerate(outputs)
         ]
 
-    def embed(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """(pictures, height, width, 3) RGB → (pictures, projection_dim), of unit length, float32."""
+    def embed(self, pixels: Iterable[NDArray[np.uint8]]) -> Tensor:
+        """Pictures of (height, width, 3), RGB → (pictures, projection_dim), of unit length, float32."""
         pictures = [Image.fromarray(picture) for picture in pixels]
         clip_input = self._image_processor(pictures, return_tensors="pt").pixel_values
         return normalize(self.embed_normalised(clip_input.to(self._checker.device)))
