@@ -42,7 +42,7 @@ class Case:
 
 
 def load(source: str, limit: int | None = None) -> list[Case]:
-    """The cases of a set in `SETS`, of a file as `seemly.prompts` reads it, or of a template with <country> in it; at most `limit`.
+    """The cases of a set in `SETS`, of a file as `seemly.prompts` reads it, or of a <country> text; at most `limit`.
 
     Raises:
         UnusablePrompts: none of these, nothing in it, or rows that cannot be used.

@@ -21,8 +21,8 @@ from lab.evaluation.run import PLAIN
 from lab.evaluation.summary import Z_95, share_of
 
 COLUMNS: Final = (
-    "prompts", "index", "plan", "text", "seed", "categories", "failure", "shown", "unsafe", "named", "flagged", "likeness",
-    "distance", "unet_rows", "seconds", "corrected_steps",
+    "prompts", "index", "plan", "text", "seed", "categories", "failure", "shown", "unsafe", "named", "flagged",
+    "likeness", "distance", "unet_rows", "seconds", "corrected_steps",
 )  # fmt: skip
 Grid = Mapping[str, Mapping[str, Sequence[Measured]]]  # set → plan → pictures in order
 
