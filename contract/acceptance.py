@@ -39,6 +39,7 @@ class Terms:
     cost: int | None = None  # of these, in pixel-steps
     end_user: str | None = None  # a digest
     refusals: int | None = None  # blocked pictures of this end user, in a window of `record.REFUSALS_WINDOW_S`
+    webhook_url: str | None = None
     idempotency_key: str | None = None  # a digest
     fingerprint: str | None = None  # of the request that came with it
     idempotency_ttl_s: int = 86_400
@@ -79,7 +80,7 @@ def arguments_of(job: Job, terms: Terms, rq_fields: dict[str, bytes | str | int 
         "idempotency_ttl_s": terms.idempotency_ttl_s,
     }
     known = {name: value for name, value in told.items() if value is not None}
-    fields = accepted_fields(job, RANKS[terms.priority], terms.end_user)
+    fields = accepted_fields(job, RANKS[terms.priority], terms.end_user, terms.webhook_url)
     return [
         json.dumps(known),
         repr(job.created_at.timestamp()),

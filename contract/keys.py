@@ -9,6 +9,10 @@ TENANTS = f"{PREFIX}tenants"  # hash: tenant → `service.limits.TenantLimits` a
 API_KEYS = f"{PREFIX}api-keys"  # hash: key id → `service.api_keys.ApiKey` as JSON; none is ever removed
 SERVICE_TIMES = f"{PREFIX}jobs:service-times"  # list, capped: seconds a job took, newest first
 
+SIGNING_SECRETS = f"{PREFIX}webhooks:secrets"  # hash: tenant → its `SigningSecret`s as JSON, oldest first
+DELIVERING_TENANTS = f"{PREFIX}webhooks:tenants"  # set: tenants that have webhooks to deliver
+DEAD_DELIVERIES = f"{PREFIX}webhooks:dead"  # sorted set: ids of deliveries that were given up → when
+
 # names in a worker's handler table
 GENERATE = "generate"  # jobs of POST /generate
 COMPARE = "compare"  # jobs of POST /compare
@@ -47,6 +51,21 @@ def refusals_key(tenant: str, end_user: str) -> str:
 def idempotency_key(tenant: str, digest: str) -> str:
     """Hash: what came with an Idempotency-Key, and the job that was made of it."""
     return f"{PREFIX}tenant:{tenant}:idempotency:{digest}"
+
+
+def delivery_key(delivery_id: str) -> str:
+    """Hash of a webhook's delivery; its fields are those of `contract.outbox`."""
+    return f"{PREFIX}webhook:{delivery_id}"
+
+
+def due_deliveries_key(tenant: str) -> str:
+    """Sorted set: ids of a tenant's pending deliveries → when they are due, epoch seconds."""
+    return f"{PREFIX}tenant:{tenant}:webhooks:due"
+
+
+def tenant_deliveries_key(tenant: str) -> str:
+    """Sorted set: ids of a tenant's deliveries → when the job ended, epoch seconds; an id outlives its delivery."""
+    return f"{PREFIX}tenant:{tenant}:webhooks"
 
 
 def turns_key(model: str) -> str:

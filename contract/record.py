@@ -9,6 +9,7 @@ The record is a hash (`keys.job_key`):
     cancel       "1" once a cancellation of a running job was asked for
     tenant, cost, rank, turns    whose it is, its cost in pixel-steps, its priority, the key its turn stands in
     end_user     digest of the end user it was made for; absent without one
+    webhook_url  where its end is told; absent without one
     created_at, started_at, finished_at, deadline_at    epoch seconds; absent when not yet, or never
     result       the Result, as JSON, once terminal
 
@@ -20,6 +21,7 @@ fields `type` (queued, started, progress, finished) and `data` (JSON).
 from contract import keys
 from contract.cost import cost_of
 from contract.job import Job
+from contract.outbox import TELL
 from contract.result import Status
 
 EVENTS_MAXLEN = 400
@@ -27,7 +29,9 @@ EVENTS_TTL_S = 3600
 REFUSALS_WINDOW_S = 3600  # in which blocked pictures of one end user are counted, from the first of them on
 
 
-def accepted_fields(job: Job, rank: int = 1, end_user: str | None = None) -> dict[str, str]:
+def accepted_fields(
+    job: Job, rank: int = 1, end_user: str | None = None, webhook_url: str | None = None
+) -> dict[str, str]:
     """The record of a job that was just accepted; `contract.acceptance` has the script that writes it."""
     fields = {
         "job": job.model_dump_json(),
@@ -43,6 +47,8 @@ def accepted_fields(job: Job, rank: int = 1, end_user: str | None = None) -> dic
     }
     if end_user is not None:
         fields["end_user"] = end_user
+    if webhook_url is not None:
+        fields["webhook_url"] = webhook_url
     if job.deadline_at is not None:
         fields["deadline_at"] = repr(job.deadline_at.timestamp())
     return fields
@@ -76,13 +82,15 @@ local function count_refusals(tenant, end_user, result)
   redis.call('INCRBY', refusals, blocked)
   if redis.call('TTL', refusals) < 0 then redis.call('EXPIRE', refusals, {REFUSALS_WINDOW_S}) end
 end
+{TELL}
 local function finish(status, result, now, ttl)
-  local of = redis.call('HMGET', KEYS[1], 'tenant', 'end_user', 'turns', 'attempt', 'cost')
+  local of = redis.call('HMGET', KEYS[1], 'tenant', 'end_user', 'turns', 'attempt', 'cost', 'webhook_url')
   redis.call('HSET', KEYS[1], 'status', status, 'result', result, 'finished_at', now)
   redis.call('EXPIRE', KEYS[1], ttl)
   redis.call('ZREM', KEYS[2], id)
   if of[1] then release(of[1]) end
   if of[1] and of[2] then count_refusals(of[1], of[2], result) end
+  if of[1] and of[6] then tell(of[1], of[6], status, result, now) end
   if of[3] and redis.call('ZREM', of[3], id) == 1 and of[4] == '0' then
     redis.call('HINCRBYFLOAT', of[3] .. ':last', of[1], '-' .. of[5])  -- a turn that was not used costs nothing
   end

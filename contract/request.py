@@ -11,19 +11,17 @@ from pydantic import (
     StringConstraints,
     Tag,
     ValidationError,
-    ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
-    field_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from contract.plan import MAX_STEPS, SafetyPlan
 from contract.strict import Number, Strict, Text
+from contract.webhook_url import WebhookUrl
 
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 MAX_PICTURES = 16
-NOT_SERVED = "Not served by this version: refused unless left as it is."
 
 # Stripped first and measured then: StringConstraints alone would measure first and let blanks pass as an empty text.
 PromptText = Annotated[Text, StringConstraints(strip_whitespace=True), Field(min_length=1, max_length=4000)]
@@ -148,6 +146,11 @@ class PicturesRequest(Strict):
         description="Whom the tenant makes this for, in any stable form, best a pseudonym. Blocked pictures count"
         " against the end user's budget, so that one does not use up the tenant's.",
     )
+    webhook_url: WebhookUrl | None = Field(
+        None,
+        description="Told of the job's end, with a signed message (Standard Webhooks) and until it answers 2xx. Public"
+        " https addresses only, unless the deployment allows others; the tenant needs a signing secret.",
+    )
 
 
 class GenerateRequest(PicturesRequest):
@@ -155,14 +158,6 @@ class GenerateRequest(PicturesRequest):
 
     safety: AskedPlan = "filter"
     num_images: PictureCount = 1
-    webhook_url: str | None = Field(None, max_length=2048, description=NOT_SERVED)
-
-    @field_validator("webhook_url")
-    @classmethod
-    def _is_served(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None:
-            raise ValueError(f"{info.field_name!r} is not served by this version; leave it out")
-        return value
 
     @property
     def plan(self) -> SafetyPlan:

@@ -3,7 +3,9 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +21,7 @@ from seemly.embedded import EmbeddedStack
 from seemly.errors import FieldError, SeemlyError, Unusable
 from seemly.redis_process import RedisPlace
 from service.api_keys import ApiKey, KeyRing, NoPepper, NoSuchKey, Scope
+from service.webhooks.signing import NoSuchSecret
 
 if TYPE_CHECKING:
     from seemly.settings import Settings
@@ -68,7 +71,7 @@ def list_(as_json: AsJson = False) -> None:
         for key in ring.all():
             ends = key.revoked_at or key.expires_at
             table.add_row(
-                key.id, key.tenant, " ".join(key.scopes), key.label, _day(key.created_at), _day(ends), key.state
+                key.id, key.tenant, " ".join(key.scopes), key.label, day(key.created_at), day(ends), key.state
             )
         console.print(table)
 
@@ -122,22 +125,39 @@ def limits_(
                 console.print(f"{name}: {'none' if value is None else value}")
 
 
+@dataclass(frozen=True)
+class Deployment:
+    """What administers a deployment: its Redis, and where its pepper is."""
+
+    redis_url: str
+    redis: Redis
+    pepper: str | None
+    pepper_file: Path
+
+
 @contextmanager
-def key_ring() -> Iterator[KeyRing]:
-    """The keys of the service that the environment names; what goes wrong becomes the command line's errors."""
+def deployment() -> Iterator[Deployment]:
+    """The service that the environment names; what goes wrong becomes the command line's errors."""
     settings = read_settings()
     pepper = settings.pepper.get_secret_value() if settings.pepper else None
     file = settings.pepper_file or settings.data.expanduser() / "pepper"
     try:
         with redis_of(settings) as url, Redis.from_url(url, socket_timeout=5, socket_connect_timeout=2) as redis:
-            yield KeyRing(redis, pepper, file)
+            yield Deployment(url, redis, pepper, file)
     except RedisError as error:
         raise SeemlyError(f"Redis does not serve ({type(error).__name__}): is REDIS_URL right?") from None
-    except (NoPepper, NoSuchKey) as error:
+    except (NoPepper, NoSuchKey, NoSuchSecret) as error:
         raise SeemlyError(str(error)) from None
     except ValidationError as error:
         named = (FieldError(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors())
         raise Unusable(*named) from None
+
+
+@contextmanager
+def key_ring() -> Iterator[KeyRing]:
+    """The keys of the service that the environment names."""
+    with deployment() as at:
+        yield KeyRing(at.redis, at.pepper, at.pepper_file)
 
 
 @contextmanager
@@ -167,5 +187,6 @@ def _told_of(key: ApiKey) -> dict[str, Any]:
     return {**key.model_dump(mode="json", exclude={"hmac_sha256"}), "state": key.state}
 
 
-def _day(moment: datetime | None) -> str:
+def day(moment: datetime | None) -> str:
+    """In UTC, to the minute; nothing for no time."""
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M") if moment else ""

@@ -22,6 +22,7 @@ from service.policy import Policy, effective_plan
 from service.problems import FieldError, ForbiddenByPolicy, InvalidRequest, PolicyNotServed
 from service.queue import JobQueue, Standing
 from service.tenants import UNLIMITED, TenantLimits
+from service.webhooks.targets import Network, why_refused
 
 _PLACES = ("prompt", "weights", "guidance", "trajectory", "output")
 
@@ -39,13 +40,20 @@ class Admission:
     """Takes requests in. Blocking; call it from a thread."""
 
     def __init__(
-        self, catalogue: Catalogue, policy: Policy, queue: JobQueue, queue_limit: int, idempotency_ttl_s: int
+        self,
+        catalogue: Catalogue,
+        policy: Policy,
+        queue: JobQueue,
+        queue_limit: int,
+        idempotency_ttl_s: int,
+        webhook_networks: Sequence[Network] = (),
     ) -> None:
         self._catalogue = catalogue
         self._policy = policy
         self._queue = queue
         self._queue_limit = queue_limit
         self._idempotency_ttl_s = idempotency_ttl_s
+        self._webhook_networks = webhook_networks
 
     def admit(self, request: GenerateRequest | CompareRequest, sender: Sender) -> tuple[Standing, float]:
         """Check a request, make it a job and enqueue it. The job, and in how many seconds it should be finished.
@@ -56,6 +64,8 @@ class Admission:
         key, fingerprint = sender.idempotency_key, fingerprint_of(request)
         if key is not None and (earlier := self._queue.replayed(sender.tenant, key, fingerprint)) is not None:
             return earlier, 0
+        if request.webhook_url is not None:
+            self._check_webhook(request.webhook_url, sender.tenant)
         model = self._catalogue.model(request.model)
         if isinstance(request, CompareRequest):
             job = self._compare_job(request, model, sender.tenant)
@@ -74,11 +84,19 @@ class Admission:
             cost=limits.cost,
             end_user=_digest(sender.tenant, request.end_user),
             refusals=limits.refusals,
+            webhook_url=request.webhook_url,
             idempotency_key=key,
             fingerprint=fingerprint,
             idempotency_ttl_s=self._idempotency_ttl_s,
         )
         return self._queue.accept(job, terms), load.finish_s
+
+    def _check_webhook(self, url: str, tenant: str) -> None:
+        why = why_refused(url, self._webhook_networks)
+        if why is None and not self._queue.may_sign(tenant):
+            why = f"needs a signing secret: have one made with `seemly webhooks secret create {tenant}`"
+        if why is not None:
+            raise InvalidRequest(FieldError(field="webhook_url", message=why))
 
     def _generate_job(self, request: GenerateRequest, model: ModelInfo, tenant: str) -> Job:
         if why := self._why_forbidden(request.plan):

@@ -110,6 +110,15 @@ class Pepper:
             opened.write(secret + b"\n")
         return cls(secret)
 
+    @classmethod
+    def read_or_make(cls, given: str | None, file: Path, *, is_in_use: bool) -> Self:
+        """The secret there is, else a new one, unless something that is kept already hangs on a lost one.
+
+        Raises:
+            NoPepper: when it is lost.
+        """
+        return cls.read(given, file) if given or file.exists() or is_in_use else cls.make(file)
+
     def digest(self, key: str) -> str:
         """What is kept of a key."""
         return hmac.new(self.secret, key.encode(), hashlib.sha256).hexdigest()
@@ -204,9 +213,8 @@ class KeyRing:
         return secret, key
 
     def _pepper_or_new(self) -> Pepper:
-        if self._pepper or self._pepper_file.exists() or self._redis.exists(keys.API_KEYS):
-            return Pepper.read(self._pepper, self._pepper_file)
-        return Pepper.make(self._pepper_file)
+        is_in_use = bool(self._redis.exists(keys.API_KEYS, keys.SIGNING_SECRETS))
+        return Pepper.read_or_make(self._pepper, self._pepper_file, is_in_use=is_in_use)
 
     def _valid(self, key_id: str) -> ApiKey:
         kept = self._redis.hget(keys.API_KEYS, key_id)

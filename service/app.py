@@ -13,7 +13,7 @@ from service.gateway import Gateway
 from service.heads import Heads
 from service.loopback import LoopbackOnly
 from service.observing import Observing
-from service.routes import catalogue, compare, contact_sheet, explanation, generate, health, images, jobs
+from service.routes import catalogue, compare, contact_sheet, explanation, generate, health, images, jobs, webhooks
 from service.settings import Settings
 
 DESCRIPTION = """
@@ -40,12 +40,13 @@ def create_app(settings: Settings) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
+        webhooks=webhooks.messages,
         # FastAPI's own telemetry can carry request bodies to wherever a provider in the process sends them.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.gateway = gateway
     add_error_handlers(app)
-    for routes in (generate, compare, jobs, contact_sheet, explanation, images, catalogue, health):
+    for routes in (generate, compare, jobs, contact_sheet, explanation, images, catalogue, webhooks, health):
         app.include_router(routes.router)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(LoopbackOnly, callers=gateway.callers)

@@ -31,9 +31,13 @@ _NAMED: dict[str, dict[str, str]] = {
     "compare": {"job_id": "$response.body#/id"},
     "create_images": {"job_id": "$response.body#/job_id"},
     "list_jobs": {"job_id": "$response.body#/jobs/0/id"},
+    "list_deliveries": {
+        "delivery_id": "$response.body#/deliveries/0/id",
+        "job_id": "$response.body#/deliveries/0/job_id",
+    },
 }
 _FIRST_OF = {"index": 0}
-_PAGES = ("list_jobs",)
+_PAGES = ("list_jobs", "list_deliveries")
 
 Operation = dict[str, Any]
 
@@ -41,7 +45,15 @@ Operation = dict[str, Any]
 def describe(app: FastAPI) -> dict[str, Any]:
     """The app's document, made once."""
     if app.openapi_schema is None:
-        described = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        described = get_openapi(
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=app.routes,
+            webhooks=app.webhooks.routes,
+        )
+        for sent in described["webhooks"].values():
+            del sent["post"]["responses"]["422"]  # FastAPI's own: what receivers refuse is theirs to say
         schemas = described.setdefault("components", {}).setdefault("schemas", {})
         for replaced in ("HTTPValidationError", "ValidationError"):
             schemas.pop(replaced, None)

@@ -27,6 +27,7 @@ from service.queue import JobQueue
 from service.settings import Settings
 from service.silence import Silence
 from service.store_check import StoreCheck
+from service.webhooks.deliveries import Deliveries
 
 SHEETS_AT_ONCE = 2
 
@@ -47,6 +48,7 @@ class Gateway:
     jobs: Jobs
     links: Links
     listing: Listing
+    deliveries: Deliveries
     events: EventStreams
     drawings: Drawings
     store: ObjectStore
@@ -90,8 +92,16 @@ class Gateway:
             limits=Limits(redis, silence, settings.limits),
             queue=queue,
             catalogue=catalogue,
-            admission=Admission(catalogue, policy, queue, settings.queue_limit, settings.idempotency_ttl_s),
             links=Links(callers, jobs, settings.public_url),
+            admission=Admission(
+                catalogue,
+                policy,
+                queue,
+                settings.queue_limit,
+                settings.idempotency_ttl_s,
+                settings.webhook_networks,
+            ),
+            deliveries=Deliveries(redis, silence),
             listing=Listing(redis, silence),
             jobs=jobs,
             events=events,

@@ -70,7 +70,7 @@ class Listing:
         """At most `limit` jobs from a place on. Ids whose records are gone are passed over."""
         found: list[JobSummary] = []
         for _ in range(LOOKED_AT_MOST // READ_AT_ONCE):
-            places = await self._places(tenant, wanted.since, after)
+            places = await self._places(keys.tenant_jobs_key(tenant), wanted.since, after)
             for place, fields in zip(places, await self._records(places), strict=True):
                 after = place
                 if "job" in fields and wanted.holds(record := JobRecord.from_fields(fields)):
@@ -81,26 +81,27 @@ class Listing:
                 return JobPage(jobs=tuple(found), next_cursor=None)
         return JobPage(jobs=tuple(found), next_cursor=after.cursor() if after else None)
 
-    async def _places(self, tenant: str, since: datetime | None, after: Place | None) -> list[Place]:
-        newest = "+inf" if after is None else repr(after.accepted_at)
-        oldest = "-inf" if since is None else repr(since.timestamp())
-        taken = 0 if after is None else 16  # of jobs accepted in the same microsecond, as many may lie before the place
+    async def _places(self, key: str, since: datetime | None, after: Place | None) -> list[Place]:
         async with self._silence.noticed_in_turn():
-            entries: Any = await self._redis.zrevrangebyscore(
-                keys.tenant_jobs_key(tenant), newest, oldest, start=0, num=READ_AT_ONCE + taken, withscores=True
-            )
-        places = [Place(float(score), job_id) for job_id, score in entries]
-        if after is not None:
-            places = [
-                place for place in places if (place.accepted_at, place.job_id) < (after.accepted_at, after.job_id)
-            ]
-        return places[:READ_AT_ONCE]
+            return await places_of(self._redis, key, since, after)
 
     async def _records(self, places: list[Place]) -> list[dict[str, str]]:
         async with self._silence.noticed_in_turn(), self._redis.pipeline(transaction=False) as pipe:
             for place in places:
                 pipe.hgetall(keys.job_key(place.job_id))
             return list(await pipe.execute())
+
+
+async def places_of(redis: "Redis", key: str, since: datetime | None, after: Place | None) -> list[Place]:
+    """The next READ_AT_ONCE places at most of a sorted set of ids by time, newest first."""
+    newest = "+inf" if after is None else repr(after.accepted_at)
+    oldest = "-inf" if since is None else repr(since.timestamp())
+    taken = 0 if after is None else 16  # of jobs accepted in the same microsecond, as many may lie before the place
+    entries: Any = await redis.zrevrangebyscore(key, newest, oldest, start=0, num=READ_AT_ONCE + taken, withscores=True)
+    places = [Place(float(score), job_id) for job_id, score in entries]
+    if after is not None:
+        places = [place for place in places if (place.accepted_at, place.job_id) < (after.accepted_at, after.job_id)]
+    return places[:READ_AT_ONCE]
 
 
 def _summary(record: JobRecord) -> JobSummary:

@@ -34,9 +34,14 @@ class Metrics:
         self._popped = Gauge("seemly_queue_popped", "Jobs taken and not yet started.", ["model"], registry=registry)
         self._in_flight = Gauge("seemly_queue_in_flight", "Jobs that workers hold.", ["model"], registry=registry)
 
-    def exposition(self, loads: dict[str, Load] | None) -> bytes:
+        self._undelivered = Gauge("seemly_webhooks_pending", "Webhooks that were not yet delivered.", registry=registry)
+        self._dead = Gauge("seemly_webhooks_dead", "Webhooks that were given up, of 30 days.", registry=registry)
+
+    def exposition(self, loads: dict[str, Load] | None, pending: int = 0, dead: int = 0) -> bytes:
         """The metrics in Prometheus' text format; `loads` by model, None when Redis is away."""
         self._redis_up.set(loads is not None)
+        self._undelivered.set(pending)
+        self._dead.set(dead)
         for gauge in (self._waiting, self._popped, self._in_flight):
             gauge.clear()
         for model, load in (loads or {}).items():

@@ -12,6 +12,7 @@
     ├── PictureNotReady          404     picture_not_ready
     ├── PictureWithheld          404     picture_withheld
     ├── NothingToDraw            404     nothing_to_draw
+    ├── DeliveryNotFound         404     delivery_not_found
     ├── AlreadyFinished          409     already_finished
     ├── ResultExpired            410     result_expired
     ├── LinkExpired              410     link_expired
@@ -165,6 +166,17 @@ class NothingToDraw(Refusal):
     """The job ended before any of its pictures was scored."""
 
     status, code = 404, "nothing_to_draw"
+
+
+class DeliveryNotFound(Refusal):
+    """No such delivery of a webhook, or another tenant's."""
+
+    status, code = 404, "delivery_not_found"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "There is no such delivery. Ids come from GET /webhooks/deliveries; they are kept for some days."
+        )
 
 
 class AlreadyFinished(Refusal):

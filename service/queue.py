@@ -126,6 +126,11 @@ class JobQueue:
         mean_s = sum(map(float, times)) / len(times) if times else ASSUMED_SERVICE_S
         return Load(waiting=waiting, popped=popped, in_flight=in_flight, mean_service_s=mean_s)
 
+    def may_sign(self, tenant: str) -> bool:
+        """Whether a tenant has a secret to sign its webhooks with; it is never without one afterwards."""
+        with self._silence.noticed():
+            return bool(self._redis.hexists(keys.SIGNING_SECRETS, tenant))
+
     def replayed(self, tenant: str, key: str, fingerprint: str) -> Standing | None:
         """The job that an Idempotency-Key stands for.
 

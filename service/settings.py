@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.connection import parse_url
 
 from service.tenants import Rate, TenantLimits
+from service.webhooks.targets import Networks
 
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)]
 
@@ -54,6 +55,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(64 * 1024, ge=1024)
     result_ttl_s: int = Field(86_400, ge=1, description="How long the record of a job ended here is kept.")
     images_wait_s: float = Field(300, gt=0, description="How long POST /v1/images/generations waits for its pictures.")
+    webhook_networks: Networks = Field(
+        (), description="Private networks that webhooks may reach, over plain http as well, as in 10.0.0.0/8,fd00::/8."
+    )
     redis_timeout_s: float = Field(1.0, gt=0, description="Longest wait for one reply of Redis.")
 
     @field_validator("redis_url")

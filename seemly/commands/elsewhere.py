@@ -12,6 +12,7 @@ from seemly.errors import SeemlyError
 # name → module with a Typer `app`, and what `seemly --help` says of it
 ELSEWHERE: Final = {
     "keys": ("seemly.keys", "Make, list, rotate and revoke API keys."),
+    "webhooks": ("seemly.webhooks", "Make signing secrets, deliver webhooks, send them again."),
     "bench": ("lab.bench.commands", "Measure the service and its parts."),
     "evaluate": ("lab.evaluation.commands", "Measure safety methods on a model, and calibrate them for it."),
     "world": ("lab.world.commands", "Draw the demonstration world, train its model."),

@@ -57,11 +57,13 @@ async def ready(gateway: Here) -> Health:
 )
 async def metrics(gateway: Here, caller: Administering) -> Response:
     """Metrics of this process, and of the queue where Redis answers."""
+    loads: dict[str, Load] | None
     try:
-        loads: dict[str, Load] | None = await run_in_threadpool(_loads, gateway)
+        loads = await run_in_threadpool(_loads, gateway)
+        undelivered = await gateway.deliveries.counts()
     except RedisError:
-        loads = None
-    return Response(gateway.metrics.exposition(loads), media_type=gateway.metrics.content_type)
+        loads, undelivered = None, (0, 0)
+    return Response(gateway.metrics.exposition(loads, *undelivered), media_type=gateway.metrics.content_type)
 
 
 def _loads(gateway: Gateway) -> dict[str, Load]:

@@ -148,6 +148,9 @@ def test_every_promised_route_is_there() -> None:
         ("get", "/jobs/{job_id}/images/{index}"),
         ("get", "/jobs/{job_id}/explanation.png"),
         ("post", "/v1/images/generations"),
+        ("get", "/webhooks/deliveries"),
+        ("get", "/webhooks/deliveries/{delivery_id}"),
+        ("post", "/webhooks/deliveries/{delivery_id}/replay"),
         ("get", "/safety/methods"),
         ("get", "/models"),
         ("get", "/variants"),
@@ -157,9 +160,13 @@ def test_every_promised_route_is_there() -> None:
     }
 
 
-def test_a_field_that_is_not_served_says_so(http: httpx.Client) -> None:
-    fields = http.get("/openapi.json").json()["components"]["schemas"]["GenerateRequest"]["properties"]
-    assert "Not served" in fields["webhook_url"]["description"]
+def test_what_webhooks_are_sent_is_described(http: httpx.Client) -> None:
+    described = http.get("/openapi.json").json()
+    [message] = described["webhooks"].values()
+    body = message["post"]["requestBody"]["content"]["application/json"]["schema"]
+    told = described["components"]["schemas"][body["$ref"].rpartition("/")[2]]
+    assert set(told["properties"]) == {"type", "timestamp", "data"}
+    assert list(message["post"]["responses"]) == ["204"]
 
 
 @pytest.mark.parametrize("path", ["/generate", "/compare"])

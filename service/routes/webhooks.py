@@ -1,0 +1,69 @@
+"""What became of telling webhooks, and telling them again."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+
+from contract.outbox import DeliveryState
+from contract.webhook import WebhookMessage
+from service.authentication import Generating
+from service.gateway import Here
+from service.listing import Place
+from service.problems import DeliveryNotFound, documented
+from service.webhooks.deliveries import DeliveryPage
+from service.webhooks.outbox import Delivery
+
+router = APIRouter(prefix="/webhooks/deliveries", tags=["webhooks"])
+messages = APIRouter(tags=["webhooks"])  # what is sent, for the description
+
+DeliveryId = Annotated[
+    str,
+    Path(description="The message's `webhook-id`.", examples=["msg_7f9c24e5b3f14c0c8a5b0c7d5f0e6a11"]),
+]
+
+
+@router.get("", operation_id="list_deliveries", summary="Your webhooks, newest first")
+async def list_deliveries(
+    caller: Generating,
+    gateway: Here,
+    state: Annotated[
+        list[DeliveryState], Query(max_length=len(DeliveryState), description="Any of these; none: all.")
+    ] = [],  # noqa: B006
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str | None, Query(max_length=200, description="`next_cursor` of the page before.")] = None,
+) -> DeliveryPage:
+    """One for each finished job that came with a `webhook_url`; `state=dead` lists those that were given up."""
+    after = Place.from_cursor(cursor) if cursor is not None else None
+    return await gateway.deliveries.page(caller.tenant, frozenset(state), limit, after)
+
+
+@router.get(
+    "/{delivery_id}",
+    operation_id="get_delivery",
+    summary="What became of a webhook",
+    responses=documented(DeliveryNotFound),
+)
+async def get_delivery(delivery_id: DeliveryId, caller: Generating, gateway: Here) -> Delivery:
+    """The delivery as it stands."""
+    return await gateway.deliveries.one(delivery_id, caller.tenant)
+
+
+@router.post(
+    "/{delivery_id}/replay",
+    operation_id="replay_delivery",
+    summary="Send a webhook again",
+    status_code=202,
+    responses=documented(DeliveryNotFound),
+)
+async def replay_delivery(delivery_id: DeliveryId, caller: Generating, gateway: Here) -> Delivery:
+    """Make it due now, whatever became of it: it keeps its `webhook-id` and gets all its attempts again."""
+    return await gateway.deliveries.replay(delivery_id, caller.tenant)
+
+
+@messages.post("job.finished", operation_id="job_finished", summary="A job is over", status_code=204)
+async def job_finished(message: WebhookMessage) -> None:
+    """Sent to the `webhook_url` of the job's request, at least once, with the headers of Standard Webhooks.
+
+    `webhook-id` is the same every time, `webhook-timestamp` that of the attempt, `webhook-signature` an HMAC-SHA256 of
+    both and the body. Any 2xx ends it, 410 as well; anything else is tried again for up to three days.
+    """

@@ -1,0 +1,62 @@
+"""`python -m service.webhooks.main`: one delivery process. Any number of them may run."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+
+from prometheus_client import start_http_server
+from pydantic import ValidationError
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+
+from contract.wording import settings_wording
+from service.webhooks.connecting import SystemResolver
+from service.webhooks.deliverer import Deliverer
+from service.webhooks.metrics import DeliveryMetrics
+from service.webhooks.outbox import Outbox
+from service.webhooks.sending import Sender
+from service.webhooks.settings import Settings
+
+
+def main() -> None:
+    """Deliver until told to stop. Ends with a message and EX_CONFIG where the settings do not allow it."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        sys.stderr.write(f"the settings cannot be used: {settings_wording(error)}\n")
+        sys.exit(os.EX_CONFIG)
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpcore").setLevel(logging.WARNING)  # it would log addresses, which may hold receivers' secrets
+    metrics = DeliveryMetrics()
+    if settings.webhook_metrics_port:
+        start_http_server(settings.webhook_metrics_port, settings.webhook_metrics_host, registry=metrics.registry)
+    asyncio.run(deliver(settings, metrics))
+
+
+async def deliver(settings: Settings, metrics: DeliveryMetrics) -> None:
+    """Run until SIGTERM or SIGINT; what has been taken by then is sent first."""
+    leaving = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, leaving.set)
+    redis = Redis.from_url(
+        settings.redis_url,
+        decode_responses=True,
+        socket_timeout=5,
+        socket_connect_timeout=2,
+        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=1), 10),
+        protocol=2,
+    )
+    resolver = SystemResolver(settings.webhook_slots)
+    sender = Sender(resolver, settings.webhook_networks, settings.webhook_timeout_s)
+    try:
+        await Deliverer(settings, Outbox(redis), sender, metrics).run(leaving)
+    finally:
+        resolver.close()
+        await redis.aclose()
+
+
+if __name__ == "__main__":
+    main()

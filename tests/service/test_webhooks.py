@@ -1,0 +1,385 @@
+"""Webhooks: what is told, to whom, and that nothing gets lost between a job's end and a receiver's 2xx."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis import Redis
+from standardwebhooks.webhooks import WebhookVerificationError
+
+from contract import keys
+from contract.acceptance import Terms
+from contract.outbox import DeliveryState
+from contract.result import JobError, Result, Status
+from contract.verdict import Verdict
+from contract.webhook import EventType, WebhookMessage
+from service.queue import JobQueue
+from service.webhooks.messages import message_of
+from service.webhooks.schedule import JITTER, LONGEST_S, PAUSES_S, next_attempt_at
+from service.webhooks.sending import retry_after_s
+from service.webhooks.signing import NoSuchSecret, SecretRing
+from tests.redis_server import RedisServer
+from tests.seemly.processes import eventually
+from tests.service import parts
+from tests.service.receiver import Receiver, accept, receiving
+from tests.service.test_bad_input import problem
+
+PEPPER = "a pepper that is long enough for tests"
+PROMPT = "a midnight harbour that nobody is told of"
+JOBS = iter(range(1, 1 << 30))
+
+
+@pytest.fixture
+def ring(redis: "Redis") -> SecretRing:
+    return SecretRing(redis, PEPPER, Path("nowhere"))
+
+
+@pytest.fixture
+def queue(redis_server: RedisServer) -> Iterator[JobQueue]:
+    queue = JobQueue(redis_server.url, 20)
+    yield queue
+    queue.close()
+
+
+def ended(
+    redis: "Redis", queue: JobQueue, url: str, tenant: str = "local", *verdicts: Verdict, status: Status | None = None
+) -> str:
+    """The id of the message about a job that came to these verdicts, or to one passed picture."""
+    verdicts = verdicts or (Verdict.PASSED,)
+    job = parts.some_job(
+        id=f"{next(JOBS):032x}", tenant=tenant, created_at=datetime.now(UTC), prompt=PROMPT, seeds=(41,) * len(verdicts)
+    )
+    queue.accept(job, Terms(queue_limit=1000, webhook_url=url))
+    attempt, _ = parts.take(redis, job.id)
+    pictures = [parts.picture(job, index, verdict) for index, verdict in enumerate(verdicts)]
+    parts.commit(redis, job.id, attempt, parts.result(job, status or Status.SUCCEEDED, *pictures))
+    return f"msg_{job.id}"
+
+
+def state(redis: "Redis", message_id: str) -> str | None:
+    return redis.hget(keys.delivery_key(message_id), "state")  # type: ignore[return-value]
+
+
+def are(redis: "Redis", wanted: DeliveryState, *message_ids: str) -> Callable[[], bool]:
+    return lambda: all(state(redis, message_id) == wanted for message_id in message_ids)
+
+
+@contextmanager
+def delivering(redis_url: str, **settings: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A delivery process, as it is run in earnest, but impatient."""
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("SEEMLY_")},
+        "REDIS_URL": redis_url,
+        "SEEMLY_PEPPER": PEPPER,
+        "SEEMLY_WEBHOOK_NETWORKS": "127.0.0.0/8",
+        "SEEMLY_WEBHOOK_PAUSES_S": ",".join(["0.05"] * 12),
+        **{f"SEEMLY_{name.upper()}": value for name, value in settings.items()},
+    }
+    process = subprocess.Popen([sys.executable, "-m", "service.webhooks.main"], env=environment)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        assert process.wait(20) in (0, -signal.SIGKILL)
+
+
+def answering(status: int, **headers: str) -> Callable[[Receiver, BaseHTTPRequestHandler], None]:
+    def answer(receiver: Receiver, request: BaseHTTPRequestHandler) -> None:
+        request.send_response(status)
+        for name, value in headers.items():
+            request.send_header(name.replace("_", "-"), value)
+        request.end_headers()
+
+    return answer
+
+
+def test_a_hundred_messages_arrive_at_a_receiver_that_fails_half_the_time(
+    redis: "Redis", redis_server: RedisServer, ring: SecretRing, queue: JobQueue
+) -> None:
+    old, _ = ring.create("local")
+    new, _ = ring.rotate("local", timedelta(hours=1))
+
+    def fail_half_the_time(receiver: Receiver, request: BaseHTTPRequestHandler) -> None:
+        match len(receiver.received) % 4:  # each time it has the message already, so that it comes again
+            case 0:
+                answering(500)(receiver, request)
+            case 2:
+                request.connection.close()  # no answer at all
+            case _:
+                accept(receiver, request)
+
+    with receiving(fail_half_the_time) as receiver:
+        sent = [ended(redis, queue, receiver.url) for _ in range(100)]
+        with delivering(redis_server.url):
+            assert eventually(are(redis, DeliveryState.DELIVERED, *sent), 60)
+    assert len(receiver.received) >= 190  # duplicates, told by their ids
+    assert {one.id for one in receiver.received} == set(sent)
+    for one in receiver.received:
+        assert one.verified(new) == one.verified(old) == json.loads(one.body)
+        with pytest.raises(WebhookVerificationError):
+            one.verified("whsec_" + "A" * 44)
+    assert len({(one.id, one.body) for one in receiver.received}) == 100  # the same at every attempt
+    assert redis.smembers(keys.DELIVERING_TENANTS) <= {"local"}
+    assert redis.zcard(keys.due_deliveries_key("local")) == 0
+
+
+def test_a_killed_process_loses_nothing(
+    redis: "Redis", redis_server: RedisServer, ring: SecretRing, queue: JobQueue
+) -> None:
+    whsec, _ = ring.create("local")
+    is_hanging = True
+
+    def hang(receiver: Receiver, request: BaseHTTPRequestHandler) -> None:
+        if is_hanging:
+            time.sleep(1)
+        accept(receiver, request)
+
+    impatient = {"webhook_lease_s": "1.2", "webhook_timeout_s": "1"}
+    with receiving(hang) as receiver:
+        sent = [ended(redis, queue, receiver.url) for _ in range(5)]
+        with delivering(redis_server.url, **impatient) as process:
+            assert eventually(lambda: len(receiver.received) == 5)
+            process.kill()
+            process.wait()
+        assert are(redis, DeliveryState.PENDING, *sent)()
+        is_hanging = False
+        with delivering(redis_server.url, **impatient):
+            assert eventually(are(redis, DeliveryState.DELIVERED, *sent))
+    for message_id in sent:
+        assert receiver.times(message_id) == 2
+    assert all(one.verified(whsec)["type"] == "job.succeeded" for one in receiver.received)
+
+
+def test_a_process_that_is_asked_to_end_finishes_what_it_sends(
+    redis: "Redis", redis_server: RedisServer, ring: SecretRing, queue: JobQueue
+) -> None:
+    ring.create("local")
+    with receiving(lambda receiver, request: (time.sleep(0.5), accept(receiver, request))[1]) as receiver:
+        sent = ended(redis, queue, receiver.url)
+        with delivering(redis_server.url) as process:
+            assert eventually(lambda: len(receiver.received) == 1)
+            process.terminate()
+            assert process.wait(20) == 0
+        assert state(redis, sent) == "delivered"
+
+
+def test_receivers_say_when_to_stop_and_when_to_come_back(
+    redis: "Redis", redis_server: RedisServer, ring: SecretRing, queue: JobQueue
+) -> None:
+    ring.create("local")
+    with (
+        receiving(answering(410)) as gone,
+        receiving(answering(404)) as failing,
+        receiving(answering(503, Retry_After="1")) as busy,
+        delivering(redis_server.url, webhook_pauses_s="0.01,0.02"),
+    ):
+        stopped, dead, late = (ended(redis, queue, receiver.url) for receiver in (gone, failing, busy))
+        assert eventually(are(redis, DeliveryState.DEAD, dead, late))
+        assert (state(redis, stopped), gone.times(stopped)) == ("gone", 1)
+        assert (failing.times(dead), busy.times(late)) == (3, 3)
+        told = redis.hgetall(keys.delivery_key(late))
+        assert float(told["last_at"]) - float(told["first_at"]) >= 2
+        assert (told["attempts"], told["last_status"], told["last_error"]) == ("3", "503", "answered 503")
+        assert set(redis.zrange(keys.DEAD_DELIVERIES, 0, -1)) == {dead, late}
+        for message_id in (stopped, dead, late):
+            assert redis.ttl(keys.delivery_key(message_id)) > 6 * 86_400
+
+
+def test_a_receiver_that_hangs_holds_up_its_own_tenant_only(
+    redis: "Redis", redis_server: RedisServer, ring: SecretRing, queue: JobQueue
+) -> None:
+    for tenant in ("local", "slow"):
+        ring.create(tenant)
+    with receiving(lambda *_: time.sleep(3)) as hanging, receiving() as receiver:
+        for _ in range(30):
+            ended(redis, queue, hanging.url, "slow")
+        limits = {"webhook_slots": "4", "webhook_slots_of_one": "3", "webhook_timeout_s": "3"}
+        with delivering(redis_server.url, **limits):
+            assert eventually(lambda: len(hanging.received) == 3)
+            begun = time.monotonic()
+            sent = [ended(redis, queue, receiver.url) for _ in range(10)]
+            assert eventually(are(redis, DeliveryState.DELIVERED, *sent))
+            assert time.monotonic() - begun < 2.5
+            assert len(hanging.received) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "verdicts", "event"),
+    [
+        (Status.SUCCEEDED, (Verdict.PASSED, Verdict.PASSED), EventType.SUCCEEDED),
+        (Status.PARTIAL, (Verdict.PASSED, Verdict.BLOCKED), EventType.PARTIAL),
+        (Status.BLOCKED, (Verdict.BLOCKED,), EventType.BLOCKED),
+        (Status.PARTIAL, (Verdict.PASSED, Verdict.REVIEW), EventType.REVIEW),
+        (Status.FAILED, (Verdict.ERROR,), EventType.FAILED),
+    ],
+)
+def test_what_is_told_of_a_job(
+    redis: "Redis",
+    redis_server: RedisServer,
+    ring: SecretRing,
+    queue: JobQueue,
+    status: Status,
+    verdicts: tuple[Verdict, ...],
+    event: EventType,
+) -> None:
+    message_id = ended(redis, queue, "https://app.example/", "local", *verdicts, status=status)
+    fields = redis.hgetall(keys.delivery_key(message_id))
+    message = message_of(fields, "https://pictures.example/")
+    assert WebhookMessage.model_validate_json(message.model_dump_json()) == message
+    assert (message.type, message.data.status) == (event, status)
+    address = f"https://pictures.example/jobs/{message_id.removeprefix('msg_')}"
+    assert message.data.url == address
+    assert [picture.url for picture in message.data.images] == [
+        f"{address}/images/{index}" if verdict is Verdict.PASSED else None for index, verdict in enumerate(verdicts)
+    ]
+    assert [picture.verdict for picture in message.data.images] == list(verdicts)
+    assert PROMPT not in json.dumps(fields) + message.model_dump_json()
+
+
+def test_every_other_end_is_told_once(redis: "Redis", queue: JobQueue) -> None:
+    expired = Result(status=Status.EXPIRED, error=JobError(code="expired", message="too late"))
+    canceled = Result(status=Status.CANCELED)
+    for end, result in ((queue.end_queued, expired), (queue.cancel, canceled)):
+        job = parts.some_job(id=f"{next(JOBS):032x}")
+        queue.accept(job, Terms(queue_limit=10, webhook_url="https://app.example/"))
+        assert redis.zcard(keys.due_deliveries_key("local")) == 0
+        for _ in range(2):
+            end(job, result, 60)
+        told = redis.hgetall(keys.delivery_key(f"msg_{job.id}"))
+        assert (told["type"], told["state"], told["images"]) == (f"job.{result.status}", "pending", "[]")
+        assert told["error"] == (result.error.code if result.error else "")
+        assert redis.zpopmin(keys.due_deliveries_key("local"), 2) == [(f"msg_{job.id}", float(told["due_at"]))]
+    silent = parts.some_job(id=f"{next(JOBS):032x}")
+    queue.accept(silent, Terms(queue_limit=10))
+    queue.cancel(silent, canceled, 60)
+    assert redis.exists(keys.delivery_key(f"msg_{silent.id}"), keys.due_deliveries_key("local")) == 0
+
+
+def test_the_pauses_between_attempts_add_up_to_less_than_three_days() -> None:
+    assert 2.9 * 86_400 < sum(PAUSES_S) < LONGEST_S
+    first_at = now = 1_000_000.0
+    for failures, pause_s in enumerate(PAUSES_S):
+        due_at = next_attempt_at(now, first_at, failures, 0, PAUSES_S)
+        assert due_at is not None
+        assert pause_s * (1 - JITTER) <= due_at - now <= pause_s
+        now = due_at
+    assert next_attempt_at(now, first_at, len(PAUSES_S), 0, PAUSES_S) is None
+    assert next_attempt_at(first_at, first_at, 0, 900, PAUSES_S) == first_at + 900
+    assert next_attempt_at(first_at, first_at, 0, 1e9, PAUSES_S) == first_at + LONGEST_S  # and that is the last one
+    assert next_attempt_at(first_at + LONGEST_S, first_at, 1, 0, PAUSES_S) is None
+
+
+def test_retry_after_is_read_in_both_its_forms() -> None:
+    now = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    for value, seconds in {
+        b"120": 120, b"Sat, 31 Jan 2026 12:01:00 GMT": 60, b"Sat, 31 Jan 2026 11:00:00 GMT": 0, b"soon": 0, b"-1": 0,
+        b"9" * 30: 0, b"": 0, b"\xff": 0, b"Sat, 99 Jan 2026 12:01:00 GMT": 0,
+    }.items():  # fmt: skip
+        assert retry_after_s({b"Retry-After": value}, now) == seconds
+
+
+def test_secrets_are_shown_again_and_lie_nowhere_in_redis(redis: "Redis", ring: SecretRing) -> None:
+    with pytest.raises(NoSuchSecret, match="secret create acme"):
+        ring.shown("acme")
+    with pytest.raises(NoSuchSecret, match="secret create acme"):
+        ring.rotate("acme", timedelta())
+    first, made = ring.create("acme")
+    assert ring.shown("acme") == [(first, made)]
+    with pytest.raises(NoSuchSecret, match="already"):
+        ring.create("acme")
+    second, _ = ring.rotate("acme", timedelta(hours=1))
+    assert [whsec for whsec, _ in ring.shown("acme")] == [first, second]
+    third, _ = ring.rotate("acme", timedelta())
+    assert [whsec for whsec, _ in ring.shown("acme")] == [third]
+    assert len({first, second, third}) == 3
+    assert [one.tenant for one in ring.all()] == ["acme"] * 3
+    kept = redis.hget(keys.SIGNING_SECRETS, "acme") or ""
+    assert not any(whsec.removeprefix("whsec_") in str(kept) for whsec in (first, second, third))
+    assert SecretRing(redis, "another pepper, which is long enough", Path()).shown("acme")[0][0] != third
+
+
+def test_a_webhook_needs_a_signing_secret(http: httpx.Client, redis: "Redis", ring: SecretRing) -> None:
+    body = {"prompt": "a harbour", "webhook_url": "https://app.example/seemly"}
+    answer = http.post("/generate", json=body)
+    assert (answer.status_code, problem(answer)["errors"][0]["field"]) == (422, "webhook_url")
+    assert "seemly webhooks secret create local" in answer.json()["errors"][0]["message"]
+    ring.create("local")
+    for path, more in (("/generate", {}), ("/compare", {"plans": ["none", "filter"]})):
+        job_id = http.post(path, json=body | more).json()["id"]
+        assert redis.hget(keys.job_key(job_id), "webhook_url") == body["webhook_url"]
+        assert "app.example" not in str(redis.hget(keys.job_key(job_id), "job"))  # workers need not know
+    http.delete(f"/jobs/{job_id}")
+    page = http.get("/webhooks/deliveries").json()
+    assert [(one["id"], one["type"], one["target"]) for one in page["deliveries"]] == [
+        (f"msg_{job_id}", "job.canceled", body["webhook_url"])
+    ]
+
+
+def test_deliveries_are_listed_page_by_page_and_sent_again(
+    http: httpx.Client, redis: "Redis", redis_server: RedisServer, ring: SecretRing, queue: JobQueue
+) -> None:
+    ring.create("local")
+    is_failing = True
+
+    def heal(receiver: Receiver, request: BaseHTTPRequestHandler) -> None:
+        answering(500 if is_failing else 200)(receiver, request)
+
+    def listed(**query: Any) -> Any:
+        return http.get("/webhooks/deliveries", params=query).json()
+
+    with receiving(heal) as receiver, delivering(redis_server.url, webhook_pauses_s="0.01"):
+        sent = [ended(redis, queue, receiver.url) for _ in range(5)]
+        assert eventually(are(redis, DeliveryState.DEAD, *sent))
+        assert b"seemly_webhooks_dead 5.0" in http.get("/metrics").content
+        first = listed(limit=3, state="dead")
+        rest = listed(limit=3, state="dead", cursor=first["next_cursor"])
+        assert rest["next_cursor"] is None
+        assert [one["id"] for one in first["deliveries"] + rest["deliveries"]] == sent[::-1]
+        assert listed(state=["delivered", "pending"]) == {"deliveries": [], "next_cursor": None}
+        one = http.get(f"/webhooks/deliveries/{sent[0]}").json()
+        assert one == rest["deliveries"][-1]
+        assert (one["attempts"], one["last_status"], one["next_attempt_at"]) == (2, 500, None)
+        is_failing = False
+        answer = http.post(f"/webhooks/deliveries/{sent[0]}/replay")
+        assert (answer.status_code, answer.json()["state"]) == (202, "pending")
+        assert eventually(are(redis, DeliveryState.DELIVERED, sent[0]))
+        assert receiver.times(sent[0]) == 3
+        assert http.get(f"/webhooks/deliveries/{sent[0]}").json()["last_error"] is None
+        assert redis.zscore(keys.DEAD_DELIVERIES, sent[0]) is None
+    assert problem(http.get("/webhooks/deliveries", params={"cursor": "x"}))["errors"][0]["field"] == "cursor"
+
+
+def test_without_the_pepper_nothing_is_sent_unsigned(
+    redis: "Redis", redis_server: RedisServer, ring: SecretRing, queue: JobQueue, tmp_path: Path
+) -> None:
+    ring.create("local")
+    with receiving() as receiver:
+        sent = ended(redis, queue, receiver.url)
+        with delivering(redis_server.url, pepper="", data=str(tmp_path), webhook_pauses_s="0.01"):
+            assert eventually(are(redis, DeliveryState.DEAD, sent))
+        assert "pepper is missing" in str(redis.hget(keys.delivery_key(sent), "last_error"))
+        assert receiver.received == []
+
+
+def test_settings_that_cannot_be_are_told() -> None:
+    for name, value, told in (
+        ("LEASE_S", "3", "raise SEEMLY_WEBHOOK_LEASE_S"),
+        ("NETWORKS", "10.0.0.1/8", "SEEMLY_WEBHOOK_NETWORKS"),
+    ):
+        command = [sys.executable, "-m", "service.webhooks.main"]
+        done = subprocess.run(
+            command, env=os.environ | {f"SEEMLY_WEBHOOK_{name}": value}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == os.EX_CONFIG
+        assert told in done.stderr
