@@ -27,7 +27,7 @@ def _normal_form(text: str) -> str:
     except ValueError:
         raise ValueError("is no valid address") from None
     host = url.host or ""
-    if not authority or authority.startswith(":") or "%" in authority or host.endswith(".") or ".." in host:
+    if not authority or authority.startswith(":") or "%" in authority or "" in host.split("."):
         raise ValueError("must name a host")
     if not url.port:
         raise ValueError("must not name port 0")

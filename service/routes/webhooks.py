@@ -3,8 +3,10 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
+from pydantic import Field
 
 from contract.outbox import DeliveryState
+from contract.strict import Strict
 from contract.webhook import WebhookMessage
 from service.authentication import Generating
 from service.gateway import Here
@@ -22,19 +24,21 @@ DeliveryId = Annotated[
 ]
 
 
+class WantedDeliveries(Strict):
+    """Which deliveries are listed."""
+
+    state: list[DeliveryState] = Field([], max_length=len(DeliveryState), description="Any of these; none: all.")
+    limit: int = Field(20, ge=1, le=100)
+    cursor: str | None = Field(None, max_length=200, description="`next_cursor` of the page before.")
+
+
 @router.get("", operation_id="list_deliveries", summary="Your webhooks, newest first")
 async def list_deliveries(
-    caller: Generating,
-    gateway: Here,
-    state: Annotated[
-        list[DeliveryState], Query(max_length=len(DeliveryState), description="Any of these; none: all.")
-    ] = [],  # noqa: B006
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[str | None, Query(max_length=200, description="`next_cursor` of the page before.")] = None,
+    caller: Generating, gateway: Here, wanted: Annotated[WantedDeliveries, Query()]
 ) -> DeliveryPage:
     """One for each finished job that came with a `webhook_url`; `state=dead` lists those that were given up."""
-    after = Place.from_cursor(cursor) if cursor is not None else None
-    return await gateway.deliveries.page(caller.tenant, frozenset(state), limit, after)
+    after = Place.from_cursor(wanted.cursor) if wanted.cursor is not None else None
+    return await gateway.deliveries.page(caller.tenant, frozenset(wanted.state), wanted.limit, after)
 
 
 @router.get(

@@ -104,12 +104,12 @@ class SecretRing:
         pepper, made, ends = self._pepper_or_new(), _new(tenant), datetime.now(UTC) + overlap
 
         def exchange(pipe: Pipeline) -> None:
-            before = secrets_of(pipe.hget(keys.SIGNING_SECRETS, tenant))  # type: ignore[arg-type]  # watching: at once
+            before = secrets_of(pipe.hget(keys.SIGNING_SECRETS, tenant))  # watching: answered at once
             if not before:
                 raise NoSuchSecret(_none_of(tenant))
             ending = [one.model_copy(update={"ends_at": min(ends, one.ends_at or ends)}) for one in before]
             pipe.multi()
-            pipe.hset(keys.SIGNING_SECRETS, tenant, _OF_A_TENANT.dump_json((*ending, made)[-KEPT:]))  # type: ignore[arg-type]
+            pipe.hset(keys.SIGNING_SECRETS, tenant, _OF_A_TENANT.dump_json((*ending, made)[-KEPT:]))
 
         self._redis.transaction(exchange, keys.SIGNING_SECRETS)
         return made.shown(pepper), made

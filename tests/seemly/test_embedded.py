@@ -30,8 +30,10 @@ from seemly.embedded import EmbeddedStack
 from seemly.errors import ChildDied, NoRedis, SeemlyError, StackError, StackRunning
 from seemly.redis_process import RedisPlace, find_binary
 from seemly.settings import Settings
+from seemly.webhooks import app as webhooks_app
 from tests.redis_server import running_redis
 from tests.seemly.processes import eventually, is_running
+from tests.service.receiver import receiving
 from workers.blur import blurred
 
 pytestmark = pytest.mark.timeout(300)  # a machine that does other work as well
@@ -49,6 +51,7 @@ def environment() -> Iterator[None]:
         patch.setenv("SEEMLY_DTYPE", "float32")
         patch.setenv("SEEMLY_TORCH_THREADS", "1")
         patch.setenv("SEEMLY_LEASE_S", "21")
+        patch.setenv("SEEMLY_WEBHOOK_NETWORKS", "127.0.0.1/32")
         yield
 
 
@@ -79,8 +82,19 @@ def test_pictures_are_made_and_lie_in_the_data_folder(stack: EmbeddedStack) -> N
     make_picture(stack.url)
     data = stack.logs.parent
     assert list((data / "pictures").rglob("*.png"))
-    assert {log.stem for log in stack.logs.iterdir()} == {"redis", "gateway", "worker"}
-    assert set(stack.pids) == {"redis", "gateway", "worker"}
+    assert {log.stem for log in stack.logs.iterdir()} == {"redis", "gateway", "worker", "webhooks"}
+    assert set(stack.pids) == {"redis", "gateway", "worker", "webhooks"}
+
+
+def test_a_webhook_is_told_of_the_end(stack: EmbeddedStack) -> None:
+    words = ["secret", "create", "local", "--json"]
+    made = CliRunner(env={"SEEMLY_DATA": str(stack.logs.parent)}).invoke(webhooks_app, words)
+    with receiving() as receiver, Client(stack.url) as client:
+        job = client.wait(client.generate(REQUEST.model_copy(update={"webhook_url": receiver.url})).id, timeout_s=120)
+        assert eventually(lambda: len(receiver.received) == 1)
+    told = receiver.received[0].verified(json.loads(made.stdout)[0]["secret"])
+    assert (told["type"], told["data"]["url"]) == (f"job.{job.status}", f"{stack.url}/jobs/{job.id}")
+    assert httpx.get(told["data"]["images"][0]["url"]).content.startswith(b"\x89PNG")
 
 
 def test_plans_are_compared_from_the_command_line(stack: EmbeddedStack, tmp_path: Path) -> None:
@@ -180,7 +194,7 @@ def test_a_redis_that_is_named_is_used_and_left_running(tiny_folder: Path, tmp_p
     with running_redis(tmp_path) as server:
         with EmbeddedStack(settings(tiny_folder, tmp_path / "data", redis_url=server.url)) as running:
             make_picture(running.url)
-            assert set(running.pids) == {"gateway", "worker"}
+            assert set(running.pids) == {"gateway", "worker", "webhooks"}
         with server.client() as client:
             assert client.ping()
 
@@ -236,7 +250,7 @@ def test_a_killed_stack_leaves_no_process_and_the_next_one_its_jobs(tiny_folder:
     first = serve(tiny_folder, tmp_path)
     earlier = make_picture(url_of(tmp_path))
     children = children_of(first.pid)
-    assert len(children) == 3
+    assert len(children) == 4
     first.kill()
     first.communicate()
     assert eventually(lambda: not any(is_running(pid) for pid in children), timeout_s=5)

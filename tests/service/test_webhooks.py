@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,7 +30,7 @@ from service.queue import JobQueue
 from service.webhooks.messages import message_of
 from service.webhooks.schedule import JITTER, LONGEST_S, PAUSES_S, next_attempt_at
 from service.webhooks.sending import retry_after_s
-from service.webhooks.signing import NoSuchSecret, SecretRing
+from service.webhooks.signing import NoSuchSecret, SecretRing, signed_headers
 from tests.redis_server import RedisServer
 from tests.seemly.processes import eventually
 from tests.service import parts
@@ -357,7 +359,14 @@ def test_deliveries_are_listed_page_by_page_and_sent_again(
         assert receiver.times(sent[0]) == 3
         assert http.get(f"/webhooks/deliveries/{sent[0]}").json()["last_error"] is None
         assert redis.zscore(keys.DEAD_DELIVERIES, sent[0]) is None
-    assert problem(http.get("/webhooks/deliveries", params={"cursor": "x"}))["errors"][0]["field"] == "cursor"
+    for query, field in (
+        ("cursor=x", "cursor"),
+        ("limit=0", "limit"),
+        ("state=lost", "state.0"),
+        ("sate=dead", "sate"),
+    ):
+        answer = http.get(f"/webhooks/deliveries?{query}")
+        assert (answer.status_code, problem(answer)["errors"][0]["field"]) == (422, field)
 
 
 def test_without_the_pepper_nothing_is_sent_unsigned(
@@ -383,3 +392,31 @@ def test_settings_that_cannot_be_are_told() -> None:
         )
         assert done.returncode == os.EX_CONFIG
         assert told in done.stderr
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_the_receiver_in_the_documentation_verifies_and_tells_duplicates(ring: SecretRing) -> None:
+    document = Path(__file__).parents[2] / "docs" / "webhooks.md"
+    [example] = re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)
+    whsec, _ = ring.create("local")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "PORT": str(port), "WEBHOOK_SECRET": whsec}
+    body = '{"type": "job.succeeded", "data": {"url": "/jobs/1"}}'
+    process = subprocess.Popen(
+        [sys.executable, "-c", example], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    try:
+        assert eventually(lambda: answers(port))
+        headers = signed_headers("msg_1", body, [whsec], datetime.now(UTC))
+        for sent, status in ((body, 204), (body, 204), (body.replace("1", "2"), 400)):
+            assert httpx.post(f"http://127.0.0.1:{port}/", content=sent, headers=headers).status_code == status
+    finally:
+        process.terminate()
+        told, _ = process.communicate(timeout=20)
+    assert told == b"job.succeeded /jobs/1\n"
