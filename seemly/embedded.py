@@ -89,7 +89,12 @@ class EmbeddedStack:
             children = [
                 self._python_child("gateway", "service.main", environment, GATEWAY_GRACE_S),
                 self._python_child("worker", "workers.main", environment, WORKER_GRACE_S, forget_ready),
-                self._python_child("webhooks", "service.webhooks.main", environment, WEBHOOKS_GRACE_S),
+                self._python_child(
+                    "webhooks",
+                    "service.webhooks.main",
+                    {"SEEMLY_PUBLIC_URL": self.url, **environment},
+                    WEBHOOKS_GRACE_S,
+                ),
             ]
             self._supervisor = Supervisor([*redis_child, *children])
             self._supervisor.start()
@@ -224,7 +229,6 @@ class EmbeddedStack:
             "SEEMLY_LEASE_S": "20",
             "SEEMLY_HEARTBEAT_S": "5",
             "SEEMLY_MAINTENANCE_S": "5",
-            "SEEMLY_PUBLIC_URL": self.url,
             "PYTHONUNBUFFERED": "1",
             "TRANSFORMERS_VERBOSITY": "error",  # else every log begins with what it warns of while it is imported
         }

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from contract.outbox import DeliveryState
-from seemly.cli import AsJson, told, write_json
+from seemly.commands.asking import AsJson
+from seemly.commands.terminal import told, write_json
 from seemly.errors import FieldError, SeemlyError, Unusable
 from seemly.keys import day, deployment, duration
 from service.listing import Place

@@ -19,9 +19,9 @@ class _Kept(Strict):
 _PICTURES = TypeAdapter(tuple[_Kept, ...])
 
 
-def message_of(fields: Mapping[str, str], public_url: str) -> WebhookMessage:
+def message_of(fields: Mapping[str, str], public_url: str | None) -> WebhookMessage:
     """The message. It comes from what the delivery keeps alone, so it is the same at every attempt."""
-    job = f"{public_url.rstrip('/')}/jobs/{fields['job']}"
+    job = f"{(public_url or '').rstrip('/')}/jobs/{fields['job']}"
     ended_at = moment(fields["created_at"])
     pictures = tuple(
         ToldPicture(

@@ -34,7 +34,11 @@ class Settings(BaseSettings):
         None, description="Secret from which signing secrets are derived. Null: in a file."
     )
     pepper_file: Path | None = Field(None, description="Where that secret lies. Null: `pepper` in `data`.")
-    public_url: str = Field("", description="Put before the addresses in messages, as in https://pictures.example.")
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
+        description="Where users reach the gateway, put before the addresses in messages. Null: nothing is.",
+    )
     webhook_networks: Networks = Field(
         (), description="Private networks that webhooks may reach, over plain http as well, as in 10.0.0.0/8,fd00::/8."
     )

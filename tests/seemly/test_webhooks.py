@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from contract import keys
 from contract.acceptance import Terms
 from contract.result import Result, Status
-from seemly.cli import DONE, FAILED
+from seemly.commands.terminal import DONE, FAILED
 from seemly.webhooks import app
 from service.queue import JobQueue
 from tests.redis_server import RedisServer
