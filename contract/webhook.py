@@ -1,9 +1,10 @@
-"""What a webhook is told: the message that is sent when a job is over."""
+"""What a webhook is told when a job is over, and what its tenant is told of the telling."""
 
 from enum import StrEnum
 
 from pydantic import AwareDatetime, Field
 
+from contract.outbox import DeliveryState
 from contract.result import Status
 from contract.strict import Strict
 from contract.verdict import Verdict
@@ -46,3 +47,29 @@ class WebhookMessage(Strict):
     type: EventType
     timestamp: AwareDatetime = Field(description="When it happened; that of the sending is in `webhook-timestamp`.")
     data: ToldJob
+
+
+class Delivery(Strict):
+    """A message to a webhook, and what became of it."""
+
+    id: str = Field(description="The header `webhook-id`, the same at every attempt.")
+    job_id: str
+    type: EventType
+    target: str = Field(description="The webhook_url that came with the request.")
+    state: DeliveryState = Field(
+        description="`pending`: it is tried until it arrives. `gone`: the receiver answered 410. `dead`: given up after"
+        " the last attempt."
+    )
+    created_at: AwareDatetime = Field(description="When the job ended.")
+    attempts: int
+    last_attempt_at: AwareDatetime | None
+    last_status: int | None = Field(description="What the receiver answered; null: it did not.")
+    last_error: str | None = Field(description="Why the last attempt came to nothing; null: it arrived.")
+    next_attempt_at: AwareDatetime | None
+
+
+class DeliveryPage(Strict):
+    """Some of a tenant's deliveries, newest first."""
+
+    deliveries: tuple[Delivery, ...]
+    next_cursor: str | None = Field(description="Where the next page begins; null: there is none.")

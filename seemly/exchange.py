@@ -16,8 +16,10 @@ from pydantic import BaseModel, ValidationError
 
 from contract.compare import CompareRequest
 from contract.listing import JobPage, Models, SafetyMethods, Variants
+from contract.outbox import DeliveryState
 from contract.request import GenerateRequest
 from contract.result import JobView, Status
+from contract.webhook import Delivery, DeliveryPage
 from seemly.errors import Busy, FieldError, Invalid, NotFound, Refused, Unintelligible, Unreachable
 
 MAX_PAUSE_S = 30.0
@@ -90,6 +92,22 @@ class Exchanges:
         """A finished job's pictures on one sheet, as PNG; withheld ones are empty tiles."""
         response = yield from self._send(self._build("GET", f"/jobs/{job_id}/contact-sheet.png"))
         return response.content
+
+    def delivery_page(
+        self, state: DeliveryState | Collection[DeliveryState] = (), cursor: str | None = None, limit: int = 100
+    ) -> Exchange[DeliveryPage]:
+        """Some of your webhooks, newest first: in these states, or in any."""
+        states = [state] if isinstance(state, DeliveryState) else [*state]
+        return (yield from self._read(DeliveryPage, "/webhooks/deliveries", state=states, cursor=cursor, limit=limit))
+
+    def delivery(self, delivery_id: str) -> Exchange[Delivery]:
+        """What became of a webhook; its id is the message's `webhook-id`."""
+        return (yield from self._read(Delivery, f"/webhooks/deliveries/{delivery_id}"))
+
+    def replay(self, delivery_id: str) -> Exchange[Delivery]:
+        """Have a webhook sent again, whatever became of it, under the id that it had."""
+        response = yield from self._send(self._build("POST", f"/webhooks/deliveries/{delivery_id}/replay"))
+        return parsed(Delivery, response)
 
     def models(self) -> Exchange[Models]:
         """The models served, with their bounds and defaults."""

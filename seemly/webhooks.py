@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from contract.outbox import DeliveryState
+from contract.webhook import Delivery
 from seemly.commands.asking import AsJson
 from seemly.commands.terminal import told, write_json
 from seemly.errors import FieldError, SeemlyError, Unusable
@@ -24,7 +25,6 @@ from service.listing import Place
 from service.problems import DeliveryNotFound
 from service.silence import Silence
 from service.webhooks.deliveries import Deliveries
-from service.webhooks.outbox import Delivery
 from service.webhooks.signing import SecretRing, SigningSecret
 
 Answer = TypeVar("Answer")

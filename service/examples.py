@@ -7,10 +7,12 @@ from pydantic import BaseModel
 from contract.job import PolicyRef
 from contract.listing import JobPage, JobSummary, Models, SafetyMethod, SafetyMethods, Variant, Variants
 from contract.model import ModelInfo, VariantInfo
+from contract.outbox import DeliveryState
 from contract.plan import Action, SafetyPlan
 from contract.request import OutputFormat, Scheduler
 from contract.result import AppliedSafety, JobView, Metrics, Picture, Status
 from contract.verdict import ConceptScore, Verdict, decide
+from contract.webhook import Delivery, DeliveryPage, EventType, ToldJob, ToldPicture, WebhookMessage
 from service.compatible.answer import Image, ImagesAnswer, Withheld
 from service.listing import Place
 from service.routes.health import Health
@@ -117,6 +119,20 @@ _METHOD = SafetyMethod(
     measured={},
 )
 
+_DELIVERY = Delivery(
+    id=f"msg_{_ID}",
+    job_id=_ID,
+    type=EventType.PARTIAL,
+    target="https://app.example/seemly",
+    state=DeliveryState.PENDING,
+    created_at=_FINISHED,
+    attempts=1,
+    last_attempt_at=_FINISHED + timedelta(milliseconds=90),
+    last_status=500,
+    last_error="answered 500",
+    next_attempt_at=_FINISHED + timedelta(milliseconds=4790),
+)
+
 EXAMPLES: tuple[BaseModel, ...] = (
     _JOB,
     JobPage(jobs=(_LISTED,), next_cursor=Place(_CREATED.timestamp(), _ID).cursor()),
@@ -131,5 +147,19 @@ EXAMPLES: tuple[BaseModel, ...] = (
     Models(default="demo", models=[_MODEL]),
     SafetyMethods(policy="default", methods=[_METHOD]),
     Variants(variants=[Variant(model="demo", **_VARIANT.model_dump())]),
+    _DELIVERY,
+    DeliveryPage(deliveries=(_DELIVERY,), next_cursor=None),
+    WebhookMessage(
+        type=EventType.PARTIAL,
+        timestamp=_FINISHED,
+        data=ToldJob(
+            id=_ID,
+            status=Status.PARTIAL,
+            url=f"/jobs/{_ID}",
+            finished_at=_FINISHED,
+            images=tuple(ToldPicture(index=one.index, verdict=one.verdict, url=one.url) for one in (_BLOCKED, _PASSED)),
+            error_code=None,
+        ),
+    ),
     Health(status="live"),
 )

@@ -2,18 +2,16 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Header, Path, Query
 from pydantic import Field
 
 from contract.outbox import DeliveryState
 from contract.strict import Strict
-from contract.webhook import WebhookMessage
+from contract.webhook import Delivery, DeliveryPage, WebhookMessage
 from service.authentication import Generating
 from service.gateway import Here
 from service.listing import Place
 from service.problems import DeliveryNotFound, documented
-from service.webhooks.deliveries import DeliveryPage
-from service.webhooks.outbox import Delivery
 
 router = APIRouter(prefix="/webhooks/deliveries", tags=["webhooks"])
 messages = APIRouter(tags=["webhooks"])  # what is sent, for the description
@@ -65,9 +63,16 @@ async def replay_delivery(delivery_id: DeliveryId, caller: Generating, gateway: 
 
 
 @messages.post("job.finished", operation_id="job_finished", summary="A job is over", status_code=204)
-async def job_finished(message: WebhookMessage) -> None:
+async def job_finished(
+    message: WebhookMessage,
+    webhook_id: Annotated[str, Header(description="The same however often it is sent.")],
+    webhook_timestamp: Annotated[int, Header(description="Of this attempt, seconds since 1970.")],
+    webhook_signature: Annotated[
+        str, Header(description="`v1,` and base64, for each valid secret, with blanks between.")
+    ],
+) -> None:
     """Sent to the `webhook_url` of the job's request, at least once, with the headers of Standard Webhooks.
 
-    `webhook-id` is the same every time, `webhook-timestamp` that of the attempt, `webhook-signature` an HMAC-SHA256 of
-    both and the body. Any 2xx ends it, 410 as well; anything else is tried again for up to three days.
+    The signature is an HMAC-SHA256 over id, timestamp and body, with dots between. Any 2xx ends the delivery, 410
+    as well; anything else is tried again for up to three days.
     """

@@ -4,25 +4,17 @@ import re
 import time
 from typing import Any
 
-from pydantic import Field
 from redis.asyncio import Redis
 
 from contract import keys
 from contract.outbox import KEEP_DEAD_S, DeliveryState
-from contract.strict import Strict
+from contract.webhook import Delivery, DeliveryPage
 from service.listing import LOOKED_AT_MOST, READ_AT_ONCE, Place, places_of
 from service.problems import DeliveryNotFound
 from service.silence import Silence
-from service.webhooks.outbox import Delivery, Outbox
+from service.webhooks.outbox import Outbox, delivery_of
 
 _ID = re.compile(r"msg_[0-9a-f]{32}")
-
-
-class DeliveryPage(Strict):
-    """Some of a tenant's deliveries, newest first."""
-
-    deliveries: tuple[Delivery, ...]
-    next_cursor: str | None = Field(description="Where the next page begins; null: there is none.")
 
 
 class Deliveries:
@@ -44,7 +36,7 @@ class Deliveries:
             for place, fields in zip(places, await self._read(*(place.job_id for place in places)), strict=True):
                 after = place
                 if fields and (not states or fields["state"] in states):
-                    found.append(Delivery.from_fields(fields))
+                    found.append(delivery_of(fields))
                 if len(found) == limit:
                     return DeliveryPage(deliveries=tuple(found), next_cursor=after.cursor())
             if len(places) < READ_AT_ONCE:
@@ -60,7 +52,7 @@ class Deliveries:
         [fields] = await self._read(delivery_id) if _ID.fullmatch(delivery_id) else [{}]
         if not fields or fields["tenant"] != tenant:
             raise DeliveryNotFound
-        return Delivery.from_fields(fields)
+        return delivery_of(fields)
 
     async def replay(self, delivery_id: str, tenant: str) -> Delivery:
         """Make a delivery due now, whatever became of it; it keeps its id and gets all its attempts again.

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import AwareDatetime, Field
 from redis.asyncio import Redis
 
 from contract import keys
 from contract.outbox import KEEP_DEAD_S, KEEP_S, DeliveryState
-from contract.strict import Strict
-from contract.webhook import EventType
+from contract.webhook import Delivery, EventType
 
 # KEYS = tenants; ARGV = now, end of the leases, most, most of a tenant, where to begin among the tenants, and what of
 # each tenant's is being sent already, as JSON. Takes what is due, tenant by tenant in turn.
@@ -99,40 +97,21 @@ return 1
 """
 
 
-class Delivery(Strict):
-    """A message to a webhook, and what became of it."""
-
-    id: str = Field(description="The header `webhook-id`, the same at every attempt.")
-    job_id: str
-    type: EventType
-    target: str = Field(description="The webhook_url that came with the request.")
-    state: DeliveryState = Field(
-        description="`pending`: it is tried until it arrives. `gone`: the receiver answered 410. `dead`: given up after"
-        " the last attempt."
+def delivery_of(fields: Mapping[str, str]) -> Delivery:
+    """A delivery as its hash tells of it."""
+    return Delivery(
+        id=fields["id"],
+        job_id=fields["job"],
+        type=EventType(fields["type"]),
+        target=fields["target"],
+        state=DeliveryState(fields["state"]),
+        created_at=moment(fields["created_at"]),
+        attempts=int(fields.get("attempts", 0)),
+        last_attempt_at=moment(fields["last_at"]) if "last_at" in fields else None,
+        last_status=int(status) if (status := fields.get("last_status")) else None,
+        last_error=fields.get("last_error") or None,
+        next_attempt_at=moment(fields["due_at"]) if "due_at" in fields else None,
     )
-    created_at: AwareDatetime = Field(description="When the job ended.")
-    attempts: int
-    last_attempt_at: AwareDatetime | None
-    last_status: int | None = Field(description="What the receiver answered; null: it did not.")
-    last_error: str | None = Field(description="Why the last attempt came to nothing; null: it arrived.")
-    next_attempt_at: AwareDatetime | None
-
-    @classmethod
-    def from_fields(cls, fields: Mapping[str, str]) -> "Delivery":
-        """Parse the delivery's hash."""
-        return cls(
-            id=fields["id"],
-            job_id=fields["job"],
-            type=EventType(fields["type"]),
-            target=fields["target"],
-            state=DeliveryState(fields["state"]),
-            created_at=moment(fields["created_at"]),
-            attempts=int(fields.get("attempts", 0)),
-            last_attempt_at=moment(fields["last_at"]) if "last_at" in fields else None,
-            last_status=int(status) if (status := fields.get("last_status")) else None,
-            last_error=fields.get("last_error") or None,
-            next_attempt_at=moment(fields["due_at"]) if "due_at" in fields else None,
-        )
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,14 @@ def test_every_route_of_the_contract_has_its_call(gateway: GatewayProcess) -> No
     asked: list[tuple[str, str]] = []
 
     def note(request: httpx.Request) -> httpx.Response:
-        asked.append((request.method.lower(), request.url.path.replace("0" * 32, "{job_id}").replace("/0", "/{index}")))
+        asked.append(
+            (
+                request.method.lower(),
+                request.url.path.replace(f"msg_{'0' * 32}", "{delivery_id}")
+                .replace("0" * 32, "{job_id}")
+                .replace("/0", "/{index}"),
+            )
+        )
         return httpx.Response(404, json={"code": "noted", "title": "Not found"})
 
     with Client("http://service.example", transport=httpx.MockTransport(note)) as client:
@@ -210,6 +217,9 @@ def test_every_route_of_the_contract_has_its_call(gateway: GatewayProcess) -> No
             lambda: client.image(job_id, 0),
             lambda: client.explanation(job_id),
             lambda: client.contact_sheet(job_id),
+            client.delivery_page,
+            lambda: client.delivery(f"msg_{job_id}"),
+            lambda: client.replay(f"msg_{job_id}"),
             client.models,
             client.variants,
             client.methods,
@@ -218,7 +228,7 @@ def test_every_route_of_the_contract_has_its_call(gateway: GatewayProcess) -> No
             with pytest.raises(NotFound):
                 call()
     served = httpx.get(f"{gateway.url}/openapi.json").json()["paths"]
-    of_pictures = ("/generate", "/compare", "/jobs", "/models", "/variants", "/safety")
+    of_pictures = ("/generate", "/compare", "/jobs", "/webhooks", "/models", "/variants", "/safety")
     routes = {(method, path) for path, methods in served.items() if path.startswith(of_pictures) for method in methods}
     assert routes - {("delete", "/jobs/{job_id}")} == set(asked)  # which cancels as its POST does
 

@@ -106,6 +106,7 @@ def test_an_answer_that_names_a_job_leads_to_all_there_is_to_do_with_it() -> Non
         "compare": of_a_job,
         "create_images": of_a_job,
         "list_jobs": of_a_job | {"next_page"},
+        "list_deliveries": of_a_job | {"get_delivery", "replay_delivery", "next_page"},
     }
 
 
