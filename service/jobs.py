@@ -1,6 +1,7 @@
 """Jobs as told over HTTP: read from their records, judged once more before any picture is shown."""
 
 import json
+import logging
 import math
 import re
 from collections.abc import Mapping
@@ -9,15 +10,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 from starlette.concurrency import run_in_threadpool
 
 from contract import keys
 from contract.job import Job
 from contract.result import JobError, JobView, Picture, Result, Status, status_of
 from contract.verdict import ConceptScore, Verdict, decide
-from service.problems import AlreadyFinished, JobNotFound, ResultExpired
+from service.problems import AlreadyFinished, JobNotFound, RecordDamaged, ResultExpired
 from service.queue import JobQueue
 from service.silence import Silence
+
+log = logging.getLogger(__name__)
 
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 _MARGIN_TOLERANCE = 0.001  # margins are rounded to 3 digits
@@ -51,6 +55,17 @@ class JobRecord:
             finished_at=_moment(fields.get("finished_at")),
             result=None if result is None else Result.model_validate_json(result),
         )
+
+    @classmethod
+    def read(cls, fields: Mapping[str, str] | None) -> "JobRecord | None":
+        """The record; None where there is none, or one that cannot be read."""
+        if not fields:
+            return None
+        try:
+            return cls.from_fields(fields)
+        except (KeyError, ValueError) as error:  # pydantic's are among the latter, and quote what they found
+            log.error("a job's record cannot be read: %s", type(error).__name__)
+            return None
 
     @property
     def is_overdue(self) -> bool:
@@ -135,6 +150,7 @@ class Jobs:
         Raises:
             JobNotFound: also for another tenant's.
             ResultExpired: when its record is no longer kept.
+            RecordDamaged: when it is, and cannot be read.
         """
         found = await self._read(job_id, tenant)
         if not found.is_overdue:
@@ -147,8 +163,8 @@ class Jobs:
         if not _JOB_ID.fullmatch(job_id):
             return None
         async with self._silence.noticed_in_turn():
-            found: Any = await self._redis.hget(keys.job_key(job_id), "tenant")
-        return str(found) if found else None
+            found = await fields_of(self._redis, job_id)
+        return found.get("tenant") if found else None
 
     async def cancel(self, job_id: str, tenant: str) -> JobRecord:
         """End a waiting job, ask a running one's worker to stop.
@@ -167,14 +183,33 @@ class Jobs:
         if not _JOB_ID.fullmatch(job_id):
             raise JobNotFound
         async with self._silence.noticed_in_turn():
-            fields: dict[Any, Any] = await self._redis.hgetall(keys.job_key(job_id))
-            was_known = "job" not in fields and await self._redis.zscore(keys.tenant_jobs_key(tenant), job_id)
-        if "job" not in fields:
-            raise ResultExpired if was_known else JobNotFound
-        found = JobRecord.from_fields(fields)
-        if found.job.tenant != tenant:
+            fields = await fields_of(self._redis, job_id)
+        found = JobRecord.read(fields)
+        if found is not None:
+            if found.job.tenant != tenant:
+                raise JobNotFound
+            return found
+        async with self._silence.noticed_in_turn():
+            was_known = await self._redis.zscore(keys.tenant_jobs_key(tenant), job_id) is not None
+        if not was_known:
             raise JobNotFound
-        return found
+        raise ResultExpired if fields == {} else RecordDamaged
+
+
+async def fields_of(redis: "Redis", job_id: str) -> dict[str, str] | None:
+    """A record's hash, {} when there is none; None when something else stands at its key."""
+    try:
+        fields: dict[Any, Any] = await redis.hgetall(keys.job_key(job_id))
+    except ResponseError as error:
+        if not is_no_hash(error):
+            raise
+        return None
+    return fields
+
+
+def is_no_hash(error: Exception) -> bool:
+    """Whether Redis refused because something else than a hash stands there."""
+    return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
 
 
 def finished_event(record: JobRecord) -> str:

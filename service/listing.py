@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from contract import keys
 from contract.listing import JobPage, JobSummary
 from contract.result import Status
-from service.jobs import JobRecord
+from service.jobs import JobRecord, is_no_hash
 from service.problems import FieldError, InvalidRequest
 from service.silence import Silence
 
@@ -67,13 +67,13 @@ class Listing:
         self._silence = silence
 
     async def page(self, tenant: str, wanted: Wanted, limit: int, after: Place | None) -> JobPage:
-        """At most `limit` jobs from a place on. Ids whose records are gone are passed over."""
+        """At most `limit` jobs from a place on. Ids whose records are gone, or cannot be read, are passed over."""
         found: list[JobSummary] = []
         for _ in range(LOOKED_AT_MOST // READ_AT_ONCE):
             places = await self._places(keys.tenant_jobs_key(tenant), wanted.since, after)
             for place, fields in zip(places, await self._records(places), strict=True):
                 after = place
-                if "job" in fields and wanted.holds(record := JobRecord.from_fields(fields)):
+                if (record := JobRecord.read(fields)) and wanted.holds(record):
                     found.append(_summary(record))
                 if len(found) == limit:
                     return JobPage(jobs=tuple(found), next_cursor=after.cursor() if after else None)
@@ -85,11 +85,15 @@ class Listing:
         async with self._silence.noticed_in_turn():
             return await places_of(self._redis, key, since, after)
 
-    async def _records(self, places: list[Place]) -> list[dict[str, str]]:
+    async def _records(self, places: list[Place]) -> list[dict[str, str] | None]:
         async with self._silence.noticed_in_turn(), self._redis.pipeline(transaction=False) as pipe:
             for place in places:
                 pipe.hgetall(keys.job_key(place.job_id))
-            return list(await pipe.execute())
+            found = await pipe.execute(raise_on_error=False)
+        for fields in found:
+            if isinstance(fields, Exception) and not is_no_hash(fields):
+                raise fields
+        return [fields if isinstance(fields, dict) else None for fields in found]
 
 
 async def places_of(redis: "Redis", key: str, since: datetime | None, after: Place | None) -> list[Place]:

@@ -26,6 +26,7 @@
     │   ├── TooManyJobs                  too_many_jobs
     │   ├── TooMuchWork                  too_much_work
     │   └── TooManyRefusals              too_many_refusals
+    ├── RecordDamaged            500     record_damaged
     └── Unavailable              503     unavailable           always with Retry-After
         ├── NoModel                      no_model
         ├── PolicyNotServed              policy_not_served
@@ -270,6 +271,15 @@ class TooManyRefusals(OverLimit):
     """Too many pictures of this end user were blocked."""
 
     code = "too_many_refusals"
+
+
+class RecordDamaged(Refusal):
+    """The job's record cannot be read."""
+
+    status, code = 500, "record_damaged"
+
+    def __init__(self) -> None:
+        super().__init__("The job's record was damaged and cannot be read; the service's log has more.")
 
 
 class Unavailable(Refusal):

@@ -112,3 +112,18 @@ def test_a_result_that_is_no_longer_kept_is_gone_and_not_unknown(keyed: KeyedGat
             assert stranger.request(method, f"/jobs/{job_id}{path}").status_code == 404
         assert listed(http) == []
         assert http.get(f"/jobs/{'0' * 32}").status_code == 404
+
+
+def test_a_damaged_record_is_told_as_such_and_spoils_no_list(http: httpx.Client, redis: "Redis") -> None:
+    whole, no_hash, no_json = posted(http), posted(http), posted(http)
+    redis.delete(keys.job_key(no_hash))
+    redis.lpush(keys.job_key(no_hash), "something else")
+    redis.hset(keys.job_key(no_json), "job", "{")
+    assert listed(http) == [whole]
+    for damaged in (no_hash, no_json):
+        for answer in (http.get(f"/jobs/{damaged}"), http.delete(f"/jobs/{damaged}")):
+            assert (answer.status_code, problem(answer)["code"]) == (500, "record_damaged")
+        redis.zrem(keys.tenant_jobs_key("local"), damaged)  # as if it were another tenant's
+        assert problem(http.get(f"/jobs/{damaged}"))["code"] == "job_not_found"
+        link = http.get(f"/jobs/{damaged}/images/0", params={"signature": "A" * 43, "expires": 2**33})
+        assert problem(link)["code"] == "invalid_link"
