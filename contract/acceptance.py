@@ -92,9 +92,10 @@ def arguments_of(job: Job, terms: Terms, rq_fields: dict[str, bytes | str | int 
     ]
 
 
-# Answers {what, …}: accepted, position · replay, job, created_at · reused · refusals, seconds · queue_full, waiting ·
-# jobs, unfinished · cost, unfinished. Nothing is written but in the first case, and there a full Redis refuses the
-# first write. Costs reach 10^13, more digits than Lua writes of its own accord.
+# Answers {what, …}: accepted, position, unfinished jobs, their cost · replay, job, created_at · reused ·
+# refusals, seconds · queue_full, waiting · jobs or cost (of which there is too much), unfinished jobs, their cost.
+# Nothing is written but in the first case, and there a full Redis refuses the first write. Costs reach 10^13, more
+# digits than Lua writes of its own accord.
 ACCEPT = f"""
 local record, accepted, events, rq_job, queue, popped, rq_queues, index, held, turns, last, refusals, known
   = unpack(KEYS)
@@ -109,8 +110,8 @@ end
 
 local function is_too_much()
   local jobs, total = unfinished()
-  if job.jobs and jobs >= job.jobs then return 'jobs', jobs end
-  if job.most and total + cost > job.most then return 'cost', total end
+  if job.jobs and jobs >= job.jobs then return 'jobs', jobs, total end
+  if job.most and total + cost > job.most then return 'cost', jobs, total end
 end
 
 local function forget_those_gone()
@@ -185,8 +186,8 @@ local ahead = redis.call('LLEN', queue) + redis.call('LLEN', popped)
 if ahead >= job.queue_limit then return {{'queue_full', ahead}} end
 if is_too_much() then
   forget_those_gone()
-  local what, much = is_too_much()
-  if what then return {{what, exactly(much)}} end
+  local what, jobs, total = is_too_much()
+  if what then return {{what, jobs, exactly(total)}} end
 end
 
 local fields = 5 + 2 * tonumber(ARGV[5])
@@ -209,5 +210,6 @@ if job.fingerprint then
   redis.call('HSET', known, 'fingerprint', job.fingerprint, 'job', job.id, 'created_at', created_at)
   redis.call('EXPIRE', known, job.idempotency_ttl_s)
 end
-return {{'accepted', position}}
+local jobs, total = unfinished()
+return {{'accepted', position, jobs, exactly(total)}}
 """

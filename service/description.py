@@ -17,6 +17,7 @@ from service.problems import (
     MissingScope,
     NotReady,
     Problem,
+    RecordDamaged,
     RedisAway,
     Refusal,
     ResultExpired,
@@ -38,6 +39,15 @@ _NAMED: dict[str, dict[str, str]] = {
 }
 _FIRST_OF = {"index": 0}
 _PAGES = ("list_jobs", "list_deliveries")
+
+_QUOTAS = {
+    "RateLimit-Policy": {
+        "description": "The tenant's quotas, where it has any: `requests` in a window; where a job is handed in, also"
+        " unfinished `jobs` and their `cost`. See draft-ietf-httpapi-ratelimit-headers.",
+        "schema": {"type": "string"},
+    },
+    "RateLimit": {"description": "What is left of each.", "schema": {"type": "string"}},
+}
 
 Operation = dict[str, Any]
 
@@ -91,12 +101,16 @@ def _describe_errors(path: str, method: str, operation: Operation) -> None:
     if method != "get":
         common += [BodyTooLarge]
     if "{job_id}" in path:
-        common += [ResultExpired]
+        common += [ResultExpired, RecordDamaged]
     for status, response in documented(*common).items():
         own = responses.setdefault(str(status), response)
         own["content"][MEDIA_TYPE]["examples"] |= response["content"][MEDIA_TYPE]["examples"]
     if path.startswith(PREFIX):
         _tell_as_openai(responses)
+    if "security" in operation:
+        for status, response in responses.items():
+            if status.startswith("2") or status == "429":
+                response.setdefault("headers", {}).update(_QUOTAS)
     operation["responses"] = dict(sorted(responses.items()))
 
 

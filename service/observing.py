@@ -46,7 +46,10 @@ class Observing:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update({"X-Request-ID": request_id, **scope["state"]["headers"]})
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                for name, value in scope["state"]["headers"].items():
+                    headers.append(name, value)  # beside what the answer itself tells of other quotas
                 self._observe(scope, status, perf_counter() - began)
             await send(message)
 

@@ -29,6 +29,7 @@ from contract.cost import cost_of
 from contract.job import MAX_ATTEMPTS, Job
 from contract.result import Result
 from service.problems import IdempotencyKeyReused, QueueFull, TooManyJobs, TooManyRefusals, TooMuchWork
+from service.quotas import Unfinished, quota_headers
 from service.silence import Silence
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class Standing:
     created_at: datetime
     position: int | None = None  # in the queue, from 1; None of an earlier request's
     model: str = ""
+    unfinished: Unfinished | None = None  # of its tenant, this one among them; None of an earlier request's
 
     @property
     def is_new(self) -> bool:
@@ -171,7 +173,7 @@ class JobQueue:
             )
         match what.decode():
             case "accepted":
-                return Standing(job.id, job.created_at, more[0], job.model)
+                return Standing(job.id, job.created_at, more[0], job.model, Unfinished(more[1], int(more[2])))
             case "replay":
                 return Standing(more[0].decode(), datetime.fromisoformat(more[1].decode()))
             case "reused":
@@ -180,13 +182,14 @@ class JobQueue:
                 wait_s = more[0] * terms.service_s / max(1, terms.in_flight)
                 raise QueueFull(f"{more[0]} jobs are waiting already; try again later.", wait_s)
             case "jobs":
-                raise TooManyJobs(f"{int(more[0])} of your jobs are unfinished, as many as may be.", terms.service_s)
+                detail = f"{more[0]} of your jobs are unfinished, as many as may be."
+                raise TooManyJobs(detail, terms.service_s, quota_headers(terms, Unfinished(more[0], int(more[1]))))
             case "cost":
-                raise TooMuchWork(
-                    f"Your unfinished jobs take {int(more[0])} pixel-steps, this one {cost_of(job)} more; {terms.cost}"
-                    " may be unfinished at once.",
-                    terms.service_s,
+                detail = (
+                    f"Your unfinished jobs take {int(more[1])} pixel-steps, this one {cost_of(job)} more; {terms.cost}"
+                    " may be unfinished at once."
                 )
+                raise TooMuchWork(detail, terms.service_s, quota_headers(terms, Unfinished(more[0], int(more[1]))))
             case _:
                 raise TooManyRefusals("Too many pictures made for this end user were blocked; wait.", more[0])
 

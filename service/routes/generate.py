@@ -41,6 +41,7 @@ from service.problems import (
     documented,
 )
 from service.queue import Standing
+from service.quotas import quota_headers
 from service.routes.jobs import LinksFor
 from service.tenants import UNLIMITED
 
@@ -161,6 +162,10 @@ class Submission:
         job, finish_s = await run_in_threadpool(self.gateway.admission.admit, body, sender)
         if job.is_new:
             self.gateway.metrics.accepted.labels(job.model).inc()
+        if job.unfinished is not None:
+            told = self.request.scope["state"]["headers"]
+            for name, value in quota_headers(limits, job.unfinished).items():
+                told[name] = ", ".join(filter(None, (told.get(name), value)))
         return job, finish_s
 
     async def awaited(self, job_id: str, wait_s: float, *ends: End) -> JobRecord:

@@ -95,6 +95,29 @@ def test_unfinished_jobs_are_counted_until_they_end(keyed: KeyedGateway, limited
     assert [post(http).status_code for _ in range(4)] == [202, 202, 202, 429]
 
 
+def left(answer: httpx.Response) -> dict[str, int]:
+    """What `RateLimit` says is left, by quota."""
+    told = re.findall(r'"(\w+)";r=(\d+)', answer.headers["RateLimit"])
+    assert [name for name, _ in told] == re.findall(r'"(\w+)";q=', answer.headers["RateLimit-Policy"])
+    return {name: int(count) for name, count in told}
+
+
+def test_answers_to_a_job_tell_what_is_left_of_every_quota(limited: Any) -> None:
+    http = limited(requests="100/minute", jobs=2, cost=5 * COST)
+    assert left(http.get("/models")) == {"requests": 99}
+    assert left(post(http, num_images=2)) == {"requests": 98, "jobs": 1, "cost": 3 * COST}
+    too_much = post(http, num_images=4)
+    assert (too_much.status_code, left(too_much)) == (429, {"requests": 97, "jobs": 1, "cost": 3 * COST})
+    assert left(post(http)) == {"requests": 96, "jobs": 0, "cost": 2 * COST}
+    too_many = post(http)
+    assert (too_many.status_code, left(too_many)) == (429, {"requests": 95, "jobs": 0, "cost": 2 * COST})
+
+
+def test_quotas_without_a_limit_are_not_told(limited: Any) -> None:
+    http = limited(requests=None, jobs=None, cost=None)
+    assert "RateLimit" not in post(http).headers
+
+
 def test_an_expired_job_is_given_back(keyed: KeyedGateway, limited: Any, tenant: str) -> None:
     http = limited(jobs=1)
     job_id = post(http, deadline_s=0.2).json()["id"]
