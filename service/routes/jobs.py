@@ -81,7 +81,7 @@ async def list_jobs(
     caller: Generating,
     gateway: Here,
     status: Annotated[list[Status], Query(max_length=len(Status), description="Any of these; none: all.")] = [],  # noqa: B006
-    model: Annotated[str | None, Query(max_length=200)] = None,
+    model: Annotated[str | None, Query(min_length=1, max_length=200)] = None,
     since: Annotated[Moment | None, Query(description="Accepted then or later.")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(max_length=200, description="`next_cursor` of the page before.")] = None,
