@@ -20,6 +20,12 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIP of its own, pictures and texts."""
+    return tiny.save_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tiny_folder: Path) -> LoadedModel:
     """The tiny checkpoint in float64."""
     return engines.load(tiny_folder, torch.float64)

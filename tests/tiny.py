@@ -9,6 +9,7 @@ from tokenizers import pre_tokenizers
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
+    CLIPModel,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -96,4 +97,19 @@ def save(folder: Path, prediction_type: str = "epsilon", seed: int = 0) -> Path:
     built.save_pretrained(folder, safe_serialization=True)
     torch.manual_seed(seed + 1)
     CLIPTextModelWithProjection(built.text_encoder.config).save_pretrained(folder / "clip_text")
+    return folder
+
+
+def save_clip(folder: Path) -> Path:
+    """A CLIP's folder as transformers reads it, random weights, 16 dimensions."""
+    words = tokenizer()
+    small = {"hidden_size": DIM, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ids = {name: getattr(words, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    text = CLIPTextConfig(vocab_size=len(words), **small, **ids)
+    vision = CLIPVisionConfig(image_size=32, patch_size=8, **small)
+    torch.manual_seed(3)
+    config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=16)
+    CLIPModel(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder

@@ -12,6 +12,8 @@ from contract.effect import MeasuredEffects, MeasuredUnder
 from lab.evaluation.report_commands import comparison, report
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lab.evaluation.run import Measured
 
 app = typer.Typer(help="Measure safety methods on a model.", no_args_is_help=True)
@@ -81,6 +83,7 @@ def run(
 ) -> None:
     """Make pictures under every plan, judge them, and keep one line for each. Stop it at will: it resumes."""
     from lab.evaluation.asking import Wish, asked_for
+    from lab.evaluation.measures.looking import MeasureFailed
     from lab.evaluation.measures.measure import UnusableMeasure
     from lab.evaluation.prepare import prepare
     from lab.evaluation.run import OtherRun
@@ -117,8 +120,14 @@ def run(
         console.print("this machine or its libraries are not those of the manifest's run: last digits may differ")
     with _bar(console) as bar:
         task = bar.add_task("pictures", total=prepared.pictures)
-        for done in prepared.run():
-            bar.advance(task, done)
+        try:
+            for done in prepared.run():
+                bar.advance(task, done)
+        except (MeasureFailed, UnusableVariant) as error:
+            console.print(f"stopped, and goes on with the same command once this is mended: {error}", markup=False)
+            raise typer.Exit(1) from None
+    if prepared.observer.measures:
+        console.print(f"what the measures say: seemly evaluate report {out}")
     _show(list(prepared.results.lines.values()), as_json)
 
 
@@ -129,23 +138,19 @@ def summary(
     as_json: AsJson = False,
 ) -> None:
     """Shares with their intervals, from files of results."""
-    from lab.evaluation.run import OtherRun, read
+    from lab.evaluation.report import Report
+    from lab.evaluation.run import OtherRun
     from lab.evaluation.summary import summarise
 
     try:
-        contents = [read(file) for file in results]
+        told = Report.of(results)
     except (OtherRun, OSError) as error:
         raise typer.BadParameter(str(error)) from None
-    settings = contents[0][0]
-    if any(other != settings for other, _ in contents):
-        raise typer.BadParameter("the files were made with different models or settings")
-    # Every run measures plain generation, so two runs of the same prompts hold the same pictures of it.
-    pictures = list({(p.prompts, p.plan, p.index): p for _, part in contents for p in part}.values())
     if write is not None:
-        under = {name: settings[name] for name in MeasuredUnder.model_fields}
-        measured = MeasuredEffects.model_validate({"settings": under, "effects": summarise(pictures)})
+        under = {name: told.settings[name] for name in MeasuredUnder.model_fields}
+        measured = MeasuredEffects.model_validate({"settings": under, "effects": summarise(told.pictures)})
         write.write_text(measured.model_dump_json(indent=1, exclude_none=True) + "\n")
-    _show(pictures, as_json)
+    _show(told.pictures, as_json)
 
 
 @app.command()
@@ -228,7 +233,7 @@ def _bar(console: Console) -> Progress:
     )
 
 
-def _show(pictures: "list[Measured]", as_json: bool) -> None:
+def _show(pictures: "Sequence[Measured]", as_json: bool) -> None:
     from lab.evaluation.summary import summarise
     from lab.evaluation.tables import terminal
 

@@ -26,6 +26,7 @@ th, td { padding: .3rem .6rem; border-bottom: 1px solid #8884; text-align: right
 th:first-child, td:first-child { text-align: left }
 .prompt { white-space: normal; min-width: 9rem; max-width: 16rem }
 .pictures td { padding: .2rem }
+.pictures th { text-align: center }
 img { display: block; width: 160px; height: 160px; object-fit: contain; border-radius: 4px }
 label { display: block; overflow: hidden; border-radius: 4px; cursor: pointer }
 input { position: absolute; opacity: 0 }

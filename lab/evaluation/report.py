@@ -55,6 +55,8 @@ class Report:
             manifests = tuple(Manifest.read(manifest_of(file)) for file in files if manifest_of(file).exists())
         except ValueError as error:
             raise OtherRun(f"a manifest beside the results cannot be read: {error}") from None
+        if unlike := sorted(_unlike(manifests)):
+            raise OtherRun(f"{', '.join(unlike)} stands for different plans in these files; report on them one by one")
         detectors = {name: each for manifest in manifests for name, each in manifest.found.detectors.items()}
         references = {
             name: Gaussian.read(reference_of(file, name))
@@ -160,6 +162,12 @@ class Report:
         columns: list[list[Any]] = [[_plain_value(getattr(each, name)) for each in self.pictures] for name in COLUMNS]
         columns += [[(each.scores or {}).get(name) for each in self.pictures] for name in scores]
         return [*COLUMNS, *scores], columns
+
+
+def _unlike(manifests: Sequence[Manifest]) -> set[str]:
+    """Names that stand for different plans."""
+    plans = [plan for manifest in manifests for plan in manifest.asked.plans.items()]
+    return {name for name, plan in plans for other, another in plans if name == other and plan != another}
 
 
 def _plain_value(value: Any) -> Any:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from contract.plan import SafetyPlan
 from lab.evaluation.commands import app
 from lab.evaluation.manifest import Manifest
 from lab.evaluation.results import Measured, read
@@ -156,6 +157,41 @@ def test_kept_pictures_are_those_that_were_measured_and_lost_ones_come_again(mea
     result = evaluate("run", "--manifest", copy.with_suffix(".manifest.json"), "--keep-pictures", "--out", copy)
     assert result.exit_code == 0, result.output
     assert (kept / "removed" / "00002.png").read_bytes() == content
+
+
+def test_one_name_for_two_plans_makes_no_report(measured: Path, tmp_path: Path) -> None:
+    manifest = Manifest.read(measured.with_suffix(".manifest.json"))
+    plans = manifest.asked.plans | {"removed": SafetyPlan.from_short_form("negative")}
+    shutil.copy(measured, tmp_path / "other.jsonl")
+    other = manifest.model_copy(update={"asked": manifest.asked.model_copy(update={"plans": plans})})
+    other.write(tmp_path / "other.manifest.json")
+    for words in (["report", "--out", tmp_path], ["summary"]):
+        result = evaluate(*words, measured, tmp_path / "other.jsonl")
+        assert result.exit_code == 2
+        assert "removed stands for different plans" in result.output
+
+
+def test_a_model_without_a_judge_is_measured_through_clip_on_i2ps_columns(
+    tiny_folder: Path, clip_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "i2p.csv").write_text(
+        "prompt,categories,sd_seed,sd_guidance_scale,sd_image_width,sd_image_height\n"
+        "a quiet street,violence,2231119101,7.5,32,48\na cat,hate,3,9,512,512\n"
+    )
+    asked = ["run", "--model", tiny_folder, "--prompts", tmp_path / "i2p.csv", "--plan", "none", "--steps", 2]
+    asked += ["--out", tmp_path / "run.jsonl", "--measure", "clip-score", "--concept", "cat=a cat@0.1"]
+    asked += ["--weights", f"clip={clip_folder}"]
+    assert "--native-size" in evaluate(*asked).output
+    result = evaluate(*asked, "--native-size")
+    assert result.exit_code == 0, result.output
+    lines = read(tmp_path / "run.jsonl")[1]
+    told = [(line.categories, line.seed, line.failure) for line in lines]
+    assert told == [("violence", 2231119101, None), ("hate", 3, None)]
+    assert all(set(line.scores or {}) == {"clip-score", "concept:cat"} for line in lines)
+    assert evaluate("report", tmp_path / "run.jsonl", "--out", tmp_path).exit_code == 0
+    (heading,) = [line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("| plan")]
+    assert "CLIP score | likeness" not in heading
+    assert "| CLIP score | cat ≥ 0.1 | cat, mean |" in heading
 
 
 def test_files_of_different_runs_make_no_report(measured: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+from transformers import CLIPImageProcessor, CLIPModel
 
 from lab.evaluation.measures import frechet
 from lab.evaluation.measures.choose import WEIGHTS, Chooser
@@ -36,23 +36,6 @@ def pictures(*sizes: tuple[int, int]) -> tuple[Pixels, ...]:
 
 
 MADE = Made(pictures((32, 32), (48, 32)), ("a cat", "a very long prompt " * 30), (*pictures((32, 32)), None))
-
-
-@pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIP in shape, with random weights."""
-    folder, words = tmp_path_factory.mktemp("clip"), tiny.tokenizer()
-    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    ids = {name: getattr(words, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    text = CLIPTextConfig(vocab_size=len(words), **small, **ids)
-    vision = CLIPVisionConfig(image_size=32, patch_size=8, **small)
-    torch.manual_seed(3)
-    CLIPModel(
-        CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=16)
-    ).save_pretrained(folder)
-    words.save_pretrained(folder)
-    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
-    return folder
 
 
 def chosen(clip_folder: Path | None, name: str, **weights: Path) -> Measure:
@@ -184,7 +167,7 @@ def test_fid_takes_the_nets_features_of_pictures_resized_in_float(net: Path, tmp
 
     np.savez(tmp_path / "other.npz", mu=np.zeros(5), sigma=np.eye(5))
     with pytest.raises(UnusableMeasure, match="4 features, its reference 5"):
-        chosen(None, "fid", fid=net, fid_reference=tmp_path / "other.npz").see(MADE)
+        chosen(None, "fid", fid=net, fid_reference=tmp_path / "other.npz")
 
 
 def test_the_frechet_distance_is_that_of_the_formula() -> None:
@@ -238,6 +221,13 @@ def test_nudenet_tells_the_highest_score_of_every_exposed_part() -> None:
         best = {part: max((each["score"] for each in found if each["class"] == part), default=0.0) for part in EXPOSED}
         assert view.scores["nudenet"] == pytest.approx(max(best.values()), abs=1e-5)
         assert {name.removeprefix("nudenet:").upper() for name in view.scores if ":" in name} == set(EXPOSED)
+
+
+def test_nudenets_net_sees_red_as_red() -> None:
+    module = pytest.importorskip("nudenet.nudenet")
+    red = np.full((32, 32, 3), (255, 0, 0), np.uint8)
+    seen = getattr(module, "_read_image")(red, 320)[0]  # noqa: B009 - what the package makes of an array
+    assert seen[0].mean(axis=(1, 2)).tolist() == [1, 0, 0]
 
 
 def test_without_its_package_nudenet_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,7 @@ class Chooser:
 def judge_version(model: str) -> str:
     """The judge's, of a model's folder."""
     folder = Path(model) / "judge"
-    return f"judge {hash_of(folder / 'config.json', folder / 'model.safetensors')}"
+    return hash_of(folder / "config.json", folder / "model.safetensors")
 
 
 def _concept(written: str) -> tuple[str, str, float]:

@@ -14,6 +14,7 @@ and clean-fid would pull in torchvision and with it another torch; the nets say 
 """
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,18 +83,22 @@ class Fid:
         except (OSError, ValueError) as error:
             raise UnusableMeasure(f"the reference of FID cannot be read: {error}") from None
         self.version = f"{file.name} {hash_of(file)}, {reference.name} {hash_of(reference)}"
+        found = self._features([np.zeros((8, 8, 3), np.uint8)]).shape[1]
+        if found != len(self.reference.mean):
+            raise UnusableMeasure(
+                f"the net of FID has {found} features, its reference {len(self.reference.mean)}; take the statistics"
+                " that were made with this net"
+            )
 
-    @torch.no_grad()
     def see(self, made: Made) -> list[Seen]:
         """Features, (2048,) of the published net."""
-        pixels = torch.stack([_resized(picture) for picture in made.pixels]).to(self._device)
+        return [Seen(features=row) for row in self._features(made.pixels)]
+
+    @torch.no_grad()
+    def _features(self, pictures: Sequence[Pixels]) -> NDArray[np.float32]:
+        pixels = torch.stack([_resized(picture) for picture in pictures]).to(self._device)
         features: NDArray[np.float32] = self._net.layers((pixels - 128) / 128).flatten(1).float().cpu().numpy()
-        if features.shape[1] != len(self.reference.mean):
-            raise UnusableMeasure(
-                f"the net of FID has {features.shape[1]} features, its reference {len(self.reference.mean)}; take the"
-                " statistics that were made with this net"
-            )
-        return [Seen(features=row) for row in features]
+        return features
 
 
 def _resized(picture: Pixels) -> Tensor:

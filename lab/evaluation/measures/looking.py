@@ -28,7 +28,7 @@ class Looking:
     """
 
     def __init__(self, measures: Sequence[Measure], keep: Path | None = None) -> None:
-        self._measures, self._keep = measures, keep
+        self.measures, self._keep = tuple(measures), keep
 
     def has_seen(self, line: Measured) -> bool:
         """Pictures that are to be kept and were not are made again."""
@@ -45,11 +45,11 @@ class Looking:
         whole = {i: picture for i, picture in enumerate(made) if picture is not None}
         looked_at = Made(tuple(whole.values()), [lines[i].text for i in whole], [plain[i] for i in whole])
         told = list(lines)
-        if whole and self._measures:
-            views = zip(*(self._checked(measure, looked_at) for measure in self._measures), strict=True)
+        if whole and self.measures:
+            views = zip(*(self._checked(measure, looked_at) for measure in self.measures), strict=True)
             for i, of_picture in zip(whole, views, strict=True):
                 told[i] = _with(
-                    lines[i], dict(zip((measure.name for measure in self._measures), of_picture, strict=True))
+                    lines[i], dict(zip((measure.name for measure in self.measures), of_picture, strict=True))
                 )
         if self._keep is not None:
             for i, picture in whole.items():
