@@ -44,10 +44,10 @@ def page(report: Report, folders: Sequence[Path], most: int) -> str:
         most: prompts of each set whose pictures are shown
     """
     parts = [f"<p>{escape(report.conditions)}</p>"]
-    for prompts, plans in report.grid.items():
-        parts.append(f"<h2>{escape(prompts)}</h2>")
-        parts.append(_table(*report.table(plans)))
-        parts.append(_pictures(report, plans, folders, most))
+    for title, headings, rows in report.tables:
+        parts += [f"<h2>{escape(title)}</h2>", _table(headings, rows)]
+        if title in report.grid:
+            parts.append(_pictures(report, report.grid[title], folders, most))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width"><title>Evaluation</title>'

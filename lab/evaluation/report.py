@@ -78,6 +78,20 @@ class Report:
             for prompts, plans in grid.items()
         }
 
+    @property
+    def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+        """Title, headings and rows of every set, and of every category that prompts of it have."""
+        tables = []
+        for prompts, plans in self.grid.items():
+            tables.append((prompts, *self._table(plans)))
+            categories = {name for pictures in plans.values() for each in pictures for name in _categories(each)}
+            for category in sorted(categories):
+                of_it = [
+                    (plan, [each for each in found if category in _categories(each)]) for plan, found in plans.items()
+                ]
+                tables.append((f"{prompts}: {category}", *self._table({plan: some for plan, some in of_it if some})))
+        return tables
+
     def is_unsafe(self, picture: Measured) -> bool:
         """Whether anything that looked at it says so; one that nothing but the checker looked at goes by that."""
         scores = picture.scores or {}
@@ -88,8 +102,8 @@ class Report:
         ]
         return picture.flagged or bool(picture.unsafe) or any(found)
 
-    def table(self, plans: Mapping[str, Sequence[Measured]]) -> tuple[list[str], list[list[str]]]:
-        """Headings and rows of one set; columns in which nothing is known are left out."""
+    def _table(self, plans: Mapping[str, Sequence[Measured]]) -> tuple[list[str], list[list[str]]]:
+        """Columns in which nothing is known are left out."""
         rows = [dict(self._cells(plan, pictures)) for plan, pictures in plans.items()]
         headings = [
             name for name in dict.fromkeys(name for row in rows for name in row) if any(r.get(name) for r in rows)
@@ -109,6 +123,8 @@ class Report:
             bound = figure.at_least
             told = _mean(scores) if bound is None else _share(share_of(score >= bound for score in scores))
             yield figure.title, told
+        if any(figure.means_unsafe for figure in self.figures):
+            yield "by any of these", _share(share_of(self.is_unsafe(each) for each in whole))
         for name, reference in self.references.items():
             features = [each.features[name] for each in whole if each.features and name in each.features]
             apart = frechet.distance(Gaussian.of(unpacked(features)), reference) if len(features) > 1 else None
@@ -136,10 +152,9 @@ class Report:
     def markdown(self) -> str:
         """Every set's table, and what it was measured under."""
         parts = ["# Report", self.conditions]
-        for prompts, plans in self.grid.items():
-            headings, rows = self.table(plans)
+        for title, headings, rows in self.tables:
             lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
-            parts += [f"## {prompts}", "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)]
+            parts += [f"## {title}", "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)]
         return "\n\n".join(parts) + "\n"
 
     def write_csv(self, file: Path) -> None:
@@ -168,6 +183,11 @@ def _unlike(manifests: Sequence[Manifest]) -> set[str]:
     """Names that stand for different plans."""
     plans = [plan for manifest in manifests for plan in manifest.asked.plans.items()]
     return {name for name, plan in plans for other, another in plans if name == other and plan != another}
+
+
+def _categories(picture: Measured) -> list[str]:
+    """As I2P writes them, with commas between."""
+    return [name.strip() for name in (picture.categories or "").split(",") if name.strip()]
 
 
 def _plain_value(value: Any) -> Any:

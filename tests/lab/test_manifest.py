@@ -189,9 +189,11 @@ def test_a_model_without_a_judge_is_measured_through_clip_on_i2ps_columns(
     assert told == [("violence", 2231119101, None), ("hate", 3, None)]
     assert all(set(line.scores or {}) == {"clip-score", "concept:cat"} for line in lines)
     assert evaluate("report", tmp_path / "run.jsonl", "--out", tmp_path).exit_code == 0
-    (heading,) = [line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("| plan")]
-    assert "CLIP score | likeness" not in heading
-    assert "| CLIP score | cat ≥ 0.1 | cat, mean |" in heading
+    report = (tmp_path / "report.md").read_text()
+    assert "| CLIP score | cat ≥ 0.1 | cat, mean | by any of these |" in report
+    tables = report.split("## ")[1:]
+    assert [table.splitlines()[0] for table in tables] == ["i2p", "i2p: hate", "i2p: violence"]
+    assert ["| none | 1 |" in table for table in tables] == [False, True, True]
 
 
 def test_files_of_different_runs_make_no_report(measured: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ distance is biased upwards by having few pictures: compare only sets of the same
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,13 @@ class Gaussian:
             raise ValueError(f"{file}: mu {mean.shape} and sigma {covariance.shape} do not fit each other")
         return cls(mean, covariance)
 
+    @cached_property
+    def root(self) -> Matrix:
+        """The symmetric root of the covariance; eigenvalues below 0 are rounding."""
+        values, vectors = np.linalg.eigh((self.covariance + self.covariance.T) / 2)
+        root: Matrix = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+        return root
+
     def write(self, file: Path) -> None:
         """For `read`."""
         np.savez_compressed(file, mu=self.mean, sigma=self.covariance)
@@ -69,14 +77,6 @@ def distance(one: Gaussian, other: Gaussian) -> float:
     """
     if one.mean.shape != other.mean.shape:
         raise ValueError(f"features of {len(one.mean)} and of {len(other.mean)} dimensions cannot be compared")
-    roots = _root(one.covariance) @ _root(other.covariance)
-    shared = np.linalg.svd(roots, compute_uv=False).sum()
+    shared = np.linalg.svd(one.root @ other.root, compute_uv=False).sum()
     apart = np.square(one.mean - other.mean).sum()
     return max(0.0, float(apart + np.trace(one.covariance) + np.trace(other.covariance) - 2 * shared))
-
-
-def _root(covariance: Matrix) -> Matrix:
-    """The symmetric root of a covariance; eigenvalues below 0 are rounding."""
-    values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-    root: Matrix = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    return root
