@@ -40,6 +40,7 @@ class Terms:
     end_user: str | None = None  # a digest
     refusals: int | None = None  # blocked pictures of this end user, in a window of `record.REFUSALS_WINDOW_S`
     webhook_url: str | None = None
+    webhooks: int | None = None  # of this tenant, undelivered
     idempotency_key: str | None = None  # a digest
     fingerprint: str | None = None  # of the request that came with it
     idempotency_ttl_s: int = 86_400
@@ -61,6 +62,7 @@ def keys_of(job: Job, terms: Terms, queue: str) -> list[str]:
         keys.last_turns_key(job.model),
         keys.refusals_key(job.tenant, terms.end_user or ""),
         keys.idempotency_key(job.tenant, terms.idempotency_key or ""),
+        keys.due_deliveries_key(job.tenant),
     ]
 
 
@@ -76,6 +78,7 @@ def arguments_of(job: Job, terms: Terms, rq_fields: dict[str, bytes | str | int 
         "jobs": terms.jobs,
         "most": terms.cost,
         "refusals": terms.refusals if terms.end_user else None,
+        "webhooks": terms.webhooks if terms.webhook_url else None,
         "fingerprint": terms.fingerprint if terms.idempotency_key else None,
         "idempotency_ttl_s": terms.idempotency_ttl_s,
     }
@@ -93,12 +96,12 @@ def arguments_of(job: Job, terms: Terms, rq_fields: dict[str, bytes | str | int 
 
 
 # Answers {what, …}: accepted, position, unfinished jobs, their cost · replay, job, created_at · reused ·
-# refusals, seconds · queue_full, waiting · jobs or cost (of which there is too much), unfinished jobs, their cost.
-# Nothing is written but in the first case, and there a full Redis refuses the first write. Costs reach 10^13, more
+# refusals, seconds · webhooks, undelivered · queue_full, waiting · jobs or cost (of which there is too much), unfinished
+# jobs, their cost. Nothing is written but in the first case, and there a full Redis refuses the first write. Costs reach 10^13, more
 # digits than Lua writes of its own accord.
 ACCEPT = f"""
-local record, accepted, events, rq_job, queue, popped, rq_queues, index, held, turns, last, refusals, known
-  = unpack(KEYS)
+local record, accepted, events, rq_job, queue, popped, rq_queues, index, held, turns, last, refusals, known,
+  undelivered = unpack(KEYS)
 local job, now, created_at, cost = cjson.decode(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
 
 local function exactly(number) return string.format('%.0f', number) end
@@ -181,6 +184,9 @@ if job.fingerprint then
 end
 if job.refusals and tonumber(redis.call('GET', refusals) or '0') >= job.refusals then
   return {{'refusals', redis.call('TTL', refusals)}}
+end
+if job.webhooks and redis.call('ZCARD', undelivered) >= job.webhooks then
+  return {{'webhooks', redis.call('ZCARD', undelivered)}}
 end
 local ahead = redis.call('LLEN', queue) + redis.call('LLEN', popped)
 if ahead >= job.queue_limit then return {{'queue_full', ahead}} end

@@ -108,11 +108,12 @@ def limits_(
     jobs: Annotated[str | None, typer.Option(help="Unfinished jobs at once; or none.")] = None,
     cost: Annotated[str | None, typer.Option(help="Their pixels × steps × branches × pictures; or none.")] = None,
     refusals: Annotated[str | None, typer.Option(help="Blocked pictures of one end user in an hour; or none.")] = None,
+    webhooks: Annotated[str | None, typer.Option(help="Webhooks that could not be delivered yet; or none.")] = None,
     reset: Annotated[bool, typer.Option("--reset", help="Take the service's defaults again.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Set a tenant's own limits, or show them. The service's defaults apply where it has none."""
-    given = {"requests": requests, "jobs": jobs, "cost": cost, "refusals": refusals}
+    given = {"requests": requests, "jobs": jobs, "cost": cost, "refusals": refusals, "webhooks": webhooks}
     changes = {name: None if value == "none" else value for name, value in given.items() if value is not None}
     with told(as_json) as console, key_ring() as ring:
         limits = ring.limits(tenant, changes, reset=reset)

@@ -85,6 +85,7 @@ class Admission:
             end_user=_digest(sender.tenant, request.end_user),
             refusals=limits.refusals,
             webhook_url=request.webhook_url,
+            webhooks=limits.webhooks,
             idempotency_key=key,
             fingerprint=fingerprint,
             idempotency_ttl_s=self._idempotency_ttl_s,

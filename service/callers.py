@@ -93,12 +93,14 @@ class Callers:
         return self._seen[key_id]
 
     async def pepper_or_new(self) -> Pepper:
-        """The pepper; a first one is made where there are no keys yet.
+        """The pepper; a first one is made where nothing hangs on one yet.
 
         Raises:
             NotReady: when there is none and none can be made.
         """
-        if self._pepper is None and not (self._given_pepper or await self.need_keys() or self._pepper_file.exists()):
+        if self._pepper is None and not (
+            self._given_pepper or self._pepper_file.exists() or await self._hangs_on_one()
+        ):
             try:
                 self._pepper = Pepper.make(self._pepper_file)
             except FileExistsError:
@@ -106,6 +108,10 @@ class Callers:
             except OSError as error:
                 raise NotReady("Links cannot be signed here: no pepper can be made.", 30) from error
         return self._checked()
+
+    async def _hangs_on_one(self) -> bool:
+        async with self._silence.noticed_in_turn():
+            return bool(await self._redis.exists(keys.API_KEYS, keys.SIGNING_SECRETS))
 
     def _checked(self) -> Pepper:
         if self._pepper is None:

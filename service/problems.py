@@ -25,7 +25,8 @@
     │   ├── TooManyRequests              too_many_requests
     │   ├── TooManyJobs                  too_many_jobs
     │   ├── TooMuchWork                  too_much_work
-    │   └── TooManyRefusals              too_many_refusals
+    │   ├── TooManyRefusals              too_many_refusals
+    │   └── TooManyWebhooks              too_many_webhooks
     ├── RecordDamaged            500     record_damaged
     └── Unavailable              503     unavailable           always with Retry-After
         ├── NoModel                      no_model
@@ -271,6 +272,12 @@ class TooManyRefusals(OverLimit):
     """Too many pictures of this end user were blocked."""
 
     code = "too_many_refusals"
+
+
+class TooManyWebhooks(OverLimit):
+    """As many undelivered webhooks as the tenant may have."""
+
+    code = "too_many_webhooks"
 
 
 class RecordDamaged(Refusal):

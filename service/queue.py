@@ -28,7 +28,7 @@ from contract.acceptance import Terms
 from contract.cost import cost_of
 from contract.job import MAX_ATTEMPTS, Job
 from contract.result import Result
-from service.problems import IdempotencyKeyReused, QueueFull, TooManyJobs, TooManyRefusals, TooMuchWork
+from service.problems import IdempotencyKeyReused, QueueFull, TooManyJobs, TooManyRefusals, TooManyWebhooks, TooMuchWork
 from service.quotas import Unfinished, quota_headers
 from service.silence import Silence
 
@@ -190,6 +190,8 @@ class JobQueue:
                     " may be unfinished at once."
                 )
                 raise TooMuchWork(detail, terms.service_s, quota_headers(terms, Unfinished(more[0], int(more[1]))))
+            case "webhooks":
+                raise TooManyWebhooks(f"{more[0]} of your webhooks could not be delivered yet: mend the receiver.", 60)
             case _:
                 raise TooManyRefusals("Too many pictures made for this end user were blocked; wait.", more[0])
 

@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     limit_jobs: int | None = Field(500, ge=1, description="Unfinished jobs of a tenant with a key; null: any number.")
     limit_cost: int | None = Field(None, ge=1, description="Their pixels × steps × branches × pictures; null: any.")
     limit_refusals: int | None = Field(50, ge=1, description="Blocked pictures of one end user in an hour; null: any.")
+    limit_webhooks: int | None = Field(
+        10_000, ge=1, description="Undelivered webhooks of a tenant with a key; null: any."
+    )
     idempotency_ttl_s: int = Field(86_400, ge=1, description="How long an Idempotency-Key stands for its job.")
     queue_limit: int = Field(1000, ge=0, description="Jobs that may wait for one model; further ones get 503.")
     max_body_bytes: int = Field(64 * 1024, ge=1024)
@@ -74,6 +77,7 @@ class Settings(BaseSettings):
             jobs=self.limit_jobs,
             cost=self.limit_cost,
             refusals=self.limit_refusals,
+            webhooks=self.limit_webhooks,
         )
 
     @property

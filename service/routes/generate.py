@@ -36,6 +36,7 @@ from service.problems import (
     Refusal,
     TooManyJobs,
     TooManyRefusals,
+    TooManyWebhooks,
     TooMuchWork,
     UnsupportedMediaType,
     documented,
@@ -81,7 +82,7 @@ HEADERS = {
 _APPLIED = {"description": "The wait that was kept.", "schema": {"type": "string", "pattern": "^wait=[0-9]+$"}}
 REFUSALS: tuple[type[Refusal], ...] = (
     *(BadRequest, ForbiddenByPolicy, UnsupportedMediaType, InvalidRequest, IdempotencyKeyReused),
-    *(TooManyJobs, TooMuchWork, TooManyRefusals, NoModel, PolicyNotServed, QueueFull),
+    *(TooManyJobs, TooMuchWork, TooManyRefusals, TooManyWebhooks, NoModel, PolicyNotServed, QueueFull),
 )
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {

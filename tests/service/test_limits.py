@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from contract.plan import SafetyPlan
 from contract.result import JobError, Result, Status
 from contract.verdict import Verdict
 from service.api_keys import Scope
+from service.webhooks.signing import SecretRing
 from tests.service import parts
 from tests.service.conftest import KeyedGateway
 from tests.service.test_bad_input import problem
@@ -228,3 +230,17 @@ def test_without_keys_there_are_no_limits(http: httpx.Client, redis: "Redis") ->
     assert {answer.status_code for answer in answers} == {200}
     assert not any("RateLimit" in answer.headers for answer in answers)
     assert not [key for key in redis.keys("*") if key.startswith(f"{keys.PREFIX}rate")]
+
+
+def test_undelivered_webhooks_pile_up_to_their_limit_only(keyed: KeyedGateway, limited: Any, tenant: str) -> None:
+    SecretRing(keyed.redis, "x" * 32, Path()).create(tenant)
+    http = limited(webhooks=2)
+    for _ in range(2):
+        job_id = post(http, webhook_url="https://app.example/").json()["id"]
+        http.delete(f"/jobs/{job_id}")
+    answer = post(http, webhook_url="https://app.example/")
+    assert (answer.status_code, problem(answer)["code"]) == (429, "too_many_webhooks")
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert post(http).status_code == 202
+    keyed.redis.zpopmin(keys.due_deliveries_key(tenant))  # one was delivered
+    assert post(http, webhook_url="https://app.example/").status_code == 202

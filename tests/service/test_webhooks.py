@@ -136,6 +136,18 @@ def test_a_hundred_messages_arrive_at_a_receiver_that_fails_half_the_time(
     assert redis.zcard(keys.due_deliveries_key("local")) == 0
 
 
+def test_processes_share_the_work_and_send_nothing_twice(
+    redis: "Redis", redis_server: RedisServer, ring: SecretRing, queue: JobQueue
+) -> None:
+    for tenant in ("local", "other"):
+        ring.create(tenant)
+    with receiving() as receiver, delivering(redis_server.url), delivering(redis_server.url):
+        sent = [ended(redis, queue, receiver.url, tenant) for _ in range(30) for tenant in ("local", "other")]
+        assert eventually(are(redis, DeliveryState.DELIVERED, *sent))
+        assert sorted(one.id for one in receiver.received) == sorted(sent)
+        assert eventually(lambda: redis.exists(keys.DELIVERING_TENANTS) == 0)
+
+
 def test_a_killed_process_loses_nothing(
     redis: "Redis", redis_server: RedisServer, ring: SecretRing, queue: JobQueue
 ) -> None:
