@@ -95,10 +95,10 @@ def arguments_of(job: Job, terms: Terms, rq_fields: dict[str, bytes | str | int 
     ]
 
 
-# Answers {what, …}: accepted, position, unfinished jobs, their cost · replay, job, created_at · reused ·
-# refusals, seconds · webhooks, undelivered · queue_full, waiting · jobs or cost (of which there is too much), unfinished
-# jobs, their cost. Nothing is written but in the first case, and there a full Redis refuses the first write. Costs reach 10^13, more
-# digits than Lua writes of its own accord.
+# Answers {what, …}: accepted, position, unfinished jobs, their cost · replay, job, created_at · reused · refusals,
+# seconds · webhooks, undelivered · queue_full, waiting · jobs or cost (of which there is too much), unfinished jobs,
+# their cost. Nothing is written but in the first case, and there a full Redis refuses the first write. Costs reach
+# 10^13, more digits than Lua writes of its own accord.
 ACCEPT = f"""
 local record, accepted, events, rq_job, queue, popped, rq_queues, index, held, turns, last, refusals, known,
   undelivered = unpack(KEYS)
