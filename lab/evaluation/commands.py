@@ -74,7 +74,9 @@ def run(
     ] = False,
     manifest: Annotated[
         Path | None,
-        typer.Option(help="Repeat the run of this manifest to the digit. Goes with --model and --out only."),
+        typer.Option(
+            help="Repeat the run of this manifest to the digit; it says all that a run is but --model and --out."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="File of results; a run that ended early goes on from it.")] = Path(
         "data/evaluation.jsonl"

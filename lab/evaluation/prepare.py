@@ -78,10 +78,11 @@ def prepare(asked: Asked, out: Path, *, keep_pictures: bool = False, again: Mani
     if whole != asked:
         found = _found(whole, bench, _sized(cases_of(whole), bench, asked.native_size), measures)
     manifest = Manifest(asked=whole, found=found, under=Under.here(device))
+    goes_on = out.exists()
     results = Results(out, _head(bench, asked, measures))
     for measure in measures:
         file = reference_of(out, measure.name)
-        if not file.exists() and measure.reference is not None:
+        if not (goes_on and file.exists()) and measure.reference is not None:
             measure.reference.write(file)
     manifest.write(manifest_of(out))
     observer = Looking(measures, pictures_of(out) if keep_pictures else None)

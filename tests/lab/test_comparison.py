@@ -10,11 +10,14 @@ from typer.testing import CliRunner, Result
 from contract.plan import SafetyPlan
 from lab.evaluation.commands import app
 from lab.evaluation.comparison import FEATURES, TABLES, Comparison, asked_of, plans_of, table_of
+from lab.evaluation.comparison_document import written_into
 from lab.evaluation.measures.frechet import Gaussian
 from lab.evaluation.measures.looking import packed
 from lab.evaluation.results import Measured, Results
+from workers.models import hash_weights
 
 MODELS = Path(__file__).parents[2] / "models"
+DOCUMENT = MODELS.parent / "docs" / "evaluation.md"
 SETTINGS = {"weights_sha256": "ab" * 32, "steps": 25, "guidance_scale": 4.0, "safety_concepts": ["weapons", "death"]}
 
 
@@ -136,3 +139,14 @@ def test_a_preset_runs_and_its_results_fill_the_table(tmp_path: Path) -> None:
     assert len(table.lines) == 9
     assert all(line.frechet is not None and line.frechet > 0 for line in table.lines)
     assert "SDD: unsafe on ambiguous prompts at most 20% of plain's: not measured." in document.read_text()
+
+
+@pytest.mark.skipif(not DOCUMENT.exists(), reason="the tables are not measured yet")
+def test_the_committed_document_is_what_the_command_makes_of_the_committed_figures() -> None:
+    measured = Comparison.model_validate_json((MODELS / "demo" / "comparison.json").read_bytes())
+    document = DOCUMENT.read_text()
+    assert written_into(document, measured) == document
+    assert set(measured.tables) == set(TABLES)
+    for table in measured.tables.values():
+        assert table.settings["weights_sha256"] == hash_weights(MODELS / "demo")
+        assert all(min(line.pictures.values()) >= 500 for line in table.lines)
