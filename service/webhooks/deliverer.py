@@ -69,7 +69,7 @@ class Deliverer:
     async def _deliver(self, claim: Claim) -> None:
         self.metrics.in_flight.inc()
         try:
-            report = self._judged(claim, await self._sent(claim))
+            report = self._judged(claim, await self._answer(claim))
             if await self.outbox.report(claim, report, time.time()):
                 self._count(claim, report)
         except RedisError as error:
@@ -78,6 +78,15 @@ class Deliverer:
             self.metrics.in_flight.dec()
             self._busy[claim.tenant] -= 1
             self._has_room.set()
+
+    async def _answer(self, claim: Claim) -> Answer:
+        try:
+            return await self._sent(claim)
+        except RedisError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one delivery's trouble must not end the others
+            log.error("webhook %s could not be sent: %s", claim.id, type(error).__name__)
+            return Answer(error="it could not be sent")
 
     async def _sent(self, claim: Claim) -> Answer:
         now = datetime.now(UTC)

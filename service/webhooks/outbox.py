@@ -12,10 +12,17 @@ from contract.outbox import KEEP_DEAD_S, KEEP_S, DeliveryState
 from contract.webhook import Delivery, EventType
 
 # KEYS = tenants; ARGV = now, end of the leases, most, most of a tenant, where to begin among the tenants, and what of
-# each tenant's is being sent already, as JSON. Takes what is due, tenant by tenant in turn.
+# each tenant's is being sent already, as JSON. Takes what is due, tenant by tenant in turn; what was damaged is
+# passed over, so that it stops nothing else.
 _CLAIM = f"""
 local now, leased_until, most, most_of_one, first = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local busy, tenants, claimed = cjson.decode(ARGV[6]), redis.call('SMEMBERS', KEYS[1]), {{}}
+
+local function is_pending(delivery, id, tenant)
+  if redis.call('TYPE', delivery)['ok'] ~= 'hash' then return false end
+  local of = redis.call('HMGET', delivery, 'state', 'id', 'tenant')
+  return of[1] == '{DeliveryState.PENDING}' and of[2] == id and of[3] == tenant
+end
 
 local function next_of(tenant)
   local due = '{keys.due_deliveries_key("' .. tenant .. '")}'
@@ -26,7 +33,7 @@ local function next_of(tenant)
       return
     end
     local delivery = '{keys.delivery_key("")}' .. id
-    if redis.call('HGET', delivery, 'state') == '{DeliveryState.PENDING}' then
+    if is_pending(delivery, id, tenant) then
       redis.call('ZADD', due, leased_until, id)
       redis.call('HINCRBY', delivery, 'claim', 1)
       redis.call('HSETNX', delivery, 'first_at', now)

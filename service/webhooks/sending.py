@@ -2,7 +2,6 @@
 
 import asyncio
 import email.utils
-import logging
 import math
 import ssl
 from collections.abc import Mapping, Sequence
@@ -13,8 +12,6 @@ import httpcore
 
 from service.webhooks.connecting import CheckedConnections, Resolve, TargetRefused
 from service.webhooks.targets import Network, why_refused
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,9 +62,6 @@ class Sender:
             return Answer(error="the connection broke before an answer")
         except OSError:
             return Answer(error="the name leads to no address")
-        except Exception as error:  # noqa: BLE001 - one receiver's trouble must not end the others
-            log.error("a webhook could not be sent: %s", type(error).__name__)
-            return Answer(error="it could not be sent")
 
     async def _post(self, target: str, headers: Mapping[str, str], body: bytes) -> Answer:
         backend = CheckedConnections(self._resolve, self._networks, is_plain=target.startswith("http:"))

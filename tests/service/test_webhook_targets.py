@@ -1,9 +1,13 @@
 """Where webhooks may not lead, however it is written, and whatever a name turns out to mean."""
 
 import asyncio
+import socket
 import ssl
 import subprocess
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
@@ -172,11 +176,13 @@ def post(resolve: Answers | SystemResolver, url: str, networks: Sequence[str] = 
 
 
 def test_names_that_resolve_to_private_addresses_are_refused() -> None:
-    for text in (*NOT_PUBLIC, *NOT_PUBLIC_V6):
-        for answer in ([text], ["93.184.215.14", text]):  # one public address excuses none of the others
-            refused = post(Answers(answer), "https://receiver.example/")
-            assert refused.error == "the address must lead to a public address", answer
-    assert post(Answers([]), "https://receiver.example/").error == "the name leads to no address"
+    # one public address excuses none of the others
+    answers = [answer for text in (*NOT_PUBLIC, *NOT_PUBLIC_V6) for answer in ([text], ["93.184.215.14", text])]
+    sender = Sender(Answers(*answers, []), (), timeout_s=10)
+    for answer in answers:
+        refused = asyncio.run(sender.post("https://receiver.example/", {}, "{}"))
+        assert refused.error == "the address must lead to a public address", answer
+    assert asyncio.run(sender.post("https://receiver.example/", {}, "{}")).error == "the name leads to no address"
 
 
 def test_a_name_is_resolved_once_and_what_it_means_later_changes_nothing() -> None:
@@ -203,6 +209,38 @@ def test_redirects_and_proxies_are_not_followed(monkeypatch: pytest.MonkeyPatch)
         assert (answer.status, answer.error) == (307, "redirects are not followed")
         assert [request.path for request in receiver.received] == ["/hook"]
         assert proxy.received == []
+
+
+@pytest.mark.parametrize(
+    ("said", "again", "error"),
+    [
+        (b"", b"", "no answer within 0.5 s"),
+        (b"HTTP/1.1 200 OK\r\n", b"X-A: a\r\n", "no answer within 0.5 s"),
+        (b"HTTP/1.1 200 OK\r\n", b"X-A: " + b"a" * 60_000 + b"\r\n", "the connection broke before an answer"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n", "no answer within 0.5 s"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n", b"a" * 60_000, None),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", b"", "the connection broke before an answer"),
+    ],
+)
+def test_hostile_receivers_take_no_more_than_their_time(said: bytes, again: bytes, error: str | None) -> None:
+    def keep_saying(line: socket.socket) -> None:
+        with line, suppress(OSError):
+            line.sendall(said)
+            while again:
+                line.sendall(again)
+                time.sleep(0.01)
+            while line.recv(1 << 16):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        answering = threading.Thread(target=lambda: keep_saying(server.accept()[0]))
+        answering.start()
+        sender = Sender(Answers(["127.0.0.1"]), LOOPBACK, timeout_s=0.5)
+        begun = time.monotonic()
+        answer = asyncio.run(sender.post(f"http://127.0.0.1:{server.getsockname()[1]}/", {}, "{}"))
+        answering.join(10)
+    assert (answer.error, answer.has_arrived) == (error, error is None)
+    assert time.monotonic() - begun < 3
 
 
 def test_tls_names_and_verifies_the_receivers_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ from service.webhooks.messages import message_of
 from service.webhooks.schedule import JITTER, LONGEST_S, PAUSES_S, next_attempt_at
 from service.webhooks.sending import retry_after_s
 from service.webhooks.signing import NoSuchSecret, SecretRing, signed_headers
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, running_redis
 from tests.seemly.processes import eventually
 from tests.service import parts
 from tests.service.receiver import Receiver, accept, receiving
@@ -94,6 +94,12 @@ def delivering(redis_url: str, **settings: str) -> Iterator["subprocess.Popen[by
     finally:
         process.terminate()
         assert process.wait(20) in (0, -signal.SIGKILL)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def answering(status: int, **headers: str) -> Callable[[Receiver, BaseHTTPRequestHandler], None]:
@@ -196,7 +202,7 @@ def test_receivers_say_when_to_stop_and_when_to_come_back(
         receiving(answering(410)) as gone,
         receiving(answering(404)) as failing,
         receiving(answering(503, Retry_After="1")) as busy,
-        delivering(redis_server.url, webhook_pauses_s="0.01,0.02"),
+        delivering(redis_server.url, webhook_pauses_s="0.01,0.02", webhook_metrics_port=str(port := free_port())),
     ):
         stopped, dead, late = (ended(redis, queue, receiver.url) for receiver in (gone, failing, busy))
         assert eventually(are(redis, DeliveryState.DEAD, dead, late))
@@ -206,8 +212,45 @@ def test_receivers_say_when_to_stop_and_when_to_come_back(
         assert float(told["last_at"]) - float(told["first_at"]) >= 2
         assert (told["attempts"], told["last_status"], told["last_error"]) == ("3", "503", "answered 503")
         assert set(redis.zrange(keys.DEAD_DELIVERIES, 0, -1)) == {dead, late}
+        told_of = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        for counted in ('{state="gone"} 1.0', '{state="dead"} 2.0', '{state="pending"} 4.0'):
+            assert f"seemly_webhook_attempts_total{counted}" in told_of
         for message_id in (stopped, dead, late):
             assert redis.ttl(keys.delivery_key(message_id)) > 6 * 86_400
+
+
+def test_a_damaged_delivery_stops_no_other(
+    redis: "Redis", redis_server: RedisServer, ring: SecretRing, queue: JobQueue
+) -> None:
+    ring.create("local")
+    with receiving() as receiver:
+        unreadable, no_hash, nobodys, sent = (ended(redis, queue, receiver.url) for _ in range(4))
+        redis.hset(keys.delivery_key(unreadable), "images", "[{")
+        redis.set(keys.delivery_key(no_hash), "what?")
+        redis.hdel(keys.delivery_key(nobodys), "tenant")
+        with delivering(redis_server.url, webhook_pauses_s="0.01"):
+            assert eventually(are(redis, DeliveryState.DELIVERED, sent))
+            assert eventually(are(redis, DeliveryState.DEAD, unreadable))
+    assert [one.id for one in receiver.received] == [sent]
+
+
+def test_a_killed_redis_loses_no_message(ring: SecretRing, tmp_path: Path) -> None:
+    with running_redis(tmp_path) as server, receiving(answering(500)) as failing, receiving() as receiver:
+        with parts.client(server.url) as redis:
+            SecretRing(redis, PEPPER, Path()).create("local")
+            queue = JobQueue(server.url, 20)
+            waiting, sent = ended(redis, queue, failing.url), ended(redis, queue, receiver.url)
+            queue.close()
+        with delivering(server.url, webhook_pauses_s="0.2," * 9 + "60"):
+            assert eventually(lambda: failing.times(waiting) >= 2)
+            server.kill()
+            time.sleep(0.5)
+            server.start()
+            with parts.client(server.url) as redis:
+                assert eventually(are(redis, DeliveryState.DELIVERED, sent))
+                before = failing.times(waiting)
+                assert eventually(lambda: failing.times(waiting) > before)
+                assert state(redis, waiting) == "pending"
 
 
 def test_a_receiver_that_hangs_holds_up_its_own_tenant_only(
@@ -415,9 +458,7 @@ def test_the_receiver_in_the_documentation_verifies_and_tells_duplicates(ring: S
     document = Path(__file__).parents[2] / "docs" / "webhooks.md"
     [example] = re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)
     whsec, _ = ring.create("local")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = {**os.environ, "PORT": str(port), "WEBHOOK_SECRET": whsec}
     body = '{"type": "job.succeeded", "data": {"url": "/jobs/1"}}'
     process = subprocess.Popen(
