@@ -18,7 +18,7 @@ from service.description import operations_of
 from tests.service import parts
 from tests.service.conftest import KeyedGateway
 
-CASES, WALKS = 12, 8  # of each operation; of links, up to 6 steps each; `make fuzz` asks more
+CASES, WALKS = 8, 6  # of each operation; of links, up to 6 steps each; `make fuzz` asks more
 
 CONFIG = Path(__file__).parents[1] / "fuzz.toml"
 SUPPRESSED = list(HealthCheck)
