@@ -24,7 +24,6 @@ from tests import tiny
 
 CONFIG = Path(__file__).with_name("fuzz.toml")
 CASES_PER_EXAMPLE = 15  # what one more example of each operation comes to, over all phases
-WORKERS = 4
 ENVIRONMENT = {
     "SEEMLY_DEVICE": "cpu",
     "SEEMLY_DTYPE": "float32",
@@ -59,7 +58,7 @@ def fuzz(
                 *(str(Path(sys.executable).with_name("st")), "--config-file", str(CONFIG), "run"),
                 *(f"{stack.url}/openapi.json", "--header", f"Authorization: Bearer {key}", "--checks", "all"),
                 # DELETE /jobs/{job_id} cancels: what became of the job can be read afterwards
-                *("--exclude-checks", "use_after_free", "--workers", str(WORKERS)),
+                *("--exclude-checks", "use_after_free"),
                 *("--phases", "examples,coverage,fuzzing,stateful", "--seed", str(seed), "--continue-on-failure"),
                 *("--max-examples", str(cases // CASES_PER_EXAMPLE), "--no-color", "--rate-limit", rate),
                 *("--report", "json", "--report-json-path", str(report / "report.json")),
