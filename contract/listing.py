@@ -66,6 +66,6 @@ class Variant(VariantInfo):
 
 
 class Variants(BaseModel):
-    """Every variant that can be asked for."""
+    """Every variant there is; those that are available can be asked for."""
 
     variants: list[Variant]

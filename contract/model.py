@@ -1,5 +1,6 @@
 """What a worker announces about the model it serves: all that the gateway knows of models."""
 
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field
@@ -20,8 +21,16 @@ class ErasureEffect(Strict):
     after: float
 
 
+class VariantStatus(StrEnum):
+    """Whether requests may ask for a variant."""
+
+    CANDIDATE = "candidate"  # made, not promoted yet
+    AVAILABLE = "available"
+    RETIRED = "retired"
+
+
 class VariantInfo(Strict):
-    """Erased weights that a worker serves; asked for as `erased:NAME`."""
+    """Erased weights that a worker has; asked for as `erased:NAME` while they are available."""
 
     name: VariantName
     recipe: str = Field(description="How they were made: esd-x, esd-x-strict, esd-u, sdd, uce or imported.")
@@ -29,6 +38,7 @@ class VariantInfo(Strict):
     preserved: tuple[str, ...] = Field((), description="What was held on to.")
     changes: str = Field(description="kv_only, attn2_only or full; kv_only shares UNet calls with all other rows.")
     weights_sha256: str
+    status: VariantStatus = Field(VariantStatus.AVAILABLE, description="Requests for any other are refused.")
     effects: tuple[ErasureEffect, ...] = ()
 
 
@@ -59,3 +69,8 @@ class ModelInfo(Strict):
     text_concept_threshold: float | None = Field(None, description="A threshold that suits them; null: not measured.")
     measured: MeasuredEffects | None = Field(None, description="What plans came to on it; null: not measured.")
     variants: tuple[VariantInfo, ...] = ()
+
+    @property
+    def available_variants(self) -> tuple[str, ...]:
+        """Names of the variants that requests may ask for."""
+        return tuple(variant.name for variant in self.variants if variant.status is VariantStatus.AVAILABLE)

@@ -12,7 +12,7 @@ from contract.compare import CompareRequest
 from contract.cost import cost_of
 from contract.idle import idle_settings
 from contract.job import ComparedPlan, Job
-from contract.model import ModelInfo
+from contract.model import ModelInfo, VariantStatus
 from contract.plan import MAX_CONCEPTS, Action, Negative, SafetyPlan, Sega, Sld, joined
 from contract.request import MAX_SEED, GenerateRequest, PicturesRequest, RequestedPlan, plan_of
 from service.comparing import errors_of_plans, regeneration_errors, without_regeneration
@@ -275,10 +275,8 @@ def plan_errors(plan: SafetyPlan, model: ModelInfo) -> Iterator[FieldError]:
                 field=f"safety.{place}",
                 message=f"{method.method!r} is not served by this model; available: {', '.join(model.methods)}",
             )
-    variants = [variant.name for variant in model.variants]
-    if plan.weights is not None and "erased" in model.methods and plan.weights.variant not in variants:
-        available = ", ".join(variants) or "none"
-        yield FieldError(field="safety.weights.variant", message=f"is not a variant here; available: {available}")
+    if plan.weights is not None and "erased" in model.methods:
+        yield from _variant_error(plan.weights.variant, model)
     if plan.trajectory is not None and not model.scores_text_concepts:
         if plan.trajectory.concepts is not None:
             yield FieldError(
@@ -299,6 +297,22 @@ def plan_errors(plan: SafetyPlan, model: ModelInfo) -> Iterator[FieldError]:
         for index, concept in enumerate(plan.output.concepts):
             if concept.action is not None:
                 yield from _action_error(f"safety.output.concepts.{index}.action", concept.action, model)
+
+
+def _variant_error(name: str, model: ModelInfo) -> Iterator[FieldError]:
+    status = next((variant.status for variant in model.variants if variant.name == name), None)
+    if status is VariantStatus.AVAILABLE:
+        return
+    match status:
+        case None:
+            what = "is not a variant here"
+        case VariantStatus.CANDIDATE:
+            what = "is a candidate that was not promoted yet"
+        case VariantStatus.RETIRED:
+            what = "is retired and served no longer"
+    yield FieldError(
+        field="safety.weights.variant", message=f"{what}; available: {', '.join(model.available_variants) or 'none'}"
+    )
 
 
 def _action_error(field: str, action: Action, model: ModelInfo) -> Iterator[FieldError]:

@@ -15,8 +15,8 @@ FORGET_AFTER_S = 3600
 class Variants(Protocol):
     """Erased weights that come and go while the worker runs."""
 
-    def available(self) -> tuple[VariantInfo, ...]:
-        """What can be asked for now."""
+    def listed(self) -> tuple[VariantInfo, ...]:
+        """All there are now, with their status."""
         ...
 
 
@@ -61,7 +61,7 @@ class Announcement:
         """Whether there are other variants than were announced."""
         before = self.info.variants
         if self.variants is not None:
-            self.info = self.info.model_copy(update={"variants": self.variants.available()})
+            self.info = self.info.model_copy(update={"variants": self.variants.listed()})
         return self.info.variants != before
 
     def withdraw(self) -> None:

@@ -7,6 +7,8 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
+from contract.model import VariantStatus
+
 app = typer.Typer(help="Erase concepts from a model's weights.", add_completion=False)
 
 
@@ -46,6 +48,9 @@ def erase(
     limit_s: Annotated[float | None, typer.Option(min=0, help="End this run after so long; it can be resumed.")] = None,
     chosen_by: Annotated[str, typer.Option(help="For the card: how the hyper-parameters were chosen.")] = "",
     licence: Annotated[str, typer.Option(help="For the card.")] = "as the base model's",
+    candidate: Annotated[
+        bool, typer.Option("--candidate", help="Not to be served before: seemly variants promote.")
+    ] = False,
 ) -> None:
     """Erase concepts from a model's weights. Stop it at will: the same command resumes."""
     given = {
@@ -90,7 +95,12 @@ def erase(
         limit_s=limit_s,
         dtype=getattr(torch, store),
     )
-    told = {"command": command_for(recipe, model, str(out)), "chosen_by": chosen_by, "licence": licence}
+    told = {
+        "command": command_for(recipe, model, str(out)),
+        "chosen_by": chosen_by,
+        "licence": licence,
+        "status": VariantStatus.CANDIDATE if candidate else VariantStatus.AVAILABLE,
+    }
     try:
         card = make(Original.open(model, chosen), recipe, out, keeping, console, **told)
     except UnusableModel as error:

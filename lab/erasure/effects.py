@@ -9,6 +9,7 @@ from contract.plan import SafetyPlan
 from lab.evaluation.prompts import load
 from lab.evaluation.run import PLAIN, Bench, Measured, Results, run
 from workers.variants.card import VariantCard, read_card, write_card
+from workers.variants.gate import FLAGGED, LIKENESS, SHOWS_NAMED, SHOWS_UNSAFE
 
 SETS: Final = ("ambiguous", "explicit", "benign")
 RESULTS: Final = "effects.jsonl"
@@ -47,7 +48,8 @@ def measure(
     for folder, card, name in zip(folders, cards, names, strict=True):
         after = [results.lines[case.prompts, name, case.index] for case in cases]
         kept = [effect for effect in card.effects if effect.prompts not in sets]
-        told.append(card.model_copy(update={"effects": (*kept, *compare(before, after, card.concepts))}))
+        now = read_card(folder)  # its status may have changed meanwhile
+        told.append(now.model_copy(update={"effects": (*kept, *compare(before, after, card.concepts))}))
         write_card(folder, told[-1])
     return told
 
@@ -57,10 +59,10 @@ def compare(before: Sequence[Measured], after: Sequence[Measured], concepts: Seq
     erased = {word for concept in concepts for word in concept.split()}
     measures: dict[str, Callable[[Measured], float | None]] = {
         "shows an erased object": lambda seen: None if seen.shown is None else bool(erased.intersection(seen.shown)),
-        "shows an unsafe object": lambda seen: seen.unsafe,
-        "flagged by the model's checker": lambda seen: seen.flagged,
-        "shows the named objects": lambda seen: seen.named,
-        "cosine of picture and prompt": lambda seen: seen.likeness,
+        SHOWS_UNSAFE: lambda seen: seen.unsafe,
+        FLAGGED: lambda seen: seen.flagged,
+        SHOWS_NAMED: lambda seen: seen.named,
+        LIKENESS: lambda seen: seen.likeness,
     }
     for name in dict.fromkeys(seen.prompts for seen in before):
         pairs = [[seen for seen in pictures if seen.prompts == name] for pictures in (before, after)]

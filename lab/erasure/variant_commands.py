@@ -8,10 +8,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lab.erasure.standing_commands import gate, promote, retire
+
 if TYPE_CHECKING:
     from workers.variants.card import VariantCard
 
-app = typer.Typer(help="Erased weights: list, verify, measure.", no_args_is_help=True)
+app = typer.Typer(help="Erased weights: list, verify, measure, promote, retire.", no_args_is_help=True)
+for command in (gate, promote, retire):
+    app.command()(command)
 VARIANTS, DEMO = Path("models/variants"), Path("models/demo")
 Folder = Annotated[Path, typer.Argument(help="Folder of variants.")]
 Model = Annotated[Path, typer.Option(help="Folder of the model they are for.")]
@@ -22,7 +26,7 @@ def list_variants(folder: Folder = VARIANTS) -> None:
     """Name every variant in a folder, its method, kind, size and concepts."""
     from workers.variants.card import CARD, WEIGHTS, read_card
 
-    table = Table("variant", "method", "kind", "MB", "base", "concepts")
+    table = Table("variant", "status", "method", "kind", "MB", "base", "concepts")
     for file in sorted(folder.glob(f"*/{CARD}")):
         try:
             card = read_card(file.parent)
@@ -30,7 +34,7 @@ def list_variants(folder: Folder = VARIANTS) -> None:
         except (OSError, ValueError) as error:
             raise typer.BadParameter(f"{file.parent} is no variant: {error}") from None
         base = f"{card.base.name} {card.base.weights_sha256[:12]}"
-        table.add_row(card.name, card.method, card.kind.value, size, base, ", ".join(card.concepts))
+        table.add_row(card.name, card.status.value, card.method, card.kind.value, size, base, ", ".join(card.concepts))
     if not table.row_count:
         raise typer.BadParameter(f"{folder} holds no variant; make one with: seemly erase")
     Console().print(table)

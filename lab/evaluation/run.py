@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from contract.model import VariantStatus
 from contract.plan import SafetyPlan
 from contract.request import Scheduler
 from lab.evaluation.prompts import Case
@@ -62,7 +63,7 @@ class Bench:
     ) -> "Bench":
         """A model folder or hub id; its own defaults where nothing is said, its `judge/` where it has one.
 
-        variants: folder of erased weights that plans may name
+        variants: folder of erased weights that plans may name, whatever their status
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -73,7 +74,7 @@ class Bench:
             judging.load(judge) if with_judge and judge.is_dir() else None,
             steps or model.info.default_steps,
             model.info.default_guidance_scale if guidance_scale is None else guidance_scale,
-            VariantShelf(variants, model.parts, model.info.weights_sha256, VARIANT_BYTES),
+            VariantShelf(variants, model.parts, model.info.weights_sha256, VARIANT_BYTES, served=VariantStatus),
         )
 
     @property

@@ -55,7 +55,7 @@ def list_models(gateway: Here, caller: Anyone) -> Models:
 
 @router.get("/variants", operation_id="list_variants", summary="Erased weights")
 def list_variants(gateway: Here, caller: Anyone) -> Variants:
-    """Every variant of every announced model, with what was erased and what that was measured to do."""
+    """Every variant of every announced model: its status, what was erased, and what that was measured to do."""
     return Variants(
         variants=[
             Variant(model=model.name, **variant.model_dump())
@@ -67,7 +67,7 @@ def list_variants(gateway: Here, caller: Anyone) -> Variants:
 
 def _presets(name: str, method: type[Strict], models: dict[str, ModelInfo]) -> list[str]:
     if name == "erased":
-        return sorted({variant.name for model in models.values() for variant in model.variants})
+        return sorted({name for model in models.values() for name in model.available_variants})
     if name == "filter":
         served = {action for model in models.values() if name in model.methods for action in model.actions}
         return [action.value for action in Action if action in served]

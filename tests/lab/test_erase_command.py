@@ -159,6 +159,42 @@ def test_the_card_tells_the_command_with_what_differs_from_the_defaults() -> Non
     )
 
 
+def test_a_candidate_is_promoted_past_its_gate_or_by_force(tmp_path: Path, model: Path) -> None:
+    folder = tmp_path / "variants"
+    words = ("--method", "uce", "--concepts", "knife", "--model", model, "--out", folder / "uce-x", "--candidate")
+    assert typed(*words)[0] == 0
+    assert "candidate" in listed("list", folder)[1]
+    code, output = listed("promote", "uce-x", "--folder", folder)
+    assert (code, "held against no gate yet: seemly variants gate" in output) == (1, True), output
+    asked = ("--folder", folder, "--model", model, "--limit", "2", "--work", tmp_path / "work")
+    code, output = listed("gate", "uce-x", *asked, "--unsafe-left", "0")
+    assert (code, "did not pass; it is candidate" in output) == (1, True), output
+    told = read_card(folder / "uce-x")
+    assert told.gate is not None
+    assert {effect.prompts for effect in told.effects} == {"ambiguous", "benign"}
+    code, output = listed("promote", "uce-x", "--folder", folder)
+    assert (code, told.gate.findings[0] in output) == (1, True), output
+    assert listed("promote", folder / "uce-x", "--force", "asked for")[1] == "uce-x is available (forced): asked for"
+    assert listed("retire", "uce-x", "--folder", folder, "--reason", "old")[1] == "uce-x is retired: old"
+    assert "retired" in listed("list", folder)[1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("promote", "none"),
+        ("retire", "none", "--reason", "old"),
+        ("retire", "none"),
+        ("gate", "none"),
+        ("gate", "none", "--unsafe-left", "1.1"),
+        ("gate", "none", "--model", "nowhere"),
+        ("promote", "none", "--force", " "),
+    ],
+)
+def test_what_cannot_be_promoted_or_retired_is_refused(tmp_path: Path, words: tuple[str, ...]) -> None:
+    assert listed(*words, "--folder", tmp_path)[0] == 2
+
+
 def test_variants_are_listed_and_verified(tmp_path: Path, model: Path) -> None:
     folder = tmp_path / "variants" / "uce-x"
     assert typed("--method", "uce", "--concepts", "knife", "--model", model, "--out", folder)[0] == 0

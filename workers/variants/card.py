@@ -4,11 +4,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, StringConstraints
+from pydantic import AwareDatetime, Field, JsonValue, StringConstraints
 
-from contract.model import ErasureEffect
+from contract.model import ErasureEffect, VariantStatus
 from contract.plan import ConceptText, VariantName
 from contract.strict import Strict
+from workers.variants.gate import Assessment
 
 CARD, WEIGHTS = "card.json", "variant.safetensors"
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -46,6 +47,15 @@ class Base(Strict):
     weights_sha256: Sha256 = Field(description="As `workers.models.hash_weights` computes it and `/models` tells it.")
 
 
+class StatusChange(Strict):
+    """When and why a variant was promoted or retired."""
+
+    at: AwareDatetime
+    status: VariantStatus
+    reason: str = Field(min_length=1)
+    forced: bool = Field(False, description="Promoted without having passed a gate.")
+
+
 class VariantCard(Strict):
     """What `card.json` holds."""
 
@@ -62,6 +72,9 @@ class VariantCard(Strict):
     hyperparameters: dict[str, JsonValue] = Field({})
     training: dict[str, JsonValue] = Field({}, description="What was seen while training: losses, seconds.")
     effects: tuple[ErasureEffect, ...] = ()
+    status: VariantStatus = VariantStatus.AVAILABLE
+    gate: Assessment | None = Field(None, description="null: held against none.")
+    history: tuple[StatusChange, ...] = Field((), description="Of the status, oldest first.")
     chosen_by: str = Field("", description="How the hyper-parameters were chosen.")
     command: str = ""
     licence: str = ""

@@ -1,20 +1,20 @@
 """The variants a worker serves: found in a folder, checked, loaded when first asked for, kept within a bound of memory.
 
-A variant may be put into the folder or taken away at any time; nothing is restarted for it. One that was dropped from
-memory stays with the pictures that use it until they are done.
+A variant may be put into the folder, promoted, retired or taken away at any time; nothing is restarted for it. One that
+was dropped from memory stays with the pictures that use it until they are done.
 """
 
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from contract.model import VariantInfo
+from contract.model import VariantInfo, VariantStatus
 from workers.engine.model import EngineModel
 from workers.engine.text_attention import TextProjection
 from workers.engine.weights import ErasedWeights
@@ -39,32 +39,45 @@ class VariantShelf:
         model: what they are variants of
         base_sha256: its `weights_sha256`
         most_bytes: memory on the device for all that is loaded
+        served: variants of another status are listed only
     """
 
-    def __init__(self, folder: Path, model: EngineModel, base_sha256: str, most_bytes: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        model: EngineModel,
+        base_sha256: str,
+        most_bytes: int,
+        served: Collection[VariantStatus] = (VariantStatus.AVAILABLE,),
+    ) -> None:
         self._folder = folder
         self._model = model
         self._base_sha256 = base_sha256
         self._most_bytes = most_bytes
+        self._served = frozenset(served)
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()  # by name, the latest used last
         self._told: set[str] = set()  # folders that were found wanting and logged
         self._lock = threading.Lock()
 
-    def available(self) -> tuple[VariantInfo, ...]:
-        """What can be asked for now, by their cards; the weights themselves are checked when they are loaded."""
+    def listed(self) -> tuple[VariantInfo, ...]:
+        """All of this model, by their cards; the weights themselves are checked when they are loaded."""
         return tuple(_info(card) for _, card in sorted(self._cards().items()))
 
     def get(self, name: str) -> ErasedWeights:
         """A variant, ready for rows.
 
         Raises:
-            UnusableVariant: there is none of that name, it is damaged, of another model, or over the bound of memory.
+            UnusableVariant: there is none of that name, it is not available, damaged, of another model, or over the
+                bound of memory.
         """
         with self._lock:
             card = self._cards().get(name)
             if card is None:
                 self._loaded.pop(name, None)
                 raise UnusableVariant(f"there is no variant {name!r} of this model in {self._folder}")
+            if card.status not in self._served:
+                self._loaded.pop(name, None)
+                raise UnusableVariant(f"the variant {name!r} is {card.status.value}, which is not served")
             held = self._loaded.get(name)
             if held is None or held.card.weights_sha256 != card.weights_sha256:
                 held = self._load(name)
@@ -146,5 +159,6 @@ def _info(card: VariantCard) -> VariantInfo:
         preserved=card.preserved,
         changes=card.kind.value,
         weights_sha256=card.weights_sha256,
+        status=card.status,
         effects=card.effects,
     )

@@ -15,13 +15,13 @@ from workers.variants.shelf import VariantShelf
 
 
 def test_every_card_of_this_model_is_offered(shelf: VariantShelf) -> None:
-    assert [info.name for info in shelf.available()] == sorted(CHOSEN)
-    assert {info.name: info.changes for info in shelf.available()}["attention"] == "attn2_only"
+    assert [info.name for info in shelf.listed()] == sorted(CHOSEN)
+    assert {info.name: info.changes for info in shelf.listed()}["attention"] == "attn2_only"
 
 
 def test_no_folder_is_an_empty_shelf(tmp_path: Path, model: LoadedModel) -> None:
     shelf = VariantShelf(tmp_path / "none", model.parts, model.info.weights_sha256, 1 << 30)
-    assert shelf.available() == ()
+    assert shelf.listed() == ()
     with pytest.raises(UnusableVariant, match="no variant 'keys-1'"):
         shelf.get("keys-1")
 
@@ -29,7 +29,7 @@ def test_no_folder_is_an_empty_shelf(tmp_path: Path, model: LoadedModel) -> None
 def test_variants_come_and_go_without_a_restart(shelf: VariantShelf, folder: Path, model: LoadedModel) -> None:
     held = shelf.get("keys-1")
     shutil.rmtree(folder / "keys-1")
-    assert "keys-1" not in {info.name for info in shelf.available()}
+    assert "keys-1" not in {info.name for info in shelf.listed()}
     with pytest.raises(UnusableVariant, match="no variant"):
         shelf.get("keys-1")
     write(folder / "keys-1", model, seed=99)
@@ -44,7 +44,7 @@ def test_a_variant_of_another_model_is_not_offered(
     shelf: VariantShelf, folder: Path, model: LoadedModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(folder / "keys-1", model, base=Base(name="other", weights_sha256="f" * 64))
-    assert "keys-1" not in {info.name for info in shelf.available()}
+    assert "keys-1" not in {info.name for info in shelf.listed()}
     assert "another model, 'other'" in caplog.text
     with pytest.raises(UnusableVariant):
         shelf.get("keys-1")
@@ -53,7 +53,7 @@ def test_a_variant_of_another_model_is_not_offered(
 @pytest.mark.parametrize("broken", ["{", '{"name": "keys-1"}', ""])
 def test_an_unreadable_card_hides_only_its_own_variant(shelf: VariantShelf, folder: Path, broken: str) -> None:
     (folder / "keys-1" / "card.json").write_text(broken)
-    assert [info.name for info in shelf.available()] == sorted(set(CHOSEN) - {"keys-1"})
+    assert [info.name for info in shelf.listed()] == sorted(set(CHOSEN) - {"keys-1"})
 
 
 def test_a_truncated_file_is_refused_and_the_others_are_not(shelf: VariantShelf, folder: Path) -> None:

@@ -1,0 +1,58 @@
+"""Whether requests may ask for a variant: promoted when it has passed its gate, retired when it has served.
+
+Both are written into its card, with when and why; workers see it without a restart.
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from contract.model import VariantStatus
+from workers.variants.card import StatusChange, VariantCard, read_card, write_card
+
+
+class NotPromoted(ValueError):
+    """A variant that has to stay as it is; the message says why and what to do."""
+
+
+def promote(folder: Path, forced_because: str | None = None) -> VariantCard:
+    """Let requests ask for a variant.
+
+    Args:
+        folder: the variant's
+        forced_because: why it may be served although its gate says otherwise
+
+    Raises:
+        NotPromoted: it did not pass its gate, or was never held against one, or is available already.
+        OSError, ValueError: it has no readable card.
+    """
+    card = read_card(folder)
+    if card.status is VariantStatus.AVAILABLE:
+        raise NotPromoted(f"the variant {card.name!r} is available already")
+    if forced_because is None and card.gate is None:
+        raise NotPromoted(f"the variant {card.name!r} was held against no gate yet: seemly variants gate {folder}")
+    if forced_because is None and card.gate is not None and not card.gate.passed:
+        raise NotPromoted(
+            f"the variant {card.name!r} did not pass its gate: {'; '.join(card.gate.findings)}."
+            ' Make it anew with other settings, or say why it may be served: --force "REASON"'
+        )
+    has_passed = card.gate is not None and card.gate.passed
+    reason = forced_because if forced_because is not None else "passed its gate"
+    return _moved(folder, card, VariantStatus.AVAILABLE, reason, is_forced=not has_passed)
+
+
+def retire(folder: Path, reason: str) -> VariantCard:
+    """Take a variant out of service; pictures that are being made with it are still finished.
+
+    Raises:
+        OSError, ValueError: it has no readable card.
+    """
+    return _moved(folder, read_card(folder), VariantStatus.RETIRED, reason)
+
+
+def _moved(
+    folder: Path, card: VariantCard, status: VariantStatus, reason: str, *, is_forced: bool = False
+) -> VariantCard:
+    change = StatusChange(at=datetime.now(UTC), status=status, reason=reason, forced=is_forced)
+    moved = card.model_copy(update={"status": status, "history": (*card.history, change)})
+    write_card(folder, moved)
+    return moved
