@@ -74,7 +74,9 @@ class Bench:
             judging.load(judge) if with_judge and judge.is_dir() else None,
             steps or model.info.default_steps,
             model.info.default_guidance_scale if guidance_scale is None else guidance_scale,
-            VariantShelf(variants, model.parts, model.info.weights_sha256, VARIANT_BYTES, served=VariantStatus),
+            VariantShelf(
+                variants, model.parts, model.info.weights_sha256, VARIANT_BYTES, served=frozenset(VariantStatus)
+            ),
         )
 
     @property

@@ -99,7 +99,7 @@ def test_a_model_as_big_as_stable_diffusion_is_erased_from_measured_and_served(t
     lines = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
     pictures = [line for line in lines if "plan" in line]
     assert sorted(picture["plan"] for picture in pictures) == ["erased:esd-x"] * 2 + ["none"] * 2
-    assert all(picture["failure"] is None for picture in pictures)
+    assert not any("failure" in picture for picture in pictures)
     assert all((picture["distance"] > 0) is (picture["plan"] != "none") for picture in pictures)
 
     loaded = engines.load(model, torch.float32)

@@ -102,7 +102,7 @@ def test_a_shelf_lists_all_and_serves_what_is_available(shelf: VariantShelf, fol
     retire(folder / "keys-1", "test")
     with pytest.raises(UnusableVariant, match="is retired, which is not served"):
         shelf.get("keys-1")
-    bench = VariantShelf(folder, model.parts, model.info.weights_sha256, 1 << 30, served=VariantStatus)
+    bench = VariantShelf(folder, model.parts, model.info.weights_sha256, 1 << 30, served=frozenset(VariantStatus))
     assert bench.get("keys-1").description == held.description
 
 
