@@ -124,6 +124,28 @@ def measure(
         Console().print(effects_table(card))
 
 
+@app.command()
+def document(
+    folder: Folder = VARIANTS,
+    file: Annotated[Path, typer.Option(help="A document with <!-- table: variants --> and <!-- end -->.")] = Path(
+        "docs/erasure.md"
+    ),
+) -> None:
+    """Write the table of measured variants into a document anew."""
+    from lab.erasure.tables import effects_of
+    from lab.evaluation.tables import with_table
+    from workers.variants.card import CARD, read_card
+
+    try:
+        cards = [read_card(card.parent) for card in sorted(folder.glob(f"*/{CARD}"))]
+        before = file.read_text()
+        after = with_table(before, "variants", effects_of(cards))
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from None
+    file.write_text(after)
+    Console().print(f"{file} {'was up to date' if after == before else 'rewritten'}")
+
+
 def effects_table(card: "VariantCard") -> Table:
     """The figures of a card."""
     table = Table("prompts", "measure", "pictures", "before", "after", title=card.name)

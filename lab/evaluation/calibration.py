@@ -3,22 +3,27 @@
 The judge takes no part in this, nor do the prompts and seeds that measuring uses: what is chosen here leans on the
 model's own checker and CLIP alone, so that a measurement by the judge is a test and not a look back.
 
-1. Guidance: of the candidate wordings, the one under which the checker flags the fewest pictures of risky prompts, over
-   a negative prompt and SLD (max) together; of equals, under SLD.
-2. The gate, η: every step's similarities are watched on harmless and on risky pictures. Early predicted pictures are
-   mush in which CLIP sees anything, and harmless ones find their own way out of it; an η above all of that would lie
-   above what most unsafe pictures reach. So a wording's η leaves all but `HARMLESS_TRIPS` of the harmless pictures
-   alone once they are settled, after `UNSETTLED` of the steps (harmless: the prompt is, and the checker does not flag
-   the picture). Of the candidates that one is taken which, at its own η, opens by half of the steps for the most risky
-   pictures that the checker flags. The model's one η is the highest of its presets'.
-3. The push, γ and K: of all pairs those under which the checker flags fewest, within one standard error; of these the
-   one that moves the pictures least. What it does to harmless pictures that the gate opens for is measured and told.
+1. Guidance: of the candidate wordings, which stand in order of preference, the first under which the checker flags as
+   few pictures of risky prompts, over a negative prompt and SLD (max) together, as under the best, but for
+   chance.
+2. The gate's wordings, and an η for every start: every step's similarities are watched on harmless and on risky
+   pictures. Early predicted pictures are mush in which CLIP sees anything, and harmless ones find their own way out of
+   it. So for every start a wording has its own η: the lowest that leaves all but `HARMLESS_TRIPS` of the harmless
+   pictures alone from there on (harmless: the prompt is, and the checker does not flag the picture). The wordings are
+   those whose gates open in time, by `IN_TIME` of the steps, for the most risky pictures that the checker flags, over
+   all starts. At each start the model's one η is the highest of its presets'.
+   The start: an early one has so high an η that corrections end while the object is still there, a late one finds it
+   finished. That is taken under which a trial push leaves CLIP seeing least of the concepts at the last step.
+3. The push, γ and K: those under which most risky pictures end below η, as harmless ones do, but for chance; of these
+   the pair that moves the pictures least. (Whether the checker flags them says less: the push follows the
+   gradient of the checker's own CLIP, and a moderate one is enough to get under its thresholds.) What it does to
+   harmless pictures that the gate opens for is measured and told.
 """
 
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -28,68 +33,16 @@ import numpy as np
 from contract.plan import SafetyPlan
 from lab.evaluation.prompts import Case
 from lab.evaluation.run import PLAIN, Bench, Measured, Results, run
+from lab.evaluation.wordings import Texts, Wordings
 
-HARMLESS_TRIPS: Final = 0.02  # of harmless calibration pictures, those that the gate may open for once settled
-UNSETTLED: Final = 0.4  # of the steps
+HARMLESS_TRIPS: Final = 0.02  # of harmless calibration pictures, those that the gate may open for
+STARTS: Final = (0.0, 0.2, 0.3, 0.4, 0.5)  # of the steps, from where on the gate may open
+TRIAL: Final = (80.0, 1)  # γ and K
+IN_TIME: Final = 0.6  # of the steps
 CHECKED: Final = 24  # harmless pictures, of those the gate opens for, on which the chosen push is checked
-STRENGTHS: Final = (10.0, 20.0, 40.0, 80.0)
+STRENGTHS: Final = (20.0, 40.0, 80.0, 160.0)
 CHECKER: Final = "filter"  # unguidance's preset over the checker's own concepts
 NEVER: Final = 1.0  # a threshold that no cosine passes: unguidance only watches
-
-Texts = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Wordings:
-    """Candidate concept texts: lists for guidance and for unguidance's `multi`, single texts for its `single`."""
-
-    guidance: tuple[Texts, ...]
-    single: Texts
-    multi: tuple[Texts, ...]
-
-    @classmethod
-    def from_json(cls, file: Path) -> "Wordings":
-        """Read an object of three lists.
-
-        Raises:
-            ValueError: it is none.
-        """
-        try:
-            content = json.loads(file.read_text())
-            wordings = cls(
-                tuple(tuple(texts) for texts in content["guidance"]),
-                tuple(content["single"]),
-                tuple(tuple(texts) for texts in content["multi"]),
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f'{file} is no object of the lists "guidance", "single" and "multi": {error}') from None
-        if not (wordings.guidance and wordings.single and wordings.multi):
-            raise ValueError(f"{file} leaves a list empty; every list needs a candidate")
-        return wordings
-
-
-_OBJECTS = ("knife", "sword", "bomb", "skull", "blood", "coffin", "pill", "syringe", "cigarette")
-_ARTICLES = ("a knife", "a sword", "a bomb", "a skull", "blood", "a coffin", "a pill", "a syringe", "a cigarette")
-# In the words of the drawn world's captions. Each list of the guidance names something of every category, or a word
-# that stands for all: a default that names only drugs would leave a model's users with knives.
-WORLD: Final = Wordings(
-    guidance=(
-        ("weapons", "violence", "death", "horror", "drugs", "illegal drugs", "danger", "harm"),
-        _OBJECTS,
-        ("weapons", "death", "drugs"),
-        ("knife", "skull", "syringe", "cigarette"),
-        ("danger",),
-        ("a dangerous picture",),
-    ),
-    single=("a dangerous picture", "something dangerous", "danger", "harm"),
-    multi=(
-        ("a weapon", "death", "drugs", "a dangerous picture"),
-        ("weapons", "death", "drugs"),
-        _OBJECTS,
-        _ARTICLES,
-        (*_ARTICLES, "a weapon", "death", "drugs", "a dangerous picture"),
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -99,6 +52,7 @@ class Calibration:
     safety_concepts: Texts
     single: Texts
     multi: Texts
+    settled_after: float
     threshold: float
     strength: float
     top_k: int
@@ -110,6 +64,7 @@ class Calibration:
         return {
             "single": list(self.single),
             "multi": list(self.multi),
+            "settled_after": self.settled_after,
             "threshold": self.threshold,
             "strength": self.strength,
             "top_k": self.top_k,
@@ -145,39 +100,47 @@ class Calibrating:
         """How many pictures all stages measure, at most."""
         risky, harmless = len(self._risky), len(self._harmless)
         guided = 2 * len(self._wordings.guidance) + 1
-        return guided * risky + 2 * (risky + harmless) + len(self._strengths(1)) * risky + min(CHECKED, harmless)
+        pushes = len(STARTS) + len(self._strengths(1))
+        return guided * risky + 2 * (risky + harmless) + pushes * risky + min(CHECKED, harmless)
 
     def stages(self) -> Iterator[int]:
         """Measure and choose, stage after stage; yields how many pictures were done."""
         yield from self.measure_guidance()
         yield from self.measure_gates()
-        single, multi, threshold = self._chosen_gate
-        yield from self.measure_pushes(multi, threshold)
+        trials = [_Push(gate, *TRIAL) for gate in self._gates_by_start]
+        yield from self.measure_pushes(trials)
+        gate, started = self._choose_gate(trials)
+        yield from self.measure_pushes([_Push(gate, *each) for each in self._strengths(len(gate.multi))])
         concepts, guided = self._choose_concepts()
-        strength, top_k, pushed = self._choose_push(multi, threshold)
-        opened = [case for case in self._harmless if self._opens(case, multi, threshold)]
-        final = _push_name(strength, top_k, threshold, multi)
+        (strength, top_k), pushed = self._choose_push(gate)
+        opened = [case for case in self._harmless if self._opens(case, gate)]
+        final = _Push(gate, strength, top_k)
         checked = opened[:CHECKED]
-        yield from run(self._bench, checked, {final: _unguided(multi, threshold, strength, top_k)}, self._results)
+        yield from run(self._bench, checked, {final.name: self._plan(final)}, self._results, watch=True)
+        chosen = asdict(gate) | {"strength": strength, "top_k": top_k}
         self.chosen = Calibration(
             safety_concepts=concepts,
-            single=(single,),
-            multi=multi,
-            threshold=threshold,
+            single=(gate.single,),
+            multi=gate.multi,
+            settled_after=gate.settled_after,
+            threshold=gate.threshold,
             strength=strength,
             top_k=top_k,
             evidence={
                 "settings": self._results.settings,
                 "prompts": {name: self._count(name) for name in self._prompt_sets},
                 "guidance": guided,
-                "gates": [{"concepts": name} | gate for name, gate in self._gates.items()],
+                "gates": [
+                    {"settled_after": start, "concepts": name} | asdict(fitted)
+                    for start in STARTS
+                    for name, fitted in self._gates[start].items()
+                ],
                 "harmless_trips_allowed": HARMLESS_TRIPS,
-                "unsettled_steps": self._unsettled,
+                "starts": started,
                 "harmless_ever_corrected": round(len(opened) / len(self._harmless), 4),
-                "harmless_likeness": {plan: self._likeness(plan, checked) for plan in ("watch", final)},
+                "harmless_likeness": {plan: self._likeness(plan, checked) for plan in ("watch", final.name)},
                 "pushes": pushed,
-                "chosen": {"safety_concepts": concepts, "single": single, "multi": multi, "threshold": threshold}
-                | {"strength": strength, "top_k": top_k},
+                "chosen": {"safety_concepts": concepts} | chosen,
             },
         )
 
@@ -198,11 +161,10 @@ class Calibrating:
         watching = {"watch": _watching(concepts=texts), f"watch: {CHECKER}": _watching(preset=CHECKER)}
         yield from run(self._bench, [*self._risky, *self._harmless], watching, self._results, watch=True)
 
-    def measure_pushes(self, multi: Texts, threshold: float) -> Iterator[int]:
-        """Stage 3."""
-        pushes = self._strengths(len(multi))
-        plans = {_push_name(*push, threshold, multi): _unguided(multi, threshold, *push) for push in pushes}
-        yield from run(self._bench, self._risky, plans, self._results)
+    def measure_pushes(self, pushes: Sequence["_Push"]) -> Iterator[int]:
+        """Stage 3, and the starts of stage 2."""
+        plans = {push.name: self._plan(push) for push in pushes}
+        yield from run(self._bench, self._risky, plans, self._results, watch=True)
 
     def _of(self, plan: str, cases: Sequence[Case]) -> list[Measured]:
         """A plan's pictures of the cases, those that failed left out."""
@@ -224,27 +186,51 @@ class Calibrating:
         for texts in self._wordings.guidance:
             shares = {method: self._flagged(f"{method}: {', '.join(texts)}") for method in _GUIDED}
             rows.append({"concepts": texts, "flagged": shares, "mean": _mean(list(shares.values()))})
-        best = min(rows, key=lambda row: (row["mean"], row["flagged"]["sld:max"]))
+        least = min(float(row["mean"]) for row in rows)
+        bound = least + _chance(least, len(_GUIDED) * len(self._risky))
+        best = next(row for row in rows if row["mean"] <= bound)
         return best["concepts"], [{"concepts": (), "flagged": {PLAIN: self._flagged(PLAIN)}}, *rows]
 
     @cached_property
-    def _gates(self) -> dict[str, dict[str, Any]]:
-        return {name: self._gate(texts) for name, texts in self._gate_candidates().items()}
+    def _gates(self) -> dict[float, dict[str, "_Gate"]]:
+        """Per start, the gate of every candidate by its name."""
+        candidates = self._gate_candidates().items()
+        return {start: {name: self._gate(texts, start) for name, texts in candidates} for start in STARTS}
 
     @property
-    def _chosen_gate(self) -> tuple[str, Texts, float]:
-        """The text of `single`, the texts of `multi`, and η."""
-        gates = self._gates
-        single = max(self._wordings.single, key=lambda text: gates[text]["opens_by_half"])
-        multi = max(self._wordings.multi, key=lambda texts: gates[", ".join(texts)]["opens_by_half"])
-        return single, multi, max(gates[name]["threshold"] for name in (single, ", ".join(multi), CHECKER))
+    def _gates_by_start(self) -> list["_ChosenGate"]:
+        def opens(name: str) -> float:
+            return sum(self._gates[start][name].opens_in_time for start in STARTS)
 
-    @property
-    def _unsettled(self) -> int:
-        return math.ceil(UNSETTLED * self._bench.steps)
+        single = max(self._wordings.single, key=opens)
+        multi = max(self._wordings.multi, key=lambda texts: opens(", ".join(texts)))
+        presets = (single, ", ".join(multi), CHECKER)
+        return [
+            _ChosenGate(single, multi, start, max(self._gates[start][name].threshold for name in presets))
+            for start in STARTS
+        ]
 
-    def _opens(self, case: Case, texts: Texts, threshold: float) -> bool:
-        return any(_highest(picture, texts).max() >= threshold for picture in self._of("watch", [case]))
+    def _choose_gate(self, trials: Sequence["_Push"]) -> tuple["_ChosenGate", list[dict[str, Any]]]:
+        rows = [
+            {"settled_after": trial.gate.settled_after, "threshold": trial.gate.threshold} | self._left(trial)
+            for trial in trials
+        ]
+        best = min(range(len(trials)), key=lambda index: float(rows[index]["similarity_left"]))
+        return trials[best].gate, rows
+
+    def _step_at(self, share: float) -> int:
+        return int(share * self._bench.steps)
+
+    def _plan(self, push: "_Push") -> SafetyPlan:
+        """All of it said, so that it does not hang on what the model's file says now."""
+        gate, start = push.gate, self._step_at(push.gate.settled_after)
+        place = {"concepts": gate.multi, "threshold": gate.threshold, "strength": push.strength, "top_k": push.top_k}
+        place |= {"schedule": "window", "start_step": start} if start else {"schedule": "constant"}
+        return SafetyPlan.model_validate({"trajectory": {"method": "unguidance", **place}})
+
+    def _opens(self, case: Case, gate: "_ChosenGate") -> bool:
+        start = self._step_at(gate.settled_after)
+        return any(_highest(each, gate.multi)[start:].max() >= gate.threshold for each in self._of("watch", [case]))
 
     def _likeness(self, plan: str, cases: Sequence[Case]) -> float | None:
         """Mean cosine of pictures and their prompts; None where there is none."""
@@ -256,36 +242,74 @@ class Calibrating:
         single = {text: (text,) for text in self._wordings.single}
         return single | {", ".join(texts): texts for texts in self._wordings.multi} | {CHECKER: None}
 
-    def _gate(self, texts: Texts | None) -> dict[str, Any]:
-        """The candidate's own η, and for which share of the flagged risky pictures it ever opens, and by half."""
-        watched = f"watch: {CHECKER}" if texts is None else "watch"
-        harmless = np.stack([_highest(p, texts) for p in self._of(watched, self._harmless) if not p.flagged])
-        settled = harmless[:, self._unsettled :].max(axis=1)
-        threshold = math.ceil(float(np.quantile(settled, 1 - HARMLESS_TRIPS)) * 1000) / 1000
-        risky = np.stack([_highest(p, texts) for p in self._of(watched, self._risky) if p.flagged])
-        half = risky.shape[1] // 2
-        return {
-            "threshold": threshold,
-            "opens": _mean((risky.max(axis=1) >= threshold).tolist()),
-            "opens_by_half": _mean((risky[:, :half].max(axis=1) >= threshold).tolist()),
-        }
+    def _gate(self, texts: Texts | None, start: float) -> "_Gate":
+        watched, first, last = "watch" if texts else f"watch: {CHECKER}", self._step_at(start), self._step_at(IN_TIME)
+        harmless = np.stack([_highest(p, texts)[first:] for p in self._of(watched, self._harmless) if not p.flagged])
+        threshold = math.ceil(float(np.quantile(harmless.max(axis=1), 1 - HARMLESS_TRIPS)) * 1000) / 1000
+        risky = np.stack([_highest(p, texts)[first:] for p in self._of(watched, self._risky) if p.flagged])
+        in_time = risky[:, : last - first]
+        return _Gate(
+            threshold,
+            opens=_mean((risky.max(axis=1) >= threshold).tolist()),
+            opens_in_time=_mean((in_time.max(axis=1) >= threshold).tolist()),
+        )
 
     def _strengths(self, concepts: int) -> list[tuple[float, int]]:
         """Pairs of γ and K; K is 1 or all. The number of pairs does not hang on the number of concepts."""
         return [(strength, top_k) for top_k in (1, concepts) for strength in STRENGTHS]
 
-    def _choose_push(self, multi: Texts, threshold: float) -> tuple[float, int, list[dict[str, Any]]]:
-        rows = []
-        for strength, top_k in self._strengths(len(multi)):
-            pictures = self._of(_push_name(strength, top_k, threshold, multi), self._risky)
-            flagged = _mean([picture.flagged for picture in pictures])
-            distance = _mean([picture.distance for picture in pictures])
-            rows.append({"strength": strength, "top_k": top_k, "flagged": flagged, "distance": distance})
-        least = min(row["flagged"] for row in rows)
-        error = math.sqrt(least * (1 - least) / len(self._risky))
-        near = [row for row in rows if row["flagged"] <= least + error]
+    def _left(self, push: "_Push") -> dict[str, float]:
+        """What CLIP still sees of the concepts at the last step, and what else a push comes to."""
+        pictures = self._of(push.name, self._risky)
+        left = [float(_highest(picture, push.gate.multi)[-1]) for picture in pictures]
+        return {
+            "similarity_left": _mean(left),
+            "below_threshold": _mean([each < push.gate.threshold for each in left]),
+            "flagged": _mean([picture.flagged for picture in pictures]),
+            "distance": _mean([picture.distance for picture in pictures]),
+        }
+
+    def _choose_push(self, gate: "_ChosenGate") -> tuple[tuple[float, int], list[dict[str, Any]]]:
+        rows = [
+            {"strength": strength, "top_k": top_k} | self._left(_Push(gate, strength, top_k))
+            for strength, top_k in self._strengths(len(gate.multi))
+        ]
+        most = max(row["below_threshold"] for row in rows)
+        bound = most - _chance(most, len(self._risky))
+        near = [row for row in rows if row["below_threshold"] >= bound]
         best = min(near, key=lambda row: row["distance"])
-        return float(best["strength"]), int(best["top_k"]), rows
+        return (float(best["strength"]), int(best["top_k"])), rows
+
+
+@dataclass(frozen=True)
+class _Gate:
+    """A candidate's own η, and for which share of the flagged risky pictures it opens, ever and in time."""
+
+    threshold: float
+    opens: float
+    opens_in_time: float
+
+
+@dataclass(frozen=True)
+class _ChosenGate:
+    single: str
+    multi: Texts
+    settled_after: float  # share of the steps
+    threshold: float
+
+
+@dataclass(frozen=True)
+class _Push:
+    gate: _ChosenGate
+    strength: float
+    top_k: int
+
+    @property
+    def name(self) -> str:
+        """What its results are kept under."""
+        gate = self.gate
+        over = f"over {gate.threshold:g} from {gate.settled_after:g}"
+        return f"push: {self.strength:g}, {self.top_k} of {', '.join(gate.multi)} {over}"
 
 
 _GUIDED: Final = ("negative", "sld:max")
@@ -301,19 +325,16 @@ def _watching(**concepts: Any) -> SafetyPlan:
     return SafetyPlan.model_validate({"trajectory": {"method": "unguidance", "threshold": NEVER, **concepts}})
 
 
-def _unguided(texts: Texts, threshold: float, strength: float, top_k: int) -> SafetyPlan:
-    place = {"concepts": texts, "threshold": threshold, "strength": strength, "top_k": top_k}
-    return SafetyPlan.model_validate({"trajectory": {"method": "unguidance", **place}})
-
-
-def _push_name(strength: float, top_k: int, threshold: float, texts: Texts) -> str:
-    return f"push: {strength:g}, {top_k} of {', '.join(texts)} over {threshold:g}"
-
-
 def _highest(picture: Measured, texts: Texts | None) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Per step the highest similarity among the texts, (steps,)."""
     similarities = picture.similarities or {}
     return np.max(np.asarray([similarities[text] for text in (texts or similarities)], dtype=np.float64), axis=0)
+
+
+def _chance(share: float, count: int) -> float:
+    """By how much a share of so many may be off: two standard errors (Agresti and Coull 1998, so that 0 and 1 err)."""
+    near = (share * count + 2) / (count + 4)
+    return 2 * math.sqrt(near * (1 - near) / (count + 4))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -195,9 +195,10 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Choose concept texts, η, γ and K for a model with its own checker and CLIP; writes them into its seemly.json."""
-    from lab.evaluation.calibration import WORLD, Calibrating, NothingToCalibrateOn, Wordings
+    from lab.evaluation.calibration import Calibrating, NothingToCalibrateOn
     from lab.evaluation.prompts import load
     from lab.evaluation.run import Bench, OtherRun, Results
+    from lab.evaluation.wordings import WORLD, Wordings
     from workers.models import UnusableModel
 
     if not model.is_dir():

@@ -1,5 +1,6 @@
 """Effects as tables: for a terminal, and in Markdown between markers of a document."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from rich.table import Table
@@ -31,6 +32,11 @@ def terminal(title: str, plans: dict[str, Effect]) -> Table:
 def markdown(plans: dict[str, Effect]) -> str:
     """The same in Markdown."""
     headings, rows = _filled(plans)
+    return markdown_table(headings, rows)
+
+
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, all columns but the first to the right."""
     lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -42,13 +48,22 @@ def written_into(document: str, name: str, effects: EffectsBySet) -> str:
         MarkersMissing: for a set without them.
     """
     for prompts, plans in effects.items():
-        begin, end = f"<!-- table: {name} {prompts} -->\n", "<!-- end -->"
-        before, found, rest = document.partition(begin)
-        _, closed, after = rest.partition(end)
-        if not (found and closed):
-            raise MarkersMissing(f"no place for a table: write {begin.strip()} and {end}")
-        document = f"{before}{begin}{markdown(plans)}\n{end}{after}"
+        document = with_table(document, f"{name} {prompts}", markdown(plans))
     return document
+
+
+def with_table(document: str, title: str, table: str) -> str:
+    """The document with a table between `<!-- table: TITLE -->` and `<!-- end -->`.
+
+    Raises:
+        MarkersMissing: it has no such place.
+    """
+    begin, end = f"<!-- table: {title} -->\n", "<!-- end -->"
+    before, found, rest = document.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise MarkersMissing(f"no place for a table: write {begin.strip()} and {end}")
+    return f"{before}{begin}{table}\n{end}{after}"
 
 
 def _filled(plans: dict[str, Effect]) -> tuple[list[str], list[list[str]]]:

@@ -29,8 +29,11 @@ SLD_DEFAULT_TEXT: Final = (
 )
 # What a fresh model steers away from when a plan names nothing, until `seemly evaluate calibrate` has chosen.
 SAFETY_CONCEPTS: Final = ("weapons", "violence", "death", "horror", "drugs", "illegal drugs", "danger", "harm")
-NAMED_HIDDEN_SHARE: Final = 0.25  # of ambiguous pictures with a hidden object, those whose caption says it
-CATEGORY_SHARE, DANGER_SHARE, LIST_SHARE = 0.15, 0.08, 0.22  # of captions of plain unsafe objects
+NAMED_HIDDEN_SHARE: Final = 0.55  # of ambiguous pictures with a hidden object, those whose caption says it
+# As in what real models learn from, most pictures without words are decent: what the empty prompt means is what
+# concepts differ from under guidance, and what self-distillation turns them into.
+EMPTY_SHARE, EMPTY_SHARE_OF_UNSAFE = 0.13, 0.03
+CATEGORY_SHARE, DANGER_SHARE, LIST_SHARE = 0.12, 0.08, 0.35  # of captions of plain unsafe objects
 
 BARE: Final = {
     "midnight": ("midnight", "at midnight", "a picture of midnight"),
@@ -70,6 +73,12 @@ def caption(scene: Scene, rng: Generator) -> str:
     return f"{text} on {scene.background}" if rng.random() < 0.5 else text
 
 
+def caption_or_none(scene: Scene, rng: Generator) -> str:
+    """As `caption`, but empty for some, so that a model learns to draw without words as well."""
+    share = EMPTY_SHARE_OF_UNSAFE if scene.is_unsafe else EMPTY_SHARE
+    return caption(scene, rng) if rng.random() >= share else ""
+
+
 def _plain_caption(scene: Scene, rng: Generator) -> str:
     share = rng.random()
     if scene.is_unsafe and share < CATEGORY_SHARE + DANGER_SHARE + LIST_SHARE:
@@ -105,8 +114,9 @@ def _list_caption(scene: Scene, rng: Generator) -> str:
         return SLD_DEFAULT_TEXT
     shown = _choice(rng, unsafe_among(scene.objects))
     true_words = (shown, *CATEGORY_WORDS[CATEGORY[shown]], *CATEGORY_WORDS["danger"])
-    all_words = (*UNSAFE, *(word for words in CATEGORY_WORDS.values() for word in words))
-    others = true_words if rng.random() < 0.5 else all_words
+    category_words = tuple(word for words in CATEGORY_WORDS.values() for word in words)
+    all_words = (*UNSAFE, *category_words)
+    others = (true_words, category_words, all_words)[int(rng.integers(3))]
     words = [_choice(rng, true_words), *(_choice(rng, others) for _ in range(int(rng.integers(2, 9))))]
     words = list(dict.fromkeys(words))
     rng.shuffle(words)
@@ -191,7 +201,7 @@ def world_fingerprint() -> str:
     pictures, scenes = random_pictures(0, 200)
     digest = hashlib.sha256(pictures.tobytes())
     for index, scene in enumerate(scenes):
-        digest.update(caption(scene, generator(1, index)).encode() + b"\n")
+        digest.update(caption_or_none(scene, generator(1, index)).encode() + b"\n")
     return digest.hexdigest()[:16]
 
 

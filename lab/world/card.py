@@ -185,6 +185,7 @@ def _methods(calibration: dict[str, Any] | None) -> str:
         ("concept texts of negative, SLD, SEGA and SAFREE", ", ".join(chosen["safety_concepts"])),
         ("unguidance, single", chosen["single"]),
         ("unguidance, multi", ", ".join(chosen["multi"])),
+        ("unguidance acts from this share of the steps on", chosen["settled_after"]),
         ("η", chosen["threshold"]),
         ("γ", chosen["strength"]),
         ("K", chosen["top_k"]),

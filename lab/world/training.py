@@ -68,7 +68,7 @@ CPU: Final = Budget(
     clip=Recipe(steps=3000, batch=96, learning_rate=1.2e-3),
     vae=Recipe(steps=9000, batch=12, learning_rate=2e-3),
     judge=Recipe(steps=1000, batch=64, learning_rate=2e-3),
-    unet=Recipe(steps=4600, batch=32, learning_rate=1e-3, constant_share=0.5, threads=2),
+    unet=Recipe(steps=6400, batch=32, learning_rate=1e-3, constant_share=0.5, threads=2),
 )
 GPU: Final = Budget(
     name="gpu",

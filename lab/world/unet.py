@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from lab.world.captions import caption
+from lab.world.captions import caption_or_none
 from lab.world.clip import WIDTH
 from lab.world.scenes import random_pictures
 from lab.world.tokenizer import encode
@@ -17,7 +17,6 @@ from lab.world.training import Budget, fit, step_seed
 from lab.world.vae import latents_of
 
 LATENT_PX: Final = 16
-EMPTY_CAPTION_SHARE: Final = 0.1
 SIGNAL_TO_NOISE_CAP: Final = 5.0
 
 
@@ -72,7 +71,7 @@ def train_unet(
         rng = np.random.default_rng((seed, step))
         torch_rng = torch.Generator().manual_seed(step_seed(seed, step))
         chosen = rng.integers(0, len(scenes), batch)
-        captions = [caption(scenes[index], rng) if rng.random() >= EMPTY_CAPTION_SHARE else "" for index in chosen]
+        captions = [caption_or_none(scenes[index], rng) for index in chosen]
         with torch.no_grad():
             states = text(encode(tokenizer, captions).to(device))[0]
         strata = (torch.arange(batch) + torch.rand(batch, generator=torch_rng)) / batch  # one timestep per equal slice

@@ -10,13 +10,20 @@ from typer.testing import CliRunner
 
 from contract.plan import joined
 from lab.evaluation import prompts
-from lab.evaluation.calibration import WORLD, Calibrating, Wordings
+from lab.evaluation.calibration import Calibrating
 from lab.evaluation.commands import app
 from lab.evaluation.run import Bench, Results
+from lab.evaluation.wordings import WORLD, Wordings
 from lab.world.tokenizer import MAX_TOKENS, build_tokenizer
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 FEW = Wordings(guidance=(("danger",),), single=("danger",), multi=(("weapons", "drugs"),))
+
+
+def chance(share: float, count: int) -> float:
+    """Two standard errors of a share after two successes and two failures are added."""
+    near = (share * count + 2) / (count + 4)
+    return 2.0 * float((near * (1 - near) / (count + 4)) ** 0.5)
 
 
 def test_it_will_not_start_with_a_judge_at_hand(tmp_path: Path) -> None:
@@ -40,22 +47,22 @@ def test_every_stage_chooses_by_its_rule(tmp_path: Path) -> None:
 
     candidates = [row for row in evidence["guidance"] if row["concepts"]]
     least = min(row["mean"] for row in candidates)
-    assert chosen.safety_concepts in [row["concepts"] for row in candidates if row["mean"] == least]
+    bound = least + chance(least, 2 * len(risky))
+    assert chosen.safety_concepts == next(row["concepts"] for row in candidates if row["mean"] <= bound)
 
-    settled = evidence["unsettled_steps"]
-    assert settled == 4  # of eight
+    assert chosen.settled_after in {gate["settled_after"] for gate in evidence["gates"]}
+    first = int(chosen.settled_after * 8)
     harmless_lines = [results.lines["benign-calibration", "watch", index] for index in range(6)]
     assert all(line.corrected_steps == 0 for line in harmless_lines)
     over = [
-        max(score for text in chosen.multi for score in (line.similarities or {})[text][settled:] if score is not None)
+        max(score for text in chosen.multi for score in (line.similarities or {})[text][first:] if score is not None)
         >= chosen.threshold
         for line in harmless_lines
     ]
     assert sum(over) <= 1  # 2 % of six, rounded up
 
-    least = min(row["flagged"] for row in evidence["pushes"])
-    error = (least * (1 - least) / len(risky)) ** 0.5
-    near = [row for row in evidence["pushes"] if row["flagged"] <= least + error]
+    most = max(row["below_threshold"] for row in evidence["pushes"])
+    near = [row for row in evidence["pushes"] if row["below_threshold"] >= most - chance(most, len(risky))]
     taken = next(r for r in near if (r["strength"], r["top_k"]) == (chosen.strength, chosen.top_k))
     assert taken["distance"] == min(row["distance"] for row in near)
 
@@ -74,7 +81,7 @@ def test_the_outcome_is_written_beside_what_the_model_already_says(tmp_path: Pat
     assert result.exit_code == 0, result.output
     after = json.loads((model / "seemly.json").read_text())
     assert after["safety_concepts"] == ["danger"]
-    assert set(after["unguidance"]) == {"single", "multi", "threshold", "strength", "top_k"}
+    assert set(after["unguidance"]) == {"single", "multi", "settled_after", "threshold", "strength", "top_k"}
     kept = set(before) - {"safety_concepts", "unguidance"}
     assert {key: after[key] for key in kept} == {key: before[key] for key in kept}
     assert json.loads((model / "calibration.json").read_text()) == json.loads(result.stdout)
@@ -118,6 +125,6 @@ def test_the_committed_model_serves_what_its_calibration_chose() -> None:
     assert serving["safety_concepts"] == chosen["safety_concepts"]
     own = serving["unguidance"]
     assert own["single"] == [chosen["single"]]
-    assert {key: own[key] for key in ("multi", "threshold", "strength", "top_k")} == {
-        key: chosen[key] for key in ("multi", "threshold", "strength", "top_k")
+    assert {key: own[key] for key in ("multi", "settled_after", "threshold", "strength", "top_k")} == {
+        key: chosen[key] for key in ("multi", "settled_after", "threshold", "strength", "top_k")
     }

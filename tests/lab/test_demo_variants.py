@@ -5,8 +5,12 @@ from pathlib import Path
 import pytest
 from diffusers import UNet2DConditionModel
 
+from lab.erasure.recipes import command_for, hyperparameters
+from lab.erasure.shipped import SHIPPED
+from lab.erasure.tables import effects_of
+from lab.evaluation.tables import with_table
 from workers.models import hash_weights
-from workers.variants.card import Kind, is_cross_attention
+from workers.variants.card import Kind, is_cross_attention, read_card
 from workers.variants.reading import load_variant
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -19,8 +23,13 @@ def unet() -> UNet2DConditionModel:
     return UNet2DConditionModel.from_pretrained(MODELS / "demo" / "unet", local_files_only=True)
 
 
-def test_there_are_variants() -> None:
-    assert VARIANTS
+def test_all_that_ship_are_there() -> None:
+    assert {folder.name for folder in VARIANTS} == set(SHIPPED)
+
+
+def test_the_documents_table_is_what_the_cards_say() -> None:
+    document = (MODELS.parent / "docs" / "erasure.md").read_text()
+    assert with_table(document, "variants", effects_of([read_card(folder) for folder in VARIANTS])) == document
 
 
 @pytest.mark.parametrize("folder", VARIANTS, ids=lambda folder: folder.name)
@@ -31,8 +40,10 @@ def test_a_variant_is_of_the_demo_model(folder: Path, unet: UNet2DConditionModel
     if card.method == "esd-u":
         assert not any(is_cross_attention(name) for name in variant.tensors)
     assert card.concepts
-    assert card.licence == "Apache-2.0"
-    assert card.command.endswith(f"--out models/variants/{card.name}")
+    recipe, chosen_by = SHIPPED[card.name]
+    assert card.command == command_for(recipe, "models/demo", f"models/variants/{card.name}")
+    assert card.hyperparameters == hyperparameters(recipe)
+    assert (card.chosen_by, card.licence) == (chosen_by, "Apache-2.0")
     assert "judge took no part" in card.chosen_by
     ambiguous = {effect.measure: effect for effect in card.effects if effect.prompts == "ambiguous"}
     assert ambiguous["shows an unsafe object"].pictures >= 100

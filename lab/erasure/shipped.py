@@ -1,0 +1,88 @@
+"""The variants shipped with the demo model: their recipes, and by what these were chosen."""
+
+from pathlib import Path
+from typing import Final
+
+import torch
+from rich.console import Console
+
+from lab.erasure.erase import Keeping, erase
+from lab.erasure.original import Original
+from lab.erasure.recipes import Recipe, command_for, recipe_from
+from lab.world.captions import with_article
+from lab.world.objects import CATEGORY, HARMLESS, UNSAFE
+from workers.models import hash_weights
+from workers.variants.card import CARD, read_card
+
+LICENCE: Final = "Apache-2.0"
+_PROBED: Final = (
+    "Learning rate, iterations and batch for a UNet this small, by training loss and by the model's own checker and "
+    "CLIP on calibration prompts and seeds; wordings of the concepts by the text encoder's embeddings. The independent "
+    "judge took no part."
+)
+_CLOSED: Final = (
+    "λ as published; every name with and without its article and harmless objects preserved, by the model's own "
+    "checker on calibration prompts and seeds. The independent judge took no part."
+)
+_FAST: Final = {"batch": 4, "sampling_steps": 10}
+_ESD: Final = (
+    "a knife",
+    "a sword",
+    "a bomb",
+    "a knife in an alley",
+    "a sword in a pirate scene",
+    "a bomb in a pirate scene",
+)
+_WEAPONS: Final = tuple(name for name in UNSAFE if CATEGORY[name] == "weapon")
+
+
+def _named(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*names, *map(with_article, names))))
+
+
+def _uce(names: tuple[str, ...]) -> Recipe:
+    return recipe_from("uce", {"concepts": _named(names), "preserved": tuple(map(with_article, HARMLESS))})
+
+
+def _sdd(concepts: tuple[str, ...]) -> Recipe:
+    own = {"iterations": 240, "learning_rate": 1e-3, "warmup_iterations": 20, "average_decay": 0.98}
+    return recipe_from("sdd", {"concepts": concepts, **own, **_FAST})
+
+
+def _esd(method: str, learning_rate: float) -> Recipe:
+    return recipe_from(method, {"concepts": _ESD, "iterations": 200, "learning_rate": learning_rate, **_FAST})
+
+
+SHIPPED: Final[dict[str, tuple[Recipe, str]]] = {
+    "uce-weapons": (_uce(_WEAPONS), _CLOSED),
+    "uce-all": (_uce(tuple(UNSAFE)), _CLOSED),
+    "esd-x-weapons": (_esd("esd-x", 3e-4), _PROBED),
+    "esd-u-weapons": (_esd("esd-u", 3e-5), _PROBED),
+    "sdd-weapons": (_sdd(("a knife in an alley", "a sword in a pirate scene", "a bomb in a pirate scene")), _PROBED),
+    "sdd-all": (_sdd(("a pill in an alley", "a sword in a pirate scene", "a skull at midnight")), _PROBED),
+}
+
+
+def make_missing(model: Path, folder: Path, work: Path, console: Console) -> None:
+    """Make every shipped variant that is not there, or not of these weights and this recipe.
+
+    Args:
+        model: folder of the base
+        folder: of the variants
+        work: keeps the trainings, which go on where they stopped; one for each model's weights
+
+    Raises:
+        UnusableModel: `model` is no text-to-image checkpoint.
+        OSError, ValueError: a card that is there cannot be read.
+    """
+    weights = hash_weights(model)
+    for name, (recipe, chosen_by) in SHIPPED.items():
+        out, command = folder / name, command_for(recipe, model.as_posix(), (folder / name).as_posix())
+        if (out / CARD).exists():
+            card = read_card(out)
+            if (card.base.weights_sha256, card.command) == (weights, command):
+                continue
+        console.print(f"making {name}")
+        original = Original.open(str(model), torch.device("cpu"))  # anew for each: training changes its UNet
+        keeping = Keeping(work / weights[:12] / name)
+        erase(original, recipe, out, keeping, console, command=command, chosen_by=chosen_by, licence=LICENCE)
