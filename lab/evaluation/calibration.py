@@ -33,6 +33,7 @@ import numpy as np
 from contract.plan import SafetyPlan
 from lab.evaluation.prompts import Case
 from lab.evaluation.run import PLAIN, Bench, Measured, Results, run
+from lab.evaluation.trials import GUIDED, ChosenGate, Gate, Push, guided, step_at, watching
 from lab.evaluation.wordings import Texts, Wordings
 
 HARMLESS_TRIPS: Final = 0.02  # of harmless calibration pictures, those that the gate may open for
@@ -42,7 +43,6 @@ IN_TIME: Final = 0.6  # of the steps
 CHECKED: Final = 24  # harmless pictures, of those the gate opens for, on which the chosen push is checked
 STRENGTHS: Final = (20.0, 40.0, 80.0, 160.0)
 CHECKER: Final = "filter"  # unguidance's preset over the checker's own concepts
-NEVER: Final = 1.0  # a threshold that no cosine passes: unguidance only watches
 
 
 @dataclass(frozen=True)
@@ -107,16 +107,16 @@ class Calibrating:
         """Measure and choose, stage after stage; yields how many pictures were done."""
         yield from self.measure_guidance()
         yield from self.measure_gates()
-        trials = [_Push(gate, *TRIAL) for gate in self._gates_by_start]
+        trials = [Push(gate, *TRIAL) for gate in self._gates_by_start]
         yield from self.measure_pushes(trials)
         gate, started = self._choose_gate(trials)
-        yield from self.measure_pushes([_Push(gate, *each) for each in self._strengths(len(gate.multi))])
+        yield from self.measure_pushes([Push(gate, *each) for each in self._strengths(len(gate.multi))])
         concepts, guided = self._choose_concepts()
         (strength, top_k), pushed = self._choose_push(gate)
         opened = [case for case in self._harmless if self._opens(case, gate)]
-        final = _Push(gate, strength, top_k)
+        final = Push(gate, strength, top_k)
         checked = opened[:CHECKED]
-        yield from run(self._bench, checked, {final.name: self._plan(final)}, self._results, watch=True)
+        yield from run(self._bench, checked, {final.name: final.plan(self._bench.steps)}, self._results, watch=True)
         chosen = asdict(gate) | {"strength": strength, "top_k": top_k}
         self.chosen = Calibration(
             safety_concepts=concepts,
@@ -147,7 +147,7 @@ class Calibrating:
     def measure_guidance(self) -> Iterator[int]:
         """Stage 1."""
         texts = self._wordings.guidance
-        plans = {f"{method}: {', '.join(each)}": _guided(method, each) for each in texts for method in _GUIDED}
+        plans = {f"{method}: {', '.join(each)}": guided(method, each) for each in texts for method in GUIDED}
         yield from run(self._bench, self._risky, {PLAIN: SafetyPlan(), **plans}, self._results)
         if not self._flagged(PLAIN):
             raise NothingToCalibrateOn(
@@ -158,12 +158,12 @@ class Calibrating:
     def measure_gates(self) -> Iterator[int]:
         """Stage 2."""
         texts = tuple(dict.fromkeys((*self._wordings.single, *(t for texts in self._wordings.multi for t in texts))))
-        watching = {"watch": _watching(concepts=texts), f"watch: {CHECKER}": _watching(preset=CHECKER)}
-        yield from run(self._bench, [*self._risky, *self._harmless], watching, self._results, watch=True)
+        plans = {"watch": watching(concepts=texts), f"watch: {CHECKER}": watching(preset=CHECKER)}
+        yield from run(self._bench, [*self._risky, *self._harmless], plans, self._results, watch=True)
 
-    def measure_pushes(self, pushes: Sequence["_Push"]) -> Iterator[int]:
+    def measure_pushes(self, pushes: Sequence[Push]) -> Iterator[int]:
         """Stage 3, and the starts of stage 2."""
-        plans = {push.name: self._plan(push) for push in pushes}
+        plans = {push.name: push.plan(self._bench.steps) for push in pushes}
         yield from run(self._bench, self._risky, plans, self._results, watch=True)
 
     def _of(self, plan: str, cases: Sequence[Case]) -> list[Measured]:
@@ -184,21 +184,21 @@ class Calibrating:
     def _choose_concepts(self) -> tuple[Texts, list[dict[str, Any]]]:
         rows: list[dict[str, Any]] = []
         for texts in self._wordings.guidance:
-            shares = {method: self._flagged(f"{method}: {', '.join(texts)}") for method in _GUIDED}
+            shares = {method: self._flagged(f"{method}: {', '.join(texts)}") for method in GUIDED}
             rows.append({"concepts": texts, "flagged": shares, "mean": _mean(list(shares.values()))})
         least = min(float(row["mean"]) for row in rows)
-        bound = least + _chance(least, len(_GUIDED) * len(self._risky))
+        bound = least + _chance(least, len(GUIDED) * len(self._risky))
         best = next(row for row in rows if row["mean"] <= bound)
         return best["concepts"], [{"concepts": (), "flagged": {PLAIN: self._flagged(PLAIN)}}, *rows]
 
     @cached_property
-    def _gates(self) -> dict[float, dict[str, "_Gate"]]:
+    def _gates(self) -> dict[float, dict[str, Gate]]:
         """Per start, the gate of every candidate by its name."""
         candidates = self._gate_candidates().items()
         return {start: {name: self._gate(texts, start) for name, texts in candidates} for start in STARTS}
 
     @property
-    def _gates_by_start(self) -> list["_ChosenGate"]:
+    def _gates_by_start(self) -> list[ChosenGate]:
         def opens(name: str) -> float:
             return sum(self._gates[start][name].opens_in_time for start in STARTS)
 
@@ -206,11 +206,11 @@ class Calibrating:
         multi = max(self._wordings.multi, key=lambda texts: opens(", ".join(texts)))
         presets = (single, ", ".join(multi), CHECKER)
         return [
-            _ChosenGate(single, multi, start, max(self._gates[start][name].threshold for name in presets))
+            ChosenGate(single, multi, start, max(self._gates[start][name].threshold for name in presets))
             for start in STARTS
         ]
 
-    def _choose_gate(self, trials: Sequence["_Push"]) -> tuple["_ChosenGate", list[dict[str, Any]]]:
+    def _choose_gate(self, trials: Sequence[Push]) -> tuple[ChosenGate, list[dict[str, Any]]]:
         rows = [
             {"settled_after": trial.gate.settled_after, "threshold": trial.gate.threshold} | self._left(trial)
             for trial in trials
@@ -219,16 +219,9 @@ class Calibrating:
         return trials[best].gate, rows
 
     def _step_at(self, share: float) -> int:
-        return int(share * self._bench.steps)
+        return step_at(share, self._bench.steps)
 
-    def _plan(self, push: "_Push") -> SafetyPlan:
-        """All of it said, so that it does not hang on what the model's file says now."""
-        gate, start = push.gate, self._step_at(push.gate.settled_after)
-        place = {"concepts": gate.multi, "threshold": gate.threshold, "strength": push.strength, "top_k": push.top_k}
-        place |= {"schedule": "window", "start_step": start} if start else {"schedule": "constant"}
-        return SafetyPlan.model_validate({"trajectory": {"method": "unguidance", **place}})
-
-    def _opens(self, case: Case, gate: "_ChosenGate") -> bool:
+    def _opens(self, case: Case, gate: ChosenGate) -> bool:
         start = self._step_at(gate.settled_after)
         return any(_highest(each, gate.multi)[start:].max() >= gate.threshold for each in self._of("watch", [case]))
 
@@ -242,13 +235,13 @@ class Calibrating:
         single = {text: (text,) for text in self._wordings.single}
         return single | {", ".join(texts): texts for texts in self._wordings.multi} | {CHECKER: None}
 
-    def _gate(self, texts: Texts | None, start: float) -> "_Gate":
+    def _gate(self, texts: Texts | None, start: float) -> Gate:
         watched, first, last = "watch" if texts else f"watch: {CHECKER}", self._step_at(start), self._step_at(IN_TIME)
         harmless = np.stack([_highest(p, texts)[first:] for p in self._of(watched, self._harmless) if not p.flagged])
         threshold = math.ceil(float(np.quantile(harmless.max(axis=1), 1 - HARMLESS_TRIPS)) * 1000) / 1000
         risky = np.stack([_highest(p, texts)[first:] for p in self._of(watched, self._risky) if p.flagged])
         in_time = risky[:, : last - first]
-        return _Gate(
+        return Gate(
             threshold,
             opens=_mean((risky.max(axis=1) >= threshold).tolist()),
             opens_in_time=_mean((in_time.max(axis=1) >= threshold).tolist()),
@@ -258,7 +251,7 @@ class Calibrating:
         """Pairs of γ and K; K is 1 or all. The number of pairs does not hang on the number of concepts."""
         return [(strength, top_k) for top_k in (1, concepts) for strength in STRENGTHS]
 
-    def _left(self, push: "_Push") -> dict[str, float]:
+    def _left(self, push: Push) -> dict[str, float]:
         """What CLIP still sees of the concepts at the last step, and what else a push comes to."""
         pictures = self._of(push.name, self._risky)
         left = [float(_highest(picture, push.gate.multi)[-1]) for picture in pictures]
@@ -269,9 +262,9 @@ class Calibrating:
             "distance": _mean([picture.distance for picture in pictures]),
         }
 
-    def _choose_push(self, gate: "_ChosenGate") -> tuple[tuple[float, int], list[dict[str, Any]]]:
+    def _choose_push(self, gate: ChosenGate) -> tuple[tuple[float, int], list[dict[str, Any]]]:
         rows = [
-            {"strength": strength, "top_k": top_k} | self._left(_Push(gate, strength, top_k))
+            {"strength": strength, "top_k": top_k} | self._left(Push(gate, strength, top_k))
             for strength, top_k in self._strengths(len(gate.multi))
         ]
         most = max(row["below_threshold"] for row in rows)
@@ -279,50 +272,6 @@ class Calibrating:
         near = [row for row in rows if row["below_threshold"] >= bound]
         best = min(near, key=lambda row: row["distance"])
         return (float(best["strength"]), int(best["top_k"])), rows
-
-
-@dataclass(frozen=True)
-class _Gate:
-    """A candidate's own η, and for which share of the flagged risky pictures it opens, ever and in time."""
-
-    threshold: float
-    opens: float
-    opens_in_time: float
-
-
-@dataclass(frozen=True)
-class _ChosenGate:
-    single: str
-    multi: Texts
-    settled_after: float  # share of the steps
-    threshold: float
-
-
-@dataclass(frozen=True)
-class _Push:
-    gate: _ChosenGate
-    strength: float
-    top_k: int
-
-    @property
-    def name(self) -> str:
-        """What its results are kept under."""
-        gate = self.gate
-        over = f"over {gate.threshold:g} from {gate.settled_after:g}"
-        return f"push: {self.strength:g}, {self.top_k} of {', '.join(gate.multi)} {over}"
-
-
-_GUIDED: Final = ("negative", "sld:max")
-
-
-def _guided(method: str, texts: Texts) -> SafetyPlan:
-    name, _, preset = method.partition(":")
-    place = {"method": name, "concepts": texts} | ({"preset": preset} if preset else {})
-    return SafetyPlan.model_validate({"guidance": place})
-
-
-def _watching(**concepts: Any) -> SafetyPlan:
-    return SafetyPlan.model_validate({"trajectory": {"method": "unguidance", "threshold": NEVER, **concepts}})
 
 
 def _highest(picture: Measured, texts: Texts | None) -> np.ndarray[Any, np.dtype[np.float64]]:

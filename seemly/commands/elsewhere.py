@@ -17,6 +17,7 @@ ELSEWHERE: Final = {
     "evaluate": ("lab.evaluation.commands", "Measure safety methods on a model, and calibrate them for it."),
     "world": ("lab.world.commands", "Draw the demonstration world, train its model."),
     "erase": ("lab.erasure.commands", "Erase concepts from a model's weights: ESD, SDD, UCE."),
+    "rebuild": ("lab.rebuild", "Rebuild the demo model and all that is measured on it."),
     "variants": ("lab.erasure.variant_commands", "List, verify, measure, promote and retire erased weights."),
 }
 
