@@ -5,6 +5,7 @@ from typing import Final
 
 from contract.effect import Share
 from lab.evaluation.comparison import ERASED, TABLES, Comparison, Line, Shape, Table
+from lab.evaluation.tables import markdown_table, with_table
 
 SKELETON: Final = """# Evaluation
 
@@ -41,12 +42,12 @@ def written_into(document: str, comparison: Comparison) -> str:
     """The document with the tables and the targets of what was measured between their markers.
 
     Raises:
-        ValueError: it lacks a place.
+        MarkersMissing: it lacks a place.
     """
     for name, table in comparison.tables.items():
         shape = TABLES[name]
         for title, text in (("comparison", markdown(shape, table)), ("targets", targets(shape, table))):
-            document = _replaced(document, f"{title} {name}", text)
+            document = with_table(document, f"{title} {name}", text)
     return document
 
 
@@ -54,8 +55,7 @@ def markdown(shape: Shape, table: Table) -> str:
     """One table, and what it was measured under."""
     plain = _plain(table)
     rows = [_cells(shape, line, plain) for line in table.lines]
-    lines = [list(HEADINGS), ["---", *["---:"] * (len(HEADINGS) - 1)], *rows]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    text = markdown_table(HEADINGS, rows)
     missing = [f"`{name}-{shape.name}`" for name in ERASED if name not in {line.plan for line in table.lines}]
     told = [
         f"Steered away from: {', '.join(shape.concepts or table.settings.get('safety_concepts', ()))}. Weights"
@@ -157,11 +157,3 @@ def _percent(value: float | None) -> str:
 
 def _marked(title: str, text: str) -> str:
     return f"<!-- table: {title} -->\n{text}\n<!-- end -->"
-
-
-def _replaced(document: str, title: str, text: str) -> str:
-    before, found, rest = document.partition(f"<!-- table: {title} -->\n")
-    _, closed, after = rest.partition("<!-- end -->")
-    if not (found and closed):
-        raise ValueError(f"no place for a table: write <!-- table: {title} --> and <!-- end -->")
-    return f"{before}{found}{text}\n{closed}{after}"
