@@ -26,4 +26,4 @@ def _row(card: VariantCard) -> list[str]:
     effects = [found.get((prompts, measure)) for prompts, measure, _ in COLUMNS]
     shares = ["" if effect is None else f"{effect.before:.1%} → {effect.after:.1%}" for effect in effects]
     counts = dict.fromkeys(str(effect.pictures) for effect in effects if effect)
-    return [f"`{card.name}`", *shares, " / ".join(counts), str(card.training.get("seconds", "< 1"))]
+    return [f"`{card.name}`", *shares, " / ".join(counts), str(card.training.get("seconds", ""))]
