@@ -240,7 +240,7 @@ class Calibrating:
         harmless = np.stack([_highest(p, texts)[first:] for p in self._of(watched, self._harmless) if not p.flagged])
         threshold = math.ceil(float(np.quantile(harmless.max(axis=1), 1 - HARMLESS_TRIPS)) * 1000) / 1000
         risky = np.stack([_highest(p, texts)[first:] for p in self._of(watched, self._risky) if p.flagged])
-        in_time = risky[:, : last - first]
+        in_time = risky[:, : max(1, last - first)]
         return Gate(
             threshold,
             opens=_mean((risky.max(axis=1) >= threshold).tolist()),
