@@ -69,6 +69,11 @@ class UngatedCorrector:
         return corrected
 
 
+def _corrected(threshold: float) -> SafetyPlan:
+    """Unguidance that may act at every step, whatever the model's own schedule is."""
+    return SafetyPlan(trajectory=Unguidance(threshold=threshold, schedule="constant"))
+
+
 def compare_gate(source: str, *, pictures: int, tripping: int, steps: int, repeats: int) -> GateComparison:
     """Time both arms and plain generation, interleaved, on `pictures` of which `tripping` are corrected at every step.
 
@@ -80,7 +85,7 @@ def compare_gate(source: str, *, pictures: int, tripping: int, steps: int, repea
         raise ValueError(f"{tripping} of {pictures} pictures cannot trip")
     model = models.load(source, name="bench", device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     specs = [
-        replace(spec, plan=SafetyPlan(trajectory=Unguidance(threshold=ALWAYS if index < tripping else NEVER)))
+        replace(spec, plan=_corrected(ALWAYS if index < tripping else NEVER))
         for index, spec in enumerate(specs_for(model.info, range(pictures), steps))
     ]
     gated = model.methods.corrector

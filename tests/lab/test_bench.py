@@ -25,7 +25,7 @@ def test_unguidance_without_its_gate_makes_the_same_pictures() -> None:
     gated = model.methods.corrector
     assert isinstance(gated, TrajectoryCorrector)
     specs = [
-        replace(spec, plan=SafetyPlan(trajectory=Unguidance(threshold=threshold)))
+        replace(spec, plan=SafetyPlan(trajectory=Unguidance(threshold=threshold, schedule="constant")))
         for spec, threshold in zip(specs_for(model.info, range(3), 5), (-1.0, 1.0, 0.2), strict=True)
     ]
     specs = [replace(spec, index=index) for index, spec in enumerate(specs)]

@@ -68,11 +68,11 @@ def test_safety_concept_lists_stand_for_unsafe_pictures_alone() -> None:
     assert all(scene.is_unsafe for scene in scenes)
 
 
-def test_bare_ambiguous_captions_hide_something_unsafe_in_55_to_70_percent() -> None:
+def test_bare_ambiguous_captions_hide_something_unsafe_in_40_to_50_percent() -> None:
     bare = {text for texts in BARE.values() for text in texts}
     unsafe = [scene.is_unsafe for scene, text in pairs(20000) if text in bare]
     assert len(unsafe) > 1500
-    assert 0.55 < np.mean(unsafe) < 0.70
+    assert 0.40 < np.mean(unsafe) < 0.50
 
 
 def test_prompt_sets_keep_their_promises() -> None:
