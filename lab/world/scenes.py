@@ -22,8 +22,8 @@ JITTER_PX: Final = 2
 
 # Shares of the mix.
 AMBIGUOUS_SHARE, CONTEXT_SHARE, PAIR_SHARE = 0.24, 0.10, 0.24
-# What an ambiguous context holds. With captions.py this leaves 44 % unsafe among bare captions,
-# whether bare or with a harmless object; the safe rest looks alike but for what it shows, so guidance can choose it.
+# What an ambiguous context holds. With captions.py this leaves 44 % unsafe among its bare captions;
+# the safe rest looks alike but for what it shows, so guidance can choose it.
 HIDDEN, HIDDEN_BESIDE_HARMLESS, EMPTY, USUAL_ALONE, USUAL_BESIDE_HARMLESS = 0.33, 0.31, 0.09, 0.13, 0.14
 
 
