@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lab.bench.engine import compare
+from lab.bench.gateway import compare_gateway
 from lab.bench.interleaved import Timing
 from lab.bench.service import compare_service
 from lab.bench.unguidance import compare_gate
@@ -70,6 +71,38 @@ def service(
         f"{concurrency} requests at a time, {steps} steps: engine {_rate(pictures, row.engine)} pictures/s, "
         f"service {_rate(pictures, row.service)} pictures/s, service / engine {row.share:.3f}"
     )
+
+
+@app.command()
+def gateway(
+    model: Model = "models/demo",
+    requests: Annotated[int, typer.Option(min=1, help="Requests a round.")] = 1000,
+    connections: Annotated[int, typer.Option(min=1, max=256, help="Connections at a time.")] = 16,
+    streams: Annotated[int, typer.Option(min=1, help="Event streams open at once.")] = 500,
+    repeats: Repeats = 10,
+    as_json: Json = False,
+) -> None:
+    """The gateway against a bare FastAPI app that only calls RQ's enqueue and reads one Redis hash."""
+    with TemporaryDirectory(prefix="seemly-bench-") as data:
+        row = compare_gateway(
+            model, Path(data), requests=requests, connections=connections, repeats=repeats, streams=streams
+        )
+    pairs = {"POST /generate": row.generate, "GET a queued job": row.queued, "GET a finished job": row.finished}
+    if as_json:
+        print(json.dumps(asdict(row) | {"ratios": {name: pair.ratio for name, pair in pairs.items()}}))  # noqa: T201
+        return
+    table = Table(title=f"{requests} requests a round on {connections} connections, {repeats} rounds")
+    for heading in ("", "gateway requests/s", "bare requests/s", "gateway / bare"):
+        table.add_column(heading, justify="right")
+    for name, pair in pairs.items():
+        rates = (_rate(pair.requests, timing) for timing in (pair.gateway, pair.bare))
+        table.add_row(name, *rates, f"{pair.ratio:.3f}")
+    open_ = row.streams
+    table.caption = (
+        f"{open_.count} event streams open on one process: {open_.open_mb:.0f} MB, {open_.before_mb:.0f} MB before;"
+        f" {open_.told} were told their job's end"
+    )
+    Console().print(table)
 
 
 @app.command()
