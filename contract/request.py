@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -63,8 +64,13 @@ def _form_of(value: Any) -> str | None:
 Names = TypeVar("Names", str, tuple[str, ...])
 
 
+@lru_cache(maxsize=1024)
+def _written_out(names: str | tuple[str, ...]) -> SafetyPlan:
+    return SafetyPlan.from_short_form(names)
+
+
 def _checked(names: Names) -> Names:
-    SafetyPlan.from_short_form(names)
+    _written_out(names)
     return names
 
 
@@ -115,7 +121,7 @@ AskedPlan = Annotated[RequestedPlan, WrapValidator(_numbers_are_numbers)]
 
 def plan_of(requested: RequestedPlan) -> SafetyPlan:
     """A requested plan, written out."""
-    return requested if isinstance(requested, SafetyPlan) else SafetyPlan.from_short_form(requested)
+    return requested if isinstance(requested, SafetyPlan) else _written_out(requested)
 
 
 class PicturesRequest(Strict):

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 
 from contract.acceptance import Terms
 from contract.compare import CompareRequest
@@ -71,7 +72,7 @@ class Admission:
             job = self._compare_job(request, model, sender.tenant)
         else:
             job = self._generate_job(request, model, sender.tenant)
-        load = self._queue.load(model.name)
+        load = self._queue.recent_load(model.name)
         limits = sender.limits
         if limits.cost is not None and cost_of(job) > limits.cost:
             raise InvalidRequest(*_too_costly(cost_of(job), limits.cost))
@@ -90,7 +91,8 @@ class Admission:
             fingerprint=fingerprint,
             idempotency_ttl_s=self._idempotency_ttl_s,
         )
-        return self._queue.accept(job, terms), load.finish_s
+        accepted = self._queue.accept(job, terms)
+        return accepted, load.finish_s(accepted.position) if accepted.position else 0
 
     def _check_webhook(self, url: str, tenant: str) -> None:
         why = why_refused(url, self._webhook_networks)
@@ -189,7 +191,7 @@ class Admission:
 
     def _token_errors(self, job: Job, model: ModelInfo) -> Iterator[FieldError]:
         tokenizer = self._catalogue.tokenizer(model)
-        for field, text in _encoded_texts(job, model):
+        for field, text in filter(itemgetter(1), _encoded_texts(job, model)):
             count = count_tokens(tokenizer, text, model.max_tokens)
             if count.lost_words:
                 yield too_long(field, count, model.max_tokens)

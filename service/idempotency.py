@@ -19,7 +19,7 @@ from service.problems import BadRequest
 _KEY = re.compile(r'"([ !#-\[\]-~]{1,255})"|([!#-\[\]-~]{1,255})')
 
 
-def idempotency_key(
+async def idempotency_key(
     idempotency_key: Annotated[
         str | None,
         Header(description="1 to 255 printable characters, best a UUID: the request makes one job, also sent again."),

@@ -24,6 +24,7 @@ from service.silence import Silence
 log = logging.getLogger(__name__)
 
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
+_FIELDS = ["job", "tenant", "status", "attempt", "started_at", "finished_at", "result"]  # of the record, that are read
 _MARGIN_TOLERANCE = 0.001  # margins are rounded to 3 digits
 _CANCELED = Result(status=Status.CANCELED)
 _EXPIRED = Result(
@@ -197,14 +198,14 @@ class Jobs:
 
 
 async def fields_of(redis: "Redis", job_id: str) -> dict[str, str] | None:
-    """A record's hash, {} when there is none; None when something else stands at its key."""
+    """What is read of a record, {} when there is none; None when something else stands at its key."""
     try:
-        fields: dict[Any, Any] = await redis.hgetall(keys.job_key(job_id))
+        read: Any = await redis.hmget(keys.job_key(job_id), _FIELDS)
     except ResponseError as error:
         if not is_no_hash(error):
             raise
         return None
-    return fields
+    return {name: value for name, value in zip(_FIELDS, read, strict=True) if value is not None}
 
 
 def is_no_hash(error: Exception) -> bool:

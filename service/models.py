@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from threading import Lock
 
 from pydantic import ValidationError
@@ -126,9 +127,14 @@ def too_long(field: str, count: TokenCount, max_tokens: int) -> FieldError:
 
 
 def _stray_mark(tokenizer: Tokenizer, encoding: Encoding, text: str) -> str:
-    marks = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    marks = _marks(tokenizer)
     inside = zip(encoding.ids, encoding.offsets, encoding.special_tokens_mask, strict=True)
     return next((text[slice(*span)] for number, span, is_added in inside if number in marks and not is_added), "")
+
+
+@lru_cache(maxsize=TOKENIZERS_KEPT)
+def _marks(tokenizer: Tokenizer) -> frozenset[int]:
+    return frozenset(number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special)
 
 
 def _trailing_ones(mask: Sequence[int]) -> int:

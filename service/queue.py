@@ -22,6 +22,7 @@ from rq.command import send_stop_job_command
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job as QueuedJob
 from rq.serializers import JSONSerializer
+from rq.utils import utcformat
 
 from contract import acceptance, keys, record
 from contract.acceptance import Terms
@@ -41,6 +42,7 @@ rq.serializers.SERIALIZER_ALIASES["pickle"] = JSONSerializer
 JOB_TIMEOUT_S = 3600  # of RQ's bookkeeping only; the engine keeps the real limits
 RQ_RECORD_TTL_S = 600  # RQ's own fields, once a job is over; ours are kept longer
 SERVICE_TIMES_READ = 100
+RECENT_S = 0.5
 ASSUMED_SERVICE_S = 2.0  # until a first job has been measured
 
 
@@ -53,20 +55,9 @@ class Load:
     in_flight: int
     mean_service_s: float
 
-    @property
-    def backlog(self) -> int:
-        """Jobs ahead of one that would come now."""
-        return self.waiting + self.popped
-
-    @property
-    def wait_s(self) -> float:
-        """Expected seconds until a job that comes now is started: backlog over throughput (Little's law)."""
-        return self.backlog * self.mean_service_s / max(1, self.in_flight)
-
-    @property
-    def finish_s(self) -> float:
-        """Expected seconds until a job that comes now is finished."""
-        return self.wait_s + self.mean_service_s
+    def finish_s(self, position: int) -> float:
+        """Expected seconds until the job at this place of the queue is finished: Little's law, and its own time."""
+        return (position - 1) * self.mean_service_s / max(1, self.in_flight) + self.mean_service_s
 
 
 @dataclass(frozen=True)
@@ -98,6 +89,8 @@ class JobQueue:
         )
         self._accept = self._redis.register_script(acceptance.ACCEPT)
         self._queues: dict[str, Queue] = {}
+        self._templates: dict[tuple[str, str], dict[str, Any]] = {}
+        self._recent: dict[str, tuple[float, Load]] = {}
         self._silence = silence or Silence()
 
     def close(self) -> None:
@@ -133,6 +126,14 @@ class JobQueue:
         with self._silence.noticed():
             return bool(self._redis.hexists(keys.SIGNING_SECRETS, tenant))
 
+    def recent_load(self, model: str) -> Load:
+        """The same a moment ago, for estimates; at most `RECENT_S` old."""
+        read_at, load = self._recent.get(model, (-RECENT_S, None))
+        if load is None or time.monotonic() - read_at >= RECENT_S:
+            load = self.load(model)
+            self._recent[model] = time.monotonic(), load
+        return load
+
     def replayed(self, tenant: str, key: str, fingerprint: str) -> Standing | None:
         """The job that an Idempotency-Key stands for.
 
@@ -154,22 +155,10 @@ class JobQueue:
         Raises:
             Refusal: when it is one too many, of whatever kind; nothing was written.
         """
-        function = keys.COMPARE if job.compared else keys.GENERATE
         with self._silence.noticed():
-            queue = self._queue(job.model)
-            rq_job = queue.create_job(
-                function,
-                job_id=job.id,
-                description=function,
-                timeout=JOB_TIMEOUT_S,
-                result_ttl=RQ_RECORD_TTL_S,
-                failure_ttl=RQ_RECORD_TTL_S,
-                retry=Retry(max=MAX_ATTEMPTS, enqueue_at_front=True),
-            )
-            rq_job.enqueued_at = job.created_at
             what, *more = self._accept(
-                keys=acceptance.keys_of(job, terms, queue.name),
-                args=acceptance.arguments_of(job, terms, rq_job.to_dict()),
+                keys=acceptance.keys_of(job, terms, keys.queue_name(job.model)),
+                args=acceptance.arguments_of(job, terms, self._rq_fields(job)),
             )
         match what.decode():
             case "accepted":
@@ -194,6 +183,23 @@ class JobQueue:
                 raise TooManyWebhooks(f"{more[0]} of your webhooks could not be delivered yet: mend the receiver.", 60)
             case _:
                 raise TooManyRefusals("Too many pictures made for this end user were blocked; wait.", more[0])
+
+    def _rq_fields(self, job: Job) -> dict[str, Any]:
+        """RQ's own hash of a job, as its `Job.to_dict` has it. Jobs differ in the moment only, so it is asked once."""
+        function = keys.COMPARE if job.compared else keys.GENERATE
+        if (job.model, function) not in self._templates:
+            rq_job = self._queue(job.model).create_job(
+                function,
+                description=function,
+                timeout=JOB_TIMEOUT_S,
+                result_ttl=RQ_RECORD_TTL_S,
+                failure_ttl=RQ_RECORD_TTL_S,
+                retry=Retry(max=MAX_ATTEMPTS, enqueue_at_front=True),
+            )
+            rq_job.enqueued_at = job.created_at
+            self._templates[job.model, function] = rq_job.to_dict()
+        moment = utcformat(job.created_at)
+        return self._templates[job.model, function] | {"created_at": moment, "enqueued_at": moment}
 
     def end_queued(self, job: Job, result: Result, ttl_s: int) -> str:
         """End a job that nobody has started. Returns the status found: only `queued` means that it was ended."""

@@ -31,7 +31,8 @@ def create_app(redis_url: str) -> FastAPI:
 
     @app.get("/jobs/{job_id}")
     async def read(job_id: str) -> dict[str, str]:
-        return await redis.hgetall(keys.job_key(job_id))
+        found: Any = await redis.hgetall(keys.job_key(job_id))
+        return dict(found)
 
     return app
 

@@ -92,11 +92,11 @@ def gateway(
         print(json.dumps(asdict(row) | {"ratios": {name: pair.ratio for name, pair in pairs.items()}}))  # noqa: T201
         return
     table = Table(title=f"{requests} requests a round on {connections} connections, {repeats} rounds")
-    for heading in ("", "gateway requests/s", "bare requests/s", "gateway / bare"):
+    for heading in ("", "gateway requests/s", "bare requests/s", "gateway / bare", "CPU µs", "bare CPU µs"):
         table.add_column(heading, justify="right")
     for name, pair in pairs.items():
         rates = (_rate(pair.requests, timing) for timing in (pair.gateway, pair.bare))
-        table.add_row(name, *rates, f"{pair.ratio:.3f}")
+        table.add_row(name, *rates, f"{pair.ratio:.3f}", f"{pair.gateway_cpu_us:.0f}", f"{pair.bare_cpu_us:.0f}")
     open_ = row.streams
     table.caption = (
         f"{open_.count} event streams open on one process: {open_.open_mb:.0f} MB, {open_.before_mb:.0f} MB before;"

@@ -45,6 +45,8 @@ class Pair:
     requests: int
     gateway: Timing
     bare: Timing
+    gateway_cpu_us: float  # of the server's process, a request
+    bare_cpu_us: float
 
     @property
     def ratio(self) -> float:
@@ -76,6 +78,11 @@ class GatewayComparison:
 class _Process:
     address: tuple[str, int]
     pid: int
+
+    def cpu_s(self) -> float:
+        """CPU time used so far, seconds."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def rss_mb(self) -> float:
         """Resident memory, MB."""
@@ -173,8 +180,12 @@ class _Bench:
             return run
 
         arms = {"gateway": asking(self._gateway, ours), "bare": asking(self._bare, bares)}
+        before = [process.cpu_s() for process in (self._gateway, self._bare)]
         timings = time_interleaved(arms, self._repeats)
-        return Pair(self._requests, timings["gateway"], timings["bare"])
+        asked = self._requests * (self._repeats + 1)
+        used = [process.cpu_s() for process in (self._gateway, self._bare)]
+        cpu_us = [1e6 * (now - then) / asked for now, then in zip(used, before, strict=True)]
+        return Pair(self._requests, timings["gateway"], timings["bare"], *cpu_us)
 
     def _empty(self) -> None:
         self._redis.flushdb()
@@ -256,7 +267,7 @@ def _wait_until_up(process: "subprocess.Popen[bytes]", port: int) -> None:
             return
         except OSError:
             time.sleep(0.05)
-    raise RuntimeError(f"{process.args} does not listen")
+    raise RuntimeError("a server that is to be measured does not listen")
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body, Depends, Response
 
 from contract.compare import CompareRequest
 from contract.result import JobView
-from service.routes.generate import ANSWERS, Preferred, Submission, require_json
+from service.routes.generate import ANSWERS, Preference, Submitted, require_json
 
 router = APIRouter(tags=["pictures"])
 
@@ -38,8 +38,8 @@ _EXAMPLES: dict[str, Any] = {
 )
 async def compare(
     body: Annotated[CompareRequest, Body(openapi_examples=_EXAMPLES)],
-    submission: Annotated[Submission, Depends()],
-    preferred: Annotated[Preferred, Depends()],
+    submission: Submitted,
+    preferred: Preference,
 ) -> Response:
     """Make one picture under each plan. What the plans have in common is computed once.
 

@@ -21,8 +21,9 @@ from contract.request import GenerateRequest
 from contract.result import JobView, Status
 from service.admission import Sender
 from service.authentication import Generating
+from service.callers import Caller
 from service.events import EventStreams
-from service.gateway import Here
+from service.gateway import Gateway, Here
 from service.idempotency import idempotency_key
 from service.jobs import JobRecord
 from service.problems import (
@@ -95,7 +96,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def require_json(request: Request) -> None:
+async def require_json(request: Request) -> None:
     """Refuse a body of another media type, which a web page could send to loopback without asking.
 
     Where no web page sends, `LoopbackOnly` has already taken curl's own type for JSON.
@@ -106,7 +107,7 @@ def require_json(request: Request) -> None:
         raise UnsupportedMediaType("Send the request as JSON, with Content-Type: application/json.")
 
 
-def seconds_to_wait(
+async def seconds_to_wait(
     prefer: Annotated[
         str | None,
         Header(description=f"`wait=N`, N up to {MAX_WAIT_S} seconds: answer when the job is finished, if in time."),
@@ -127,18 +128,25 @@ def seconds_to_wait(
 class Preferred:
     """How a request for a job would like to be answered."""
 
-    wait_s: Annotated[int, Depends(seconds_to_wait)]
-    links_for_s: LinksFor = None
+    wait_s: int
+    links_for_s: int | None
+
+
+async def _preferred(wait_s: Annotated[int, Depends(seconds_to_wait)], links_for_s: LinksFor = None) -> Preferred:
+    return Preferred(wait_s, links_for_s)
+
+
+Preference = Annotated[Preferred, Depends(_preferred)]
 
 
 @dataclass(frozen=True)
 class Submission:
     """What comes with a request for pictures, beside its body."""
 
-    caller: Generating
-    idempotency_key: Annotated[str | None, Depends(idempotency_key)]
+    caller: Caller
+    idempotency_key: str | None
     request: Request
-    gateway: Here
+    gateway: Gateway
 
     async def answer(self, body: GenerateRequest | CompareRequest, preferred: Preferred) -> Response:
         """Accept a request as a job; answer with the job, once it is finished or the preferred wait is over."""
@@ -188,6 +196,15 @@ class Submission:
             pass
 
 
+async def _submission(
+    caller: Generating, key: Annotated[str | None, Depends(idempotency_key)], request: Request, gateway: Here
+) -> Submission:
+    return Submission(caller, key, request, gateway)
+
+
+Submitted = Annotated[Submission, Depends(_submission)]
+
+
 @router.post(
     "/generate",
     operation_id="generate",
@@ -200,8 +217,8 @@ class Submission:
 )
 async def generate(
     body: Annotated[GenerateRequest, Body(openapi_examples=_EXAMPLES)],
-    submission: Annotated[Submission, Depends()],
-    preferred: Annotated[Preferred, Depends()],
+    submission: Submitted,
+    preferred: Preference,
 ) -> Response:
     """Accept a request as a job. The pictures are made later: follow the job's address or its events.
 

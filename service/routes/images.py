@@ -20,7 +20,7 @@ from service.compatible.request import ImagesRequest
 from service.events import event_schema
 from service.jobs import JobRecord
 from service.problems import AlreadyFinished, Refusal, StoreAway, documented
-from service.routes.generate import REFUSALS, Submission, require_json
+from service.routes.generate import REFUSALS, Submission, Submitted, require_json
 from service.routes.jobs import PING_S, stored
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class _Waiting:
     dependencies=[Depends(require_json)],
 )
 async def create_images(
-    body: Annotated[ImagesRequest, Body(openapi_examples=_EXAMPLES)], submission: Annotated[Submission, Depends()]
+    body: Annotated[ImagesRequest, Body(openapi_examples=_EXAMPLES)], submission: Submitted
 ) -> Response:
     """Make pictures and answer with them; the job behind them is one as of `POST /generate`, under the same limits.
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from contract.plan import SafetyPlan, Unguidance
 from lab.bench.commands import app
 from lab.bench.engine import specs_for
+from lab.bench.gateway import compare_gateway
 from lab.bench.unguidance import UngatedCorrector
 from tests import engines
 from workers import models
@@ -38,6 +39,15 @@ def test_unguidance_without_its_gate_makes_the_same_pictures() -> None:
         assert without.pixels is not None
         assert np.abs(with_gate.pixels.astype(int) - without.pixels).max() <= 1
     assert [len(outcome.trajectory.corrected_steps) for outcome in made[0][:2] if outcome.trajectory] == [5, 0]
+
+
+def test_the_gateway_is_measured_against_a_bare_app(tmp_path: Path) -> None:
+    row = compare_gateway(DEMO, tmp_path, requests=20, connections=4, repeats=2, streams=20)
+    for pair in (row.generate, row.queued, row.finished):
+        assert pair.ratio == pair.bare.median / pair.gateway.median > 0
+        assert len(pair.gateway.seconds) == len(pair.bare.seconds) == 2
+    assert (row.streams.count, row.streams.told) == (20, 20)
+    assert 20 < row.streams.before_mb <= row.streams.open_mb < 300
 
 
 @pytest.mark.parametrize("options", [["--tripping", "3", "--pictures", "2"], ["--repeats", "1"]])

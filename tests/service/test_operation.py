@@ -1,6 +1,7 @@
 """What operators ask: is it ready, what is served, what was counted."""
 
 import time
+from inspect import iscoroutinefunction
 
 import httpx
 from redis import Redis
@@ -9,6 +10,8 @@ from contract import keys
 from contract.effect import Effect, MeasuredEffects, MeasuredUnder
 from contract.plan import METHODS
 from service.models import FRESH_S
+from service.queue import RECENT_S
+from service.routes import compare, generate, images, jobs
 from tests.service import parts
 from tests.service.test_bad_input import problem
 from tests.service.test_jobs import posted
@@ -79,6 +82,7 @@ def test_metrics_count_answers_by_route_and_the_queue_without_touching_it(http: 
 
 def test_the_expected_wait_follows_measured_times(http: httpx.Client, redis: "Redis") -> None:
     redis.lpush(keys.SERVICE_TIMES, "4.0", "6.0")
+    time.sleep(RECENT_S)
     first = http.post("/generate", json={"prompt": "a harbour"})
     second = http.post("/generate", json={"prompt": "a harbour"})
     assert [first.headers["Retry-After"], second.headers["Retry-After"]] == ["5", "10"]
@@ -98,3 +102,13 @@ def test_a_method_is_told_with_what_it_came_to_on_each_model(http: httpx.Client,
     assert list(told["sld"]["effects"]["ambiguous"]) == ["none", "sld:max"]
     assert list(told["sega"]["effects"]["ambiguous"]) == ["none", "sega"]
     assert told["sld"]["effects"]["ambiguous"]["sld:max"] == effect.model_dump(mode="json")
+
+
+def test_no_dependency_of_a_route_is_taken_to_a_thread() -> None:
+    """Which FastAPI does with those that are not async; it takes longer than all that they do."""
+    pending = [route.dependant for routes in (compare, generate, images, jobs) for route in routes.router.routes]
+    assert len(pending) > 8
+    while pending:
+        for dependency in pending.pop().dependencies:
+            assert iscoroutinefunction(dependency.call) or iscoroutinefunction(type(dependency.call).__call__)
+            pending.append(dependency)
