@@ -10,7 +10,6 @@ from seemly.commands.processes import gateway, serve, worker
 app = typer.Typer(
     help="Pictures from text, kept decent, with a verdict on every picture.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 for command in (demo, serve, generate, compare, batch, explain, gateway, worker):

@@ -252,6 +252,14 @@ def test_a_setting_that_cannot_be_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     assert "PORT" in answer.stderr
 
 
+def test_commands_and_options_are_completed() -> None:
+    for words, expected in (("seemly bat", "batch"), ("seemly batch --num", "--num-images")):
+        asked = {"_SEEMLY_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        command = [sys.executable, "-c", "from seemly.cli import app; app(prog_name='seemly')"]
+        answer = subprocess.run(command, env=os.environ | asked, capture_output=True, text=True, check=False)
+        assert answer.stdout.split() == [expected], answer.stderr
+
+
 def test_misuse_has_its_own_code() -> None:
     assert CliRunner().invoke(app, ["generate"]).exit_code == MISUSED
     assert CliRunner().invoke(app, ["generate", "a cat", "--num-images", "many"]).exit_code == MISUSED
