@@ -168,7 +168,7 @@ class _Maker:
             key = hashlib.sha256(said.encode()).hexdigest()
             job = await _patiently(partial(self._client.generate, piece.request, idempotency_key=key))
             try:
-                return await self._client.wait(job.id)
+                return await _patiently(partial(self._client.wait, job.id))
             except Refused as gone:
                 if gone.status != GONE and not isinstance(gone, NotFound):
                     raise

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 
 from contract.result import Status
-from seemly.errors import Unreachable
-from seemly.exchange import backoff_s
+from seemly.errors import Busy, Unreachable
+from seemly.exchange import MAX_PAUSE_S, backoff_s
 
 MAX_FRUITLESS_CONNECTIONS = 5
 READ_TIMEOUT_S = 30.0  # the service sends a ping every 15 s
@@ -80,14 +80,18 @@ class Subscription:
         return event
 
     def pause_s(self, error: Exception | None) -> float:
-        """How long to wait before connecting again.
+        """How long to wait before connecting again: as long as the service asks, where it does.
 
         Raises:
+            Busy: it asks for longer than anyone waits.
             Unreachable: after too many connections in a row without any event.
         """
+        asked_s = error.retry_after_s if isinstance(error, Busy) else None
+        if error is not None and asked_s is not None and asked_s > MAX_PAUSE_S:
+            raise error
         self._fruitless += 1
         if self._fruitless > MAX_FRUITLESS_CONNECTIONS:
             raise Unreachable(
                 f"the stream of events broke {self._fruitless} times in a row ({error or 'closed early'})"
             )
-        return backoff_s(self._fruitless - 1)
+        return asked_s or backoff_s(self._fruitless - 1)

@@ -137,6 +137,10 @@ class Exchanges:
         while True:
             try:
                 response = yield request
+            except httpx.UnsupportedProtocol:
+                raise Unreachable(
+                    f"{request.url} is no address of a service; it begins with http:// or https://"
+                ) from None
             except httpx.TransportError as error:
                 # What may have arrived is sent again only where it counts once.
                 is_unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)

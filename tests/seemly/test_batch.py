@@ -1,5 +1,6 @@
 """`seemly batch` against a real gateway and a real worker, whose engine makes noise: resumable, bounded, honest."""
 
+import asyncio
 import csv
 import hashlib
 import json
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,11 +23,16 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from contract import keys
+from contract.result import JobView, Status
+from seemly.batch import Batch, run
 from seemly.cli import app
+from seemly.client import AsyncClient
 from seemly.commands.terminal import DONE, FAILED, WITHHELD
-from seemly.ledger import Ledger
+from seemly.ledger import Ledger, PictureRow
+from seemly.prompts import Prompt
 from tests.redis_server import running_redis
 from tests.seemly.processes import eventually
+from tests.seemly.test_client import BUSY, server_saying, url_of
 from tests.service import parts
 from tests.service.conftest import running_gateway
 from tests.workers.lifecycle.conftest import working
@@ -192,6 +199,22 @@ def test_what_cannot_be_made_is_told_and_tried_again(service: Service, tmp_path:
         assert "prompt" in rows[1]["error"]
         assert rows[2]["error"]
         assert service.jobs == 1 + tried
+
+
+def test_a_tenant_over_its_rate_while_a_job_is_waited_for_goes_on(tmp_path: Path) -> None:
+    job = JobView(id="x", status=Status.CANCELED, created_at=datetime.now(UTC)).model_dump_json().encode()
+    over = (200, {"content-type": "text/event-stream"}, b'event: finished\ndata: {"status": "canceled"}\n\n')
+    busy = (429, {"retry-after": "0.1"}, BUSY)
+    batch, made = Batch([Prompt(number=1, text="a cat")], {}, 1), list[PictureRow]()
+
+    async def make(url: str, ledger: Ledger) -> None:
+        async with AsyncClient(url, retries=0) as client:
+            await run(client, batch.missing(ledger), ledger, 1, made.extend)
+
+    with server_saying(busy, (202, {}, job), over, busy, over, (200, {}, job)) as server, Ledger(tmp_path) as ledger:
+        ledger.open({}, 0)
+        asyncio.run(make(url_of(server), ledger))
+    assert [row.error for row in made] == ["the job ended as canceled"]
 
 
 def test_requests_that_are_all_refused_end_the_batch(service: Service, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from contract.request import GenerateRequest
 from contract.result import Status
 from contract.verdict import Verdict
 from seemly.client import AsyncClient, Client
-from seemly.errors import Invalid, NotFound, Refused, TimedOut, Unintelligible, Unreachable
+from seemly.errors import Busy, Invalid, NotFound, Refused, TimedOut, Unintelligible, Unreachable
 from seemly.events import Event, EventReader
 from seemly.exchange import Exchanges
 from tests.service import parts
@@ -236,6 +236,8 @@ def test_every_route_of_the_contract_has_its_call(gateway: GatewayProcess) -> No
 def test_no_service_is_told_as_such() -> None:
     with Client("http://127.0.0.1:1", retries=1) as client, pytest.raises(Unreachable, match="no answer from"):
         client.models()
+    with Client("localhost:8000") as client, pytest.raises(Unreachable, match="begins with http://"):
+        client.models()
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
@@ -360,6 +362,17 @@ def test_a_longer_wait_than_anyone_has_is_left_to_the_caller() -> None:
     with server_saying(busy) as server, Client(url_of(server)) as client, pytest.raises(Refused) as refused:
         client.models()
     assert refused.value.retry_after_s == 3600  # type: ignore[attr-defined]
+
+
+def test_a_stream_waits_as_long_as_the_service_asks() -> None:
+    busy, longer = (429, {"retry-after": "1"}, BUSY), (429, {"retry-after": "3600"}, BUSY)
+    told = (200, {"content-type": "text/event-stream"}, b'event: finished\ndata: {"status": "succeeded"}\n\n')
+    with server_saying(busy, told, longer) as server, Client(url_of(server)) as client:
+        assert [event.type for event in client.events("x", timeout_s=20)] == ["finished"]
+        assert server.asked_at[1] - server.asked_at[0] >= 1  # type: ignore[attr-defined]
+        with pytest.raises(Busy) as refused:
+            list(client.events("x", timeout_s=20))
+    assert refused.value.retry_after_s == 3600
 
 
 def test_another_servers_answer_is_not_taken_for_the_services() -> None:
