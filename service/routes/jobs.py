@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from obstore.exceptions import BaseError
-from pydantic import AwareDatetime, BeforeValidator
+from pydantic import AwareDatetime, BeforeValidator, Field
 from redis.exceptions import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
@@ -18,6 +18,7 @@ from contract.listing import JobPage
 from contract.request import OutputFormat
 from contract.result import JobView, Picture, Status
 from contract.store import explained
+from contract.strict import Strict
 from contract.verdict import Verdict
 from service.authentication import Generating, Reading
 from service.events import START, event_schema
@@ -76,20 +77,22 @@ LinksFor = Annotated[
 ]
 
 
+class WantedJobs(Strict):
+    """Which jobs are listed."""
+
+    status: list[Status] = Field([], max_length=len(Status), description="Any of these; none: all.")
+    model: str | None = Field(None, min_length=1, max_length=200)
+    since: Moment | None = Field(None, description="Accepted then or later.")
+    limit: int = Field(20, ge=1, le=100)
+    cursor: str | None = Field(None, max_length=200, description="`next_cursor` of the page before.")
+
+
 @router.get("", operation_id="list_jobs", summary="Your jobs, newest first")
-async def list_jobs(
-    caller: Generating,
-    gateway: Here,
-    status: Annotated[list[Status], Query(max_length=len(Status), description="Any of these; none: all.")] = [],  # noqa: B006
-    model: Annotated[str | None, Query(min_length=1, max_length=200)] = None,
-    since: Annotated[Moment | None, Query(description="Accepted then or later.")] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[str | None, Query(max_length=200, description="`next_cursor` of the page before.")] = None,
-) -> JobPage:
+async def list_jobs(caller: Generating, gateway: Here, query: Annotated[WantedJobs, Query()]) -> JobPage:
     """The tenant's jobs whose records are still kept. A page may hold fewer than `limit` and still have a next one."""
-    wanted = Wanted(frozenset(status), model, since)
-    after = Place.from_cursor(cursor) if cursor is not None else None
-    return await gateway.listing.page(caller.tenant, wanted, limit, after)
+    wanted = Wanted(frozenset(query.status), query.model, query.since)
+    after = Place.from_cursor(query.cursor) if query.cursor is not None else None
+    return await gateway.listing.page(caller.tenant, wanted, query.limit, after)
 
 
 @router.get(

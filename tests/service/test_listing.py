@@ -77,6 +77,7 @@ def test_jobs_are_filtered_by_status_model_and_time(http: httpx.Client, redis: "
         ({"limit": 0}, "limit"),
         ({"limit": 101}, "limit"),
         ({"status": "lost"}, "status"),
+        ({"stauts": "failed"}, "stauts"),
         ({"since": "yesterday"}, "since"),
         ({"since": "2026-01-01T00:00:00"}, "since"),
     ],
