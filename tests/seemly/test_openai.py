@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(300)
 MODEL = Path(__file__).parents[2] / "models" / "demo"
 HARMLESS: dict[str, Any] = {"prompt": "a cat at midnight", "extra_body": {"seed": 3, "num_inference_steps": 4}}
 UNFILTERED: dict[str, Any] = {**HARMLESS, "extra_body": {**HARMLESS["extra_body"], "safety": "none"}}
-INDECENT: dict[str, Any] = {"prompt": "a pirate scene", "extra_body": {"seed": 8}}  # withheld; from seed 9 on it passes
+INDECENT: dict[str, Any] = {"prompt": "a pirate scene", "extra_body": {"seed": 9}}  # withheld; from seed 10 it passes
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_of_some_pictures_those_that_passed_come_and_the_others_are_told(client:
 
 
 def test_without_the_filter_the_same_picture_comes(client: openai.OpenAI) -> None:
-    answer = client.images.generate(prompt=INDECENT["prompt"], extra_body={"seed": 8, "safety": "none"})
+    answer = client.images.generate(prompt=INDECENT["prompt"], extra_body={"seed": 9, "safety": "none"})
     assert len(answer.data or ()) == 1
 
 

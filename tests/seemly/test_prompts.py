@@ -75,5 +75,5 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes,
 def test_evaluations_read_the_same_files(tmp_path: Path) -> None:
     cases = load(str(written(tmp_path, "i2p.csv", I2P)))
     assert [(case.prompts, case.index, case.seed) for case in cases] == [("i2p", 0, 2219455846), ("i2p", 1, 9_440_001)]
-    with pytest.raises(UnusablePrompts, match="neither a file nor one of the sets"):
+    with pytest.raises(UnusablePrompts, match="neither a file, nor a text with <country>"):
         load("nothing")

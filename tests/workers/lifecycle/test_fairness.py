@@ -34,10 +34,15 @@ def accept(queue: JobQueue, tenant: str, steps: int = 4, priority: Priority = "n
     return accepted.id
 
 
+def spans_s(client: Client, ids: list[str]) -> list[tuple[float, float]]:
+    """When each job was accepted and when it ended, in epoch seconds; 0 for not yet."""
+    records = [client.redis.hmget(keys.job_key(job_id), ["created_at", "finished_at"]) for job_id in ids]
+    return [(float(created or 0), float(finished or 0)) for created, finished in records]
+
+
 def waits_s(client: Client, ids: list[str]) -> list[float]:
     """From acceptance to the end, of each job."""
-    records = [client.redis.hmget(keys.job_key(job_id), ["created_at", "finished_at"]) for job_id in ids]
-    return [float(finished or 0) - float(created or 0) for created, finished in records]
+    return [finished - created for created, finished in spans_s(client, ids)]
 
 
 def in_list(client: Client) -> list[str]:
@@ -59,14 +64,17 @@ def test_five_jobs_beside_five_hundred_wait_at_most_twice_as_long_as_alone(
         beside = [accept(queue, "small", STEPS) for _ in range(5)]
         client.wait_for(beside)
         busy_s = waits_s(client, beside)
+        began, ended = min(spans_s(client, beside))[0], max(end for _, end in spans_s(client, beside))
+        between = sum(began < end <= ended for _, end in spans_s(client, flood))
         still_waiting = len(in_list(client))
         with working(server, tmp_path, PacedEngine(STEP_S)):  # of many slots, to be done with it
             statuses = client.wait_for([*alone, *flood, *beside])
     print(f"alone {idle_s}, beside {waiting} waiting jobs {busy_s}; {still_waiting} waited on")  # noqa: T201
     assert waiting > FLOOD / 2
     assert still_waiting > FLOOD / 4
-    assert sum(busy_s) <= 2 * sum(idle_s)
-    assert max(busy_s) <= 2 * max(idle_s)
+    # All jobs are of one size, so the wait at most doubles when at most as many of the others' run meanwhile; seconds
+    # are printed, but a busy machine bends their ratio.
+    assert between <= len(beside)
     assert set(statuses.values()) == {Status.SUCCEEDED}
     client.assert_ended_once([*flood, *beside])
     assert client.redis.zcard(keys.ACCEPTED) == 0
