@@ -83,14 +83,17 @@ class Subscription:
         """How long to wait before connecting again: as long as the service asks, where it does.
 
         Raises:
-            Busy: it asks for longer than anyone waits.
+            Busy: it asks for longer than anyone waits, or too often in a row.
             Unreachable: after too many connections in a row without any event.
         """
-        asked_s = error.retry_after_s if isinstance(error, Busy) else None
-        if error is not None and asked_s is not None and asked_s > MAX_PAUSE_S:
-            raise error
         self._fruitless += 1
-        if self._fruitless > MAX_FRUITLESS_CONNECTIONS:
+        is_over = self._fruitless > MAX_FRUITLESS_CONNECTIONS
+        asked_s = None
+        if isinstance(error, Busy):
+            asked_s = error.retry_after_s
+            if is_over or (asked_s or 0) > MAX_PAUSE_S:
+                raise error
+        if is_over:
             raise Unreachable(
                 f"the stream of events broke {self._fruitless} times in a row ({error or 'closed early'})"
             )

@@ -373,6 +373,12 @@ def test_a_stream_waits_as_long_as_the_service_asks() -> None:
         with pytest.raises(Busy) as refused:
             list(client.events("x", timeout_s=20))
     assert refused.value.retry_after_s == 3600
+    with (
+        server_saying(*[(429, {"retry-after": "0.1"}, BUSY)] * 6) as server,
+        Client(url_of(server)) as client,
+        pytest.raises(Busy),
+    ):
+        list(client.events("x", timeout_s=20))
 
 
 def test_another_servers_answer_is_not_taken_for_the_services() -> None:
