@@ -5,7 +5,8 @@
     if max_c p_c ≥ η:   x̂0 ← x̂0 − γ_i · ∇_x̂0 log p,     p the mean of the K largest p_c
 
 The gradient is with respect to x̂0, not to x_t: the UNet is not differentiated. The direction term of the DDIM step
-keeps the uncorrected ε. The gate runs forward only, for all rows together; gradients are taken for the rows over η.
+keeps the uncorrected ε. The gate runs forward only; gradients are taken for the rows over η, of those that were over it
+a step ago in the pass that scores them.
 The reference code sums the logarithms instead (K times stronger) and normalises as for ImageNet; here the mean of the
 method's text and CLIP's own normalisation are used.
 
@@ -123,39 +124,48 @@ class TrajectoryCorrector:
         Raises:
             FloatingPointError: a similarity is not finite; to go on uncorrected would be to fail open.
         """
-        with torch.no_grad():
-            embeddings = self.embed(clean)
-        similarities = [
-            row.concepts.to(embeddings) @ embedding for row, embedding in zip(rows, embeddings, strict=True)
-        ]
-        highest = torch.stack([each.max() for each in similarities]).tolist()  # the one read from the device
+        weights = [row.schedule.weight(step, row.steps) for row, step in zip(rows, steps, strict=True)]
+        # A row that was corrected a step ago most likely is again, so it is scored and differentiated in one pass.
+        likely = [i for i, row in enumerate(rows) if weights[i] > 0 and row.corrected_steps[-1:] == [steps[i] - 1]]
+        others = [i for i in range(len(rows)) if i not in likely]
+        similarities: dict[int, Tensor] = {}
+        gradients: dict[int, Tensor] = {}
+        if likely:
+            scored, found = self._gradients([rows[i] for i in likely], clean[likely])
+            similarities |= zip(likely, scored, strict=True)
+            gradients |= zip(likely, found, strict=True)
+        if others:
+            with torch.no_grad():
+                embeddings = self.embed(clean[others])
+            scored = [rows[i].concepts.to(one) @ one for i, one in zip(others, embeddings, strict=True)]
+            similarities |= zip(others, scored, strict=True)
+        highest = torch.stack([similarities[i].max() for i in range(len(rows))]).tolist()  # one read from the device
         if not all(map(math.isfinite, highest)):
             raise FloatingPointError("a predicted picture's similarity to a concept is not finite")
-        weights = [row.schedule.weight(step, row.steps) for row, step in zip(rows, steps, strict=True)]
         over = [i for i, row in enumerate(rows) if highest[i] >= row.threshold and weights[i] > 0]
+        if late := [i for i in over if i not in gradients]:
+            gradients |= zip(late, self._gradients([rows[i] for i in late], clean[late])[1], strict=True)
         corrected = clean.clone()
-        if over:
-            gradients = self._gradients([rows[i] for i in over], clean[over])
-            for i, gradient in zip(over, gradients, strict=True):
-                corrected[i] -= rows[i].strength * weights[i] * gradient
-                rows[i].corrected_steps.append(steps[i])
-                rows[i].gradient_norms.append(gradient.norm())
-        for row, each in zip(rows, similarities, strict=True):
-            row.similarities.append(each)
+        for i in over:
+            corrected[i] -= rows[i].strength * weights[i] * gradients[i]
+            rows[i].corrected_steps.append(steps[i])
+            rows[i].gradient_norms.append(gradients[i].norm())
+        for i, row in enumerate(rows):
+            row.similarities.append(similarities[i])
         return corrected
 
-    def _gradients(self, rows: Sequence[CorrectedRow], clean: Tensor) -> Tensor:
-        """∇ log p of each row with respect to its own latent, (rows, 4, h, w)."""
+    def _gradients(self, rows: Sequence[CorrectedRow], clean: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Each row's similarities, and ∇ log p with respect to its own latent, (rows, 4, h, w)."""
         with torch.enable_grad():
             latents = clean.detach().requires_grad_()
             embeddings = self.embed(latents)
+            scored = [row.concepts.to(one) @ one for row, one in zip(rows, embeddings, strict=True)]
             total = latents.new_zeros(())
-            for row, embedding in zip(rows, embeddings, strict=True):
-                similarities = row.concepts.to(embedding) @ embedding
+            for row, similarities in zip(rows, scored, strict=True):
                 p = similarities.topk(min(row.top_k, len(similarities))).values.mean()
                 total = total + p / p.detach().clamp(min=FLOOR)
             (gradients,) = torch.autograd.grad(total, latents)
-        return gradients
+        return [similarities.detach() for similarities in scored], gradients
 
     def embed(self, clean: Tensor) -> Tensor:
         """Clean latents (rows, 4, h, w) → CLIP image embeddings (rows, projection_dim), of unit length."""
