@@ -24,6 +24,10 @@ _CODES = {"unauthenticated": "invalid_api_key", "too_many_requests": "rate_limit
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
+# OpenAI's clients send 409s and 5xx again unless told not to; after a job was made that would make another.
+NOT_AGAIN = {"X-Should-Retry": "false"}
+
+
 class PicturesBlocked(Refusal):
     """None of the pictures passed."""
 
@@ -40,7 +44,7 @@ class JobCanceled(Refusal):
     status, code = 409, "job_canceled"
 
     def __init__(self, job_id: str) -> None:
-        super().__init__(f"Job {job_id} was canceled.", headers={"X-Should-Retry": "false"})
+        super().__init__(f"Job {job_id} was canceled.", headers=NOT_AGAIN)
 
 
 class JobFailed(Refusal):
@@ -50,7 +54,7 @@ class JobFailed(Refusal):
 
     def __init__(self, record: JobRecord) -> None:
         error = record.view.error
-        super().__init__(f"Job {record.job.id} failed{f': {error.message}' if error else '.'}")
+        super().__init__(f"Job {record.job.id} failed{f': {error.message}' if error else '.'}", headers=NOT_AGAIN)
 
 
 class NotInTime(Refusal):
@@ -61,7 +65,7 @@ class NotInTime(Refusal):
     def __init__(self, job_id: str) -> None:
         super().__init__(
             f"The pictures are not finished yet. The job goes on: GET /jobs/{job_id} tells what becomes of it.",
-            headers={"Location": f"/jobs/{job_id}", "X-Should-Retry": "false"},
+            headers={"Location": f"/jobs/{job_id}", **NOT_AGAIN},
         )
 
 

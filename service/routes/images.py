@@ -15,7 +15,7 @@ from starlette.types import Message
 from contract.result import Picture, Status
 from contract.verdict import Verdict
 from service.compatible.answer import PICTURE_MADE, Image, ImagesAnswer, PictureMade, Withheld
-from service.compatible.errors import JobCanceled, JobFailed, NotInTime, PicturesBlocked, error_of
+from service.compatible.errors import NOT_AGAIN, JobCanceled, JobFailed, NotInTime, PicturesBlocked, error_of
 from service.compatible.request import ImagesRequest
 from service.events import event_schema
 from service.jobs import JobRecord
@@ -91,8 +91,16 @@ class _Waiting:
                 await self.submission.gateway.jobs.cancel(self.job_id, self.submission.caller.tenant)
 
     async def base64(self, record: JobRecord, picture: Picture) -> str:
-        """A passed picture's bytes."""
-        return b64encode(await stored(self.submission.gateway, record, picture)).decode()
+        """A passed picture's bytes.
+
+        Raises:
+            StoreAway: they cannot be had now, though the job has made them.
+        """
+        try:
+            return b64encode(await stored(self.submission.gateway, record, picture)).decode()
+        except StoreAway as away:
+            away.headers |= NOT_AGAIN | self.headers
+            raise
 
     async def urls(self, record: JobRecord) -> dict[int, str]:
         """Addresses of the passed pictures, by index; for a time they need no key."""

@@ -84,6 +84,7 @@ def test_what_was_asked_for_is_what_the_worker_gets(client: openai.OpenAI, redis
             background="opaque", moderation="auto", partial_images=0, stream=False, extra_body=more,
         )  # fmt: skip
     assert refused.value.code == "job_failed"
+    assert refused.value.response.headers["X-Should-Retry"] == "false"
     (job,) = jobs
     assert (job.prompt, job.negative_prompt, job.width, job.height) == (PROMPT, "fog", 96, 64)
     assert (job.seeds, job.steps, job.guidance_scale, job.output_format) == ((41, 42), 9, 3, "jpeg")
