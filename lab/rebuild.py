@@ -19,7 +19,7 @@ def rebuild(
     ),
     seed: int = 1,
 ) -> None:
-    """Train the model, calibrate, measure, erase, and write cards and tables. About two hours on two CPU cores.
+    """Train the model, calibrate, measure, erase, and write cards and tables; hours on a CPU.
 
     Each stage is a command of its own: `world train`, `evaluate run|summary|document`, `erase`, `variants
     measure|document`, `world card`.

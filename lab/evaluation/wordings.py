@@ -10,7 +10,9 @@ Texts = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Wordings:
-    """Candidate concept texts: lists for guidance and for unguidance's `multi`, single texts for its `single`."""
+    """Candidate concept texts: lists for guidance, in order of preference, and for unguidance's `multi`;
+    single texts for its `single`.
+    """
 
     guidance: tuple[Texts, ...]
     single: Texts
