@@ -42,6 +42,15 @@ class VariantInfo(Strict):
     effects: tuple[ErasureEffect, ...] = ()
 
 
+class DetectorInfo(Strict):
+    """A detector that looks at every picture."""
+
+    name: str
+    version: str
+    sha256: str = Field(description="Of its weights and their settings.")
+    concepts: tuple[str, ...] = Field((), description="What it scores every picture for; empty: what requests name.")
+
+
 class ModelInfo(Strict):
     """A model's bounds and defaults. Sizes in pixels; a side must be a multiple of `size_multiple_px`."""
 
@@ -61,7 +70,10 @@ class ModelInfo(Strict):
     schedulers: tuple[Scheduler, ...]
     methods: tuple[str, ...] = Field(description="Safety methods this worker serves.")
     actions: tuple[Action, ...] = Field(description="Actions its filter can take.")
-    concepts: Annotated[tuple[str, ...], Field(min_length=1)]
+    concepts: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        description="What every picture is scored for, by all detectors."
+    )
+    detectors: tuple[DetectorInfo, ...] = ()
     default_concepts: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         description="What methods steer away from when a plan names no concepts."
     )

@@ -25,7 +25,7 @@ class ConceptScore(Strict):
     category: str
     detector: str
     detector_version: str
-    score: float = Field(description="Cosine of picture and concept.")
+    score: float = Field(description="A cosine of picture and concept, or a probability: the detector's own.")
     threshold: float = Field(description="The effective threshold, after any special-care adjustment.")
     margin: float
     flagged: bool

@@ -1,4 +1,5 @@
-"""The keeper's thread: leases and readiness renewed, cancellations obeyed, lost jobs sought, a hung engine noticed."""
+"""The keeper's thread: leases and readiness renewed, detectors looked after, cancellations obeyed, lost jobs sought, a
+hung engine noticed."""
 
 import contextlib
 import logging
@@ -9,10 +10,10 @@ from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
-from workers.announce import Announcement
 from workers.delivery import JobInFlight, PictureEngine
 from workers.lifecycle import RqWorker
 from workers.metrics import WorkerMetrics
+from workers.readiness import Readiness
 from workers.reaper import Reaper
 from workers.records import JobRecords
 from workers.settings import Settings
@@ -27,7 +28,7 @@ class Keeper:
 
     settings: Settings
     rq: RqWorker
-    announcement: Announcement
+    readiness: Readiness
     reaper: Reaper
     records: JobRecords
     engine: PictureEngine
@@ -45,15 +46,17 @@ class Keeper:
                 log.error("a step of the engine lasts longer than %s s; the worker ends", self.settings.step_limit_s)
                 self.has_failed.set()
                 with contextlib.suppress(RedisError):  # readiness ends by itself
-                    self.announcement.withdraw()
+                    self.readiness.withdraw()
                 return
             try:
                 if time.monotonic() >= next_beat:
                     self.rq.beat()
                     if not self.rq.stop_was_requested:
-                        self.announcement.renew()
+                        self.readiness.renew()
                     next_beat = time.monotonic() + self.settings.heartbeat_s
                 self._watch()
+                if not self.rq.stop_was_requested:
+                    self.readiness.look()
                 if time.monotonic() >= next_maintenance:
                     self.reaper.run()
                     next_maintenance = time.monotonic() + self.settings.maintenance_s

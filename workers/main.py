@@ -16,6 +16,9 @@ from workers.metrics import MetricsServer, WorkerMetrics
 from workers.models import LoadedModel, UnusableModel, load
 from workers.records import connect
 from workers.rq_disarmed import disarm_rq
+from workers.safety.detectors.chosen import panel_of
+from workers.safety.detectors.detector import UnusableDetector
+from workers.safety.detectors.panel import Panel
 from workers.settings import Settings
 from workers.variants.shelf import VariantShelf
 from workers.worker import Worker
@@ -48,8 +51,8 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def prepare(settings: Settings) -> tuple[LoadedModel, ObjectStore]:
-    """What takes long or can be named wrongly: the model and the store.
+def prepare(settings: Settings) -> tuple[LoadedModel, Panel, ObjectStore]:
+    """What takes long or can be named wrongly: the model, judged by the panel, and the store.
 
     Raises:
         UnusableSetting: one of them cannot be had.
@@ -64,7 +67,11 @@ def prepare(settings: Settings) -> tuple[LoadedModel, ObjectStore]:
         raise UnusableSetting(f"SEEMLY_STORE_URL: {str(error).partition(chr(10))[0]}") from error
     try:
         dtype = choose_dtype(settings.dtype, device)
-        return load(settings.model, name=settings.model_name, device=device, dtype=dtype), store
+        loaded = load(settings.model, name=settings.model_name, device=device, dtype=dtype)
+        panel = panel_of(settings.detectors, loaded.detector, settings.detector_limit_s)
+        return loaded.judged_by(panel), panel, store
+    except UnusableDetector as error:
+        raise UnusableSetting(f"SEEMLY_DETECTORS: {error}") from error
     except UnusableModel as error:
         raise UnusableSetting(f"SEEMLY_MODEL: {error}") from error
 
@@ -83,7 +90,7 @@ def main() -> None:
     # engine's thread shall have the only pool, so this one computes alone.
     torch.set_num_threads(1)
     try:
-        loaded, store = prepare(settings)
+        loaded, panel, store = prepare(settings)
     except UnusableSetting as error:
         _give_up(str(error))
     torch.set_num_threads(threads)
@@ -93,7 +100,9 @@ def main() -> None:
     metrics = WorkerMetrics()
     with MetricsServer(metrics, settings.metrics_port, settings.metrics_host):
         connection = connect(settings.redis_url)
-        worker = Worker(settings, connection, engine, loaded.info, loaded.tokenizer_json, store, metrics, variants)
+        worker = Worker(
+            settings, connection, engine, loaded.info, loaded.tokenizer_json, store, metrics, variants, panel
+        )
         exit_code = worker.run()
     logging.shutdown()
     if exit_code:

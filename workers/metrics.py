@@ -40,6 +40,11 @@ class WorkerMetrics:
         )
         self.unet_rows = Counter("seemly_worker_unet_rows", "Rows that went through the UNet.", registry=self.registry)
         self.in_flight = Gauge("seemly_worker_jobs_in_flight", "Jobs held right now.", registry=self.registry)
+        self.detectors_in_trouble = Gauge(
+            "seemly_worker_detectors_in_trouble",
+            "Detectors out of order; while there is one, the worker takes no jobs.",
+            registry=self.registry,
+        )
         self.recovered = Counter(
             "seemly_worker_reaped_jobs", "Jobs the reaper ended or queued again.", ["end"], registry=self.registry
         )

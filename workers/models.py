@@ -10,9 +10,9 @@ Safetensors only, no code from a checkpoint. A folder may hold, beside diffusers
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -32,6 +32,8 @@ from workers.engine.text import PromptEncoder
 from workers.engine.text_attention import project_texts_once
 from workers.engine.weights import SwappedWeights
 from workers.safety.checker_concepts import STABLE_DIFFUSION_1, CheckerConcepts
+from workers.safety.detectors.detector import hash_files
+from workers.safety.detectors.panel import Panel
 from workers.safety.filter import ConceptFilter
 from workers.safety.methods import (
     PUBLISHED_CONCEPTS,
@@ -48,6 +50,7 @@ log = logging.getLogger(__name__)
 # What a download may bring: no pickles, no code, no single-file checkpoints, no second copies of the weights.
 HUB_PATTERNS = ["*.json", "*/*.txt", "*/*.safetensors"]
 HUB_EXCEPTIONS = ["*.fp16.*", "*.non_ema.*"]
+WEIGHING = (".safetensors", ".json")  # files that shape pictures or scores
 
 
 class UnusableModel(ValueError):
@@ -78,6 +81,11 @@ class LoadedModel:
     methods: SafetyMethods
     info: ModelInfo
     tokenizer_json: bytes
+    detector: ConceptFilter  # the checkpoint's own
+
+    def judged_by(self, panel: Panel) -> Self:
+        """The same with every picture looked at by the whole panel."""
+        return replace(self, parts=replace(self.parts, detector=panel), info=panel.announced(self.info))
 
 
 def load(
@@ -117,6 +125,7 @@ def load(
         image_processor=image_processor,
         concepts=CheckerConcepts.from_json(names) if names.is_file() else STABLE_DIFFUSION_1,
         version=weights_sha256[:12],
+        sha256=_hash_detector(folder, text_tower),
         text_concepts=text_concepts,
     )
     vae_dtype = torch.float32 if dtype == torch.float16 else dtype  # the SD 1.x VAE overflows in float16
@@ -141,17 +150,25 @@ def load(
     )
     measured = _measured(folder / "effects.json", weights_sha256)
     info = _info(name, source, revision, weights_sha256, parts, detector, defaults, pipeline.tokenizer, measured)
-    return LoadedModel(parts, methods, info, _tokenizer_json(pipeline.tokenizer))
+    return LoadedModel(parts, methods, info, _tokenizer_json(pipeline.tokenizer), detector)
 
 
 def hash_weights(folder: Path) -> str:
     """SHA-256 over the sorted lines `<sha256>  <path>`, as `sha256sum` prints them, of all that shapes a picture or its
     scores: the weights, and the settings in the folders beside them."""
-    lines = []
-    for path in sorted(p for p in folder.glob("*/*") if p.suffix in (".safetensors", ".json")):
-        with path.open("rb") as file:
-            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(folder).as_posix()}\n")
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hash_files((p for p in folder.glob("*/*") if p.suffix in WEIGHING), folder)
+
+
+def _hash_detector(folder: Path, text_tower: str | None) -> str:
+    """The same of all that shapes the checker's scores, and those of concepts given as text."""
+    tower = find_folder(text_tower) if text_tower else folder / "clip_text"
+    parts = (folder / "safety_checker", folder / "feature_extractor", folder / "tokenizer")
+    own = (path for part in parts for path in part.glob("*") if path.suffix in WEIGHING)
+    digest = hash_files(own, folder)
+    if not tower.is_dir():
+        return digest
+    of_tower = hash_files((path for path in tower.glob("*") if path.suffix in WEIGHING), tower)
+    return hashlib.sha256(f"{digest} {of_tower}".encode()).hexdigest()
 
 
 def find_folder(source: str, revision: str | None = None) -> Path:
@@ -272,6 +289,7 @@ def _info(
         methods=SERVED_METHODS,
         actions=SERVED_ACTIONS,
         concepts=detector.concept_names,
+        detectors=detector.infos,
         default_concepts=defaults.safety_concepts,
         scores_text_concepts=detector.scores_text_concepts,
         text_concept_threshold=defaults.text_concept_threshold,

@@ -7,6 +7,8 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.connection import parse_url
 
+from workers.safety.detectors.choices import DetectorChoices
+
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)]
 
 
@@ -29,6 +31,12 @@ class Settings(BaseSettings):
     pictures_in_flight: int = Field(16, ge=1, description="Pictures denoised at once; more wait in the engine.")
     unet_rows: int = Field(32, ge=1, description="Rows of one UNet call; a picture takes one per conditioning.")
     pictures_judged: int = Field(4, ge=1, description="Pictures decoded and judged together.")
+
+    detectors: DetectorChoices = Field(
+        (),
+        description='Beside the model\'s own, a JSON list: [{"name": "nudenet", "sha256": "…"}]; docs/moderation.md.',
+    )
+    detector_limit_s: float = Field(30, gt=0, description="Longest answer of a detector; then pictures are withheld.")
 
     data: Path = Field(Path("data/state"), description="Folder of everything kept on this machine.")
     store_url: str | None = Field(None, description="Where pictures go: file://, s3://, gs://, az://; null: in data.")

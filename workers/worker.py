@@ -37,6 +37,7 @@ from workers.keeper import Keeper
 from workers.lifecycle import RqWorker, Ticket, Unreadable
 from workers.metrics import WorkerMetrics
 from workers.progress import ProgressBoard
+from workers.readiness import Detectors, Readiness
 from workers.reaper import Reaper
 from workers.records import JobRecords, NotStarted, Started
 from workers.results import expired, failed, why_refused
@@ -67,6 +68,7 @@ class Worker:
         store: ObjectStore,
         metrics: WorkerMetrics,
         variants: VariantShelf | None = None,
+        detectors: Detectors | None = None,
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -75,7 +77,8 @@ class Worker:
         self._metrics = metrics
         self._records = JobRecords(connection, settings.record_ttl_s)
         self._rq = RqWorker(keys.queue_name(info.name), connection, settings.lease_s, on_stop_job=engine.cancel)
-        self._announcement = Announcement(connection, info, tokenizer_json, self._rq.name, settings.lease_s, variants)
+        announcement = Announcement(connection, info, tokenizer_json, self._rq.name, settings.lease_s, variants)
+        self._readiness = Readiness(announcement, metrics, detectors)
         self._progress = ProgressBoard(connection)
         self._in_flight: dict[str, JobInFlight] = {}
         self._slots = threading.Semaphore(settings.slots)
@@ -104,7 +107,7 @@ class Worker:
         self._keeper = Keeper(
             settings,
             self._rq,
-            self._announcement,
+            self._readiness,
             Reaper(connection, self._rq.queue, self._records, metrics, info.name, settings.homeless_grace_s),
             self._records,
             engine,
@@ -128,8 +131,8 @@ class Worker:
     def run(self) -> int:
         """Work until a signal or a command asks for the end, then finish what is in flight."""
         self._rq.enlist()
-        self._announcement.publish()
-        self._announcement.renew()
+        self._readiness.announcement.publish()
+        self._readiness.renew()
         log.info("worker %s serves %s", self._rq.name, self._info.name)
         loops: dict[str, Callable[[], None]] = {
             "engine": self._drive_engine,
@@ -161,7 +164,7 @@ class Worker:
 
     def _withdraw(self) -> None:
         with contextlib.suppress(RedisError):  # readiness ends by itself
-            self._announcement.withdraw()
+            self._readiness.withdraw()
 
     def _guard(self, name: str, loop: Callable[[], None]) -> None:
         """Run a thread's loop. However it fails, the process must end and be started anew, never go on without it."""
@@ -175,7 +178,7 @@ class Worker:
 
     def _dispatch(self) -> None:
         while not (self._rq.stop_was_requested or self._thread_failed.is_set()):
-            if self._rq.is_suspended or not self._slots.acquire(timeout=0.2):
+            if self._rq.is_suspended or not self._readiness.is_fit or not self._slots.acquire(timeout=0.2):
                 time.sleep(0.05)
                 continue
             is_taken = False
@@ -215,6 +218,9 @@ class Worker:
         [standing] = self._records.standings([ticket.job_id])
         is_last_attempt = standing.attempt >= MAX_ATTEMPTS - 1
         self._rq.begin(ticket)
+        if not self._readiness.is_fit:  # since it was asked for
+            self._rq.retry(ticket, "a detector is out of order")
+            return False
         if is_last_attempt and not self._wait_until_alone():
             self._rq.retry(ticket, "the worker stops")
             return False

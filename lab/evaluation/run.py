@@ -31,7 +31,6 @@ from workers import models
 from workers.engine.engine import Engine
 from workers.engine.picture import Outcome, PictureSpec
 from workers.models import LoadedModel
-from workers.safety.filter import ConceptFilter
 from workers.variants.shelf import VariantShelf
 
 CHUNK: Final = 16  # pictures made together
@@ -243,8 +242,8 @@ def _distance(picture: Pixels | None, plain: Pixels | None) -> float:
 
 def _likeness(model: LoadedModel, texts: Sequence[str], pixels: Sequence[Pixels]) -> list[float]:
     """Cosines of pictures with their prompts, empty for a model without a text tower."""
-    concepts, detector = model.methods.text_concepts, model.parts.detector
-    if concepts is None or not isinstance(detector, ConceptFilter) or not texts:
+    concepts = model.methods.text_concepts
+    if concepts is None or not texts:
         return []
     prompts = torch.stack([concepts.embed(text) for text in texts])
-    return [round(float(cosine), 4) for cosine in (detector.embed(pixels) * prompts).sum(1)]
+    return [round(float(cosine), 4) for cosine in (model.detector.embed(pixels) * prompts).sum(1)]

@@ -20,11 +20,11 @@ from lab.evaluation.measures.choose import WEIGHTS, Chooser
 from lab.evaluation.measures.frechet import Gaussian
 from lab.evaluation.measures.looking import Looking, MeasureFailed, packed, unpacked
 from lab.evaluation.measures.measure import Figure, Made, Measure, Pixels, Seen, UnusableMeasure
-from lab.evaluation.measures.nudity import EXPOSED
 from lab.evaluation.measures.world import benign_drawings
 from lab.evaluation.results import Measured
 from lab.world import judge as judging
 from tests import tiny
+from workers.safety.detectors.nudenet import EXPOSED
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 CPU = torch.device("cpu")

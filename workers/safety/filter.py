@@ -32,19 +32,17 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPImageProcessor
 
+from contract.model import DetectorInfo
 from contract.plan import Filter
 from contract.verdict import ConceptScore
-from workers.safety.checker_concepts import CheckerConcepts
+from workers.safety.checker_concepts import CheckerConcept, CheckerConcepts
+from workers.safety.protocol import DetectorError
 from workers.safety.text_concepts import TextConcepts
 
 CHECKER = "clip-checker"
 TEXT = "clip-concepts"
 SPECIAL_CARE_ADJUSTMENT = np.float32(0.01)
 Cosines = NDArray[np.float32]
-
-
-class DetectorError(RuntimeError):
-    """A detector could not score a picture; the picture must be withheld."""
 
 
 class ConceptFilter:
@@ -60,6 +58,7 @@ class ConceptFilter:
         image_processor: CLIPImageProcessor,
         concepts: CheckerConcepts,
         version: str,
+        sha256: str,
         text_concepts: TextConcepts | None = None,
     ) -> None:
         counts = len(checker.concept_embeds), len(checker.special_care_embeds)
@@ -72,14 +71,38 @@ class ConceptFilter:
         self._image_processor = image_processor
         self._concepts = concepts
         self._version = version
+        self._sha256 = sha256
         self._text_concepts = text_concepts
         self._concept_thresholds = checker.concept_embeds_weights.detach().float().cpu().numpy()
         self._special_thresholds = checker.special_care_embeds_weights.detach().float().cpu().numpy()
 
     @property
+    def infos(self) -> tuple[DetectorInfo, ...]:
+        """The checker and, where there is a text tower, concepts given as text. They share one CLIP and its hash."""
+        checker = DetectorInfo(
+            name=CHECKER, version=self._version, sha256=self._sha256, concepts=self._names(self._concepts.concepts)
+        )
+        texts = DetectorInfo(name=TEXT, version=self._version, sha256=self._sha256)
+        return (checker, texts) if self.scores_text_concepts else (checker,)
+
+    def names(self, output: Filter | None) -> tuple[str, ...]:
+        """What a picture under this filter is scored for, in order; special-care concepts first."""
+        own = self._names((*self._concepts.special_care, *self._concepts.concepts))
+        return (*own, *(concept.name for concept in (output.concepts if output else ())))
+
+    @staticmethod
+    def _names(concepts: Iterable[CheckerConcept]) -> tuple[str, ...]:
+        return tuple(concept.name for concept in concepts)
+
+    @property
+    def dimension(self) -> int:
+        """Of the space that pictures are embedded in."""
+        return int(self._checker.config.projection_dim)
+
+    @property
     def concept_names(self) -> tuple[str, ...]:
         """The checker's own concepts, special care excluded."""
-        return tuple(concept.name for concept in self._concepts.concepts)
+        return self._names(self._concepts.concepts)
 
     @property
     def scores_text_concepts(self) -> bool:

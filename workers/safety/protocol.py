@@ -153,6 +153,10 @@ class Conditioning:
 BuildRowSafety = Callable[[SafetyPlan, Conditioning], RowSafety]
 
 
+class DetectorError(RuntimeError):
+    """A detector could not score a picture; the picture must be withheld."""
+
+
 class Detector(Protocol):
     """Scores finished pictures. Raises when it cannot score; never leaves a picture out."""
 

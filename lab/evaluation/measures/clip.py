@@ -1,7 +1,7 @@
 """Measures over one CLIP (ViT-L/14 in the papers): CLIP score, Q16, aesthetic score, concepts given as text.
 
     CLIP score    cos(e, t("A photo depicts " + prompt))
-    Q16           softmax(100 · cos(e, [p₀, p₁]))₁, p learned prompts, 1 = inappropriate     (Schramowski et al. 2022)
+    Q16           as `workers.safety.detectors.q16` has it                                   (Schramowski et al. 2022)
     aesthetic     five linear layers on e, 768-1024-128-64-16-1, nothing between them        (Schuhmann 2022)
     concept       cos(e, t(text))
 
@@ -9,7 +9,6 @@
 |---|---|
 | e, the picture's embedding, of unit length | pictures |
 | t(…), a text's embedding, of unit length | texts |
-| p, Q16's learned prompts | prompts |
 
 All in float32. CLIP reads the first 77 tokens of a prompt.
 """
@@ -27,8 +26,9 @@ from torch import Tensor
 from torch.nn.functional import linear, normalize
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from lab.evaluation.measures import arrays
-from lab.evaluation.measures.measure import Figure, Made, Pixels, Seen, UnusableMeasure, hash_of
+from lab.evaluation.measures.measure import Figure, Made, Pixels, Seen, UnusableMeasure, detectors_as_measures, hash_of
+from workers.safety.detectors import arrays
+from workers.safety.detectors.q16 import Prompts
 
 PUBLISHED: Final = "openai/clip-vit-large-patch14"
 HUB_PATTERNS: Final = ["*.json", "merges.txt", "model.safetensors"]
@@ -138,13 +138,9 @@ class Q16(OverClip):
 
     def __init__(self, clip: Clip, file: Path) -> None:
         super().__init__(clip)
-        tensors = list(arrays.read(file).values())
-        if [tensor.shape for tensor in tensors] != [(2, clip.dimension)]:
-            raise UnusableMeasure(
-                f"{file} holds {[tuple(tensor.shape) for tensor in tensors]}; Q16 needs one array of its two prompts"
-                f" in the space of the CLIP, (2, {clip.dimension})"
-            )
-        self._prompts, self._version = normalize(tensors[0]), hash_of(file)
+        with detectors_as_measures():
+            self._prompts = Prompts(file, clip.dimension)
+        self._version = hash_of(file)
 
     @property
     def version(self) -> str:
@@ -153,8 +149,8 @@ class Q16(OverClip):
 
     def see(self, made: Made) -> list[Seen]:
         """Probabilities of being inappropriate."""
-        shares = (100 * self._clip.embed(made.pixels) @ self._prompts.T).softmax(1)[:, 1]
-        return [Seen({self.name: round(float(share), 5)}) for share in shares]
+        shares = self._prompts.shares(self._clip.embed(made.pixels))
+        return [Seen({self.name: round(share, 5)}) for share in shares]
 
 
 class Aesthetic(OverClip):
@@ -169,7 +165,8 @@ class Aesthetic(OverClip):
 
     def __init__(self, clip: Clip, file: Path) -> None:
         super().__init__(clip)
-        tensors = arrays.read(file)
+        with detectors_as_measures():
+            tensors = arrays.read(file)
         try:
             self._layers = [(tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in AESTHETIC_LAYERS]
         except KeyError as error:

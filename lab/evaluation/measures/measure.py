@@ -1,7 +1,8 @@
 """What every detector and measure is: pictures in, scores and features out, and what is told of them."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from contract.strict import Strict
 from lab.evaluation.measures.frechet import Gaussian
+from workers.safety.detectors.detector import UnusableDetector
 
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
 VERSION_DIGITS: Final = 12
@@ -18,6 +20,15 @@ VERSION_DIGITS: Final = 12
 
 class UnusableMeasure(ValueError):
     """A measure that cannot be had: its weights or its library are not there or do not fit; says what to do."""
+
+
+@contextmanager
+def detectors_as_measures() -> Iterator[None]:
+    """What workers call a detector that cannot be had is here a measure that cannot."""
+    try:
+        yield
+    except UnusableDetector as error:
+        raise UnusableMeasure(str(error)) from None
 
 
 class Figure(Strict):

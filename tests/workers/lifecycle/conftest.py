@@ -14,6 +14,7 @@ from tests.workers.lifecycle.paced_engine import INFO, PacedEngine
 from workers.delivery import PictureEngine
 from workers.metrics import WorkerMetrics
 from workers.models import LoadedModel
+from workers.readiness import Detectors
 from workers.records import connect
 from workers.rq_disarmed import disarm_rq
 from workers.settings import Settings
@@ -49,6 +50,7 @@ def working(
     engine: PictureEngine,
     model: LoadedModel | None = None,
     variants: VariantShelf | None = None,
+    detectors: Detectors | None = None,
     **changes: object,
 ) -> Iterator[RunningWorker]:
     """A worker in a thread, drained at the end."""
@@ -59,7 +61,7 @@ def working(
     connection = connect(settings.redis_url)
     store = open_store(settings.picture_store_url)
     info, tokenizer_json = (model.info, model.tokenizer_json) if model else (INFO, b"{}")
-    worker = Worker(settings, connection, engine, info, tokenizer_json, store, metrics, variants)
+    worker = Worker(settings, connection, engine, info, tokenizer_json, store, metrics, variants, detectors)
     with ThreadPoolExecutor(1) as pool:
         running = RunningWorker(worker, metrics, folder / "pictures", pool.submit(worker.run))
         try:

@@ -15,7 +15,8 @@ from contract.verdict import Verdict, decide
 from tests import tiny
 from workers.models import LoadedModel
 from workers.safety.checker_concepts import STABLE_DIFFUSION_1, CheckerConcepts
-from workers.safety.filter import CHECKER, TEXT, ConceptFilter, DetectorError
+from workers.safety.filter import CHECKER, TEXT, ConceptFilter
+from workers.safety.protocol import DetectorError
 
 OUT_OF_REACH = 2.0  # no cosine exceeds it
 
@@ -36,7 +37,7 @@ def pictures() -> np.ndarray:
 
 
 def build(checker: StableDiffusionSafetyChecker, processor: CLIPImageProcessor) -> ConceptFilter:
-    return ConceptFilter(checker, processor, STABLE_DIFFUSION_1, version="test")
+    return ConceptFilter(checker, processor, STABLE_DIFFUSION_1, version="test", sha256="0" * 64)
 
 
 def flagged_by_diffusers(
@@ -156,7 +157,7 @@ def test_names_must_fit_the_checkpoint(
     file = tmp_path / "concepts.json"
     file.write_text(json.dumps({"concepts": [{"name": "a", "category": "b"}], "special_care": []}))
     with pytest.raises(ValueError, match="17"):
-        ConceptFilter(checker, processor, CheckerConcepts.from_json(file), version="test")
+        ConceptFilter(checker, processor, CheckerConcepts.from_json(file), version="test", sha256="0" * 64)
 
 
 def test_text_concepts_without_a_text_tower_are_an_error(

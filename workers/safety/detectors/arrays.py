@@ -8,17 +8,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lab.evaluation.measures.measure import UnusableMeasure
+from workers.safety.detectors.detector import UnusableDetector
 
 
 def read(file: Path) -> dict[str, Tensor]:
     """Tensors by name, float32.
 
     Raises:
-        UnusableMeasure: no such file, another format, damaged, or holding what is not finite.
+        UnusableDetector: no such file, another format, damaged, or holding what is not finite.
     """
     if not file.is_file():
-        raise UnusableMeasure(f"there is no file {file}")
+        raise UnusableDetector(f"there is no file {file}")
     try:
         if file.suffix == ".npz":
             with np.load(file, allow_pickle=False) as content:
@@ -26,14 +26,14 @@ def read(file: Path) -> dict[str, Tensor]:
         elif file.suffix == ".safetensors":
             tensors = load_file(file)
         else:
-            raise UnusableMeasure(
+            raise UnusableDetector(
                 f"{file} is no .safetensors or .npz file; load the published one where you trust it and save its"
                 " tensors with safetensors.torch.save_file"
             )
     except (SafetensorError, ValueError, OSError, TypeError) as error:
-        if isinstance(error, UnusableMeasure):
+        if isinstance(error, UnusableDetector):
             raise
-        raise UnusableMeasure(f"{file} cannot be read: {error}") from None
+        raise UnusableDetector(f"{file} cannot be read: {error}") from None
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-        raise UnusableMeasure(f"{file} holds numbers that are not finite")
+        raise UnusableDetector(f"{file} holds numbers that are not finite")
     return {name: tensor.float() for name, tensor in tensors.items()}
