@@ -29,7 +29,7 @@ def rebuild(
     from lab.evaluation import commands as evaluation
     from lab.world import commands as world
     from lab.world.card import EFFECTS
-    from workers.models import hash_weights
+    from workers.checkpoint import hash_weights
 
     console = Console(stderr=True)
     world.train(budget, MODEL, work / "world", seed)

@@ -17,6 +17,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from contract import keys
+from contract.redis_safety import OVERRIDE, unsafe_settings
 from contract.store import open_store
 from contract.wording import settings_wording
 from service.app import create_app
@@ -37,6 +38,8 @@ def main() -> None:
             f"SEEMLY_HOST={settings.host} would serve everyone who can reach it, and there are no API keys yet: "
             "make one with `seemly keys create TENANT`, or listen on 127.0.0.1 or ::1."
         )
+    if not settings.allow_unsafe_redis and (faults := unsafe_redis(settings)):
+        _give_up(f"{'; '.join(faults)}{OVERRIDE}.")
     _try("SEEMLY_POLICY", lambda: load_policy(settings.policy))
     _try("SEEMLY_STORE_URL", lambda: open_store(settings.pictures_url))
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -64,10 +67,24 @@ def main() -> None:
 def has_no_keys(settings: Settings) -> bool:
     """Whether Redis says so. Where it says nothing, requests will be refused until it answers."""
     try:
-        with Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2) as redis:
+        with asked_once(settings) as redis:
             return not redis.exists(keys.API_KEYS)
     except RedisError:
         return False
+
+
+def unsafe_redis(settings: Settings) -> tuple[str, ...]:
+    """What is wrong with Redis' settings. Where it says nothing, this process is not ready until it answers."""
+    try:
+        with asked_once(settings) as redis:
+            return unsafe_settings(redis.info("memory"), redis.info("persistence"))
+    except RedisError:
+        return ()
+
+
+def asked_once(settings: Settings) -> Redis:
+    """A client for the start alone."""
+    return Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
 
 
 class Server(uvicorn.Server):

@@ -30,6 +30,9 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("SEEMLY_REDIS_URL", "REDIS_URL"),
         description="redis://, rediss:// or unix:// address.",
     )
+    allow_unsafe_redis: bool = Field(
+        False, description="Serve over a Redis that may evict jobs, or forgets them when it ends; for trials only."
+    )
     data: Path = Field(Path("data/state"), description="Folder of this deployment's own files.")
     store_url: str | None = Field(
         None, description="Where pictures lie: file://, s3://, gs://, az://. Null: in `data`."
@@ -44,8 +47,8 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; loopback only while there are no API keys.")
     pepper: SecretStr | None = Field(None, description="Secret under which API keys are kept. Null: in a file.")
     pepper_file: Path | None = Field(None, description="Where that secret lies. Null: `pepper` in `data`.")
-    port: int = Field(8000, ge=0, le=65_535)
-    log_level: LogLevel = "INFO"
+    port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0: any.")
+    log_level: LogLevel = Field("INFO", description="Level of the log: DEBUG, INFO, WARNING or ERROR.")
     limit_requests: Rate | None = Field("600/minute", description="Of a tenant with a key; null: none.")
     limit_jobs: int | None = Field(500, ge=1, description="Unfinished jobs of a tenant with a key; null: any number.")
     limit_cost: int | None = Field(None, ge=1, description="Their pixels × steps × branches × pictures; null: any.")
@@ -55,7 +58,7 @@ class Settings(BaseSettings):
     )
     idempotency_ttl_s: int = Field(86_400, ge=1, description="How long an Idempotency-Key stands for its job.")
     queue_limit: int = Field(1000, ge=0, description="Jobs that may wait for one model; further ones get 503.")
-    max_body_bytes: int = Field(64 * 1024, ge=1024)
+    max_body_bytes: int = Field(64 * 1024, ge=1024, description="Longest body of a request.")
     result_ttl_s: int = Field(86_400, ge=1, description="How long the record of a job ended here is kept.")
     images_wait_s: float = Field(300, gt=0, description="How long POST /v1/images/generations waits for its pictures.")
     webhook_networks: Networks = Field(

@@ -1,7 +1,7 @@
 """Tells the gateway which model is served, and that this worker is ready, for as long as it renews its lease."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from redis import Redis
@@ -30,6 +30,7 @@ class Announcement:
     worker: str
     lease_s: float
     variants: Variants | None = None
+    renewed_at: float | None = field(default=None, init=False)  # monotonic; None while not ready
 
     @property
     def member(self) -> str:
@@ -54,6 +55,7 @@ class Announcement:
             pipeline.hexists(keys.MODELS, self.info.name)
             pipeline.exists(keys.tokenizer_key(self.info.tokenizer_sha256))
             *_, model_is_known, tokenizer_is_known = pipeline.execute()
+        self.renewed_at = time.monotonic()
         if is_changed or not (model_is_known and tokenizer_is_known):
             self.publish()
 
@@ -66,4 +68,5 @@ class Announcement:
 
     def withdraw(self) -> None:
         """Be ready no longer."""
+        self.renewed_at = None
         self.connection.zrem(keys.READY_WORKERS, self.member)

@@ -8,12 +8,16 @@ from typing import NoReturn
 import torch
 from obstore.store import ObjectStore
 from pydantic import ValidationError
+from redis import Redis
 
+from contract.redis_safety import OVERRIDE, unsafe_settings
 from contract.store import StoreUnusable, open_store, try_writing
 from contract.wording import settings_wording
+from workers.checkpoint import UnusableModel
 from workers.engine.engine import Engine, EngineLimits
+from workers.health import HealthServer
 from workers.metrics import MetricsServer, WorkerMetrics
-from workers.models import LoadedModel, UnusableModel, load
+from workers.models import LoadedModel, load
 from workers.records import connect
 from workers.rq_disarmed import disarm_rq
 from workers.safety.detectors.chosen import panel_of
@@ -67,13 +71,31 @@ def prepare(settings: Settings) -> tuple[LoadedModel, Panel, ObjectStore]:
         raise UnusableSetting(f"SEEMLY_STORE_URL: {str(error).partition(chr(10))[0]}") from error
     try:
         dtype = choose_dtype(settings.dtype, device)
-        loaded = load(settings.model, name=settings.model_name, device=device, dtype=dtype)
+        loaded = load(
+            settings.model,
+            name=settings.model_name,
+            device=device,
+            dtype=dtype,
+            revision=settings.model_revision,
+            pinned_sha256=settings.model_sha256,
+        )
         panel = panel_of(settings.detectors, loaded.detector, settings.detector_limit_s)
         return loaded.judged_by(panel), panel, store
     except UnusableDetector as error:
         raise UnusableSetting(f"SEEMLY_DETECTORS: {error}") from error
     except UnusableModel as error:
         raise UnusableSetting(f"SEEMLY_MODEL: {error}") from error
+
+
+def refuse_unsafe(redis: Redis) -> None:
+    """Work over no Redis that may lose jobs.
+
+    Raises:
+        UnusableSetting: it may.
+        RedisError: it has not answered for all the client's patience.
+    """
+    if faults := unsafe_settings(redis.info("memory"), redis.info("persistence")):
+        raise UnusableSetting(f"{'; '.join(faults)}{OVERRIDE}")
 
 
 def main() -> None:
@@ -89,8 +111,21 @@ def main() -> None:
     # puts them to sleep between any two operators instead of letting them spin: a quarter of the throughput. The
     # engine's thread shall have the only pool, so this one computes alone.
     torch.set_num_threads(1)
+    with HealthServer(settings.health_port, settings.health_host) as health:
+        exit_code = _work(settings, health, threads)
+    logging.shutdown()
+    if exit_code:
+        os._exit(exit_code)  # an engine that failed may hold threads that never end
+    sys.exit(exit_code)
+
+
+def _work(settings: Settings, health: HealthServer, threads: int) -> int:
+    """Load everything and work until told to stop; the process's exit code."""
+    connection = connect(settings.redis_url)
     try:
         loaded, panel, store = prepare(settings)
+        if not settings.allow_unsafe_redis:
+            refuse_unsafe(connection)
     except UnusableSetting as error:
         _give_up(str(error))
     torch.set_num_threads(threads)
@@ -99,15 +134,11 @@ def main() -> None:
     variants = VariantShelf(settings.variants, loaded.parts, loaded.info.weights_sha256, settings.variant_bytes)
     metrics = WorkerMetrics()
     with MetricsServer(metrics, settings.metrics_port, settings.metrics_host):
-        connection = connect(settings.redis_url)
         worker = Worker(
             settings, connection, engine, loaded.info, loaded.tokenizer_json, store, metrics, variants, panel
         )
-        exit_code = worker.run()
-    logging.shutdown()
-    if exit_code:
-        os._exit(exit_code)  # an engine that failed may hold threads that never end
-    sys.exit(exit_code)
+        health.worker = worker
+        return worker.run()
 
 
 def _give_up(why: str) -> NoReturn:

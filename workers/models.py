@@ -18,7 +18,6 @@ import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import snapshot_download
 from pydantic import Field
 from transformers import CLIPImageProcessor, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
@@ -27,6 +26,7 @@ from contract.effect import MeasuredEffects
 from contract.model import ModelInfo
 from contract.request import Scheduler
 from contract.strict import Strict
+from workers.checkpoint import WEIGHING, UnusableModel, check_detector, check_pin, find_folder
 from workers.engine.model import EngineModel
 from workers.engine.text import PromptEncoder
 from workers.engine.text_attention import project_texts_once
@@ -46,15 +46,6 @@ from workers.safety.text_concepts import TextConcepts
 from workers.safety.unguidance import TrajectoryCorrector
 
 log = logging.getLogger(__name__)
-
-# What a download may bring: no pickles, no code, no single-file checkpoints, no second copies of the weights.
-HUB_PATTERNS = ["*.json", "*/*.txt", "*/*.safetensors"]
-HUB_EXCEPTIONS = ["*.fp16.*", "*.non_ema.*"]
-WEIGHING = (".safetensors", ".json")  # files that shape pictures or scores
-
-
-class UnusableModel(ValueError):
-    """A checkpoint that cannot be served; the message says what it lacks."""
 
 
 class Defaults(Strict):
@@ -96,6 +87,7 @@ def load(
     dtype: torch.dtype = torch.float32,
     latent_dtype: torch.dtype = torch.float32,
     revision: str | None = None,
+    pinned_sha256: str | None = None,
     text_tower: str | None = None,
 ) -> LoadedModel:
     """Load a checkpoint.
@@ -106,15 +98,16 @@ def load(
         device, dtype: of the UNet, the VAE and the text encoder; the detector always runs in float32
         latent_dtype: of latents, guidance and coefficients
         revision: of a hub id; pin it
+        pinned_sha256: hash that the checkpoint must have, as `workers.checkpoint.hash_weights` computes it
         text_tower: folder or hub id of a CLIP text model with projection; None takes the checkpoint's `clip_text/`
 
     Raises:
-        UnusableModel: no such folder, no safetensors, no safety checker, another kind of model.
+        UnusableModel: no such folder, no safetensors, no safety checker, another kind of model, not as pinned.
     """
     folder = find_folder(source, revision)
+    weights_sha256 = check_pin(folder, pinned_sha256)
     pipeline = open_pipeline(folder, dtype)
     defaults = _defaults(folder / "seemly.json")
-    weights_sha256 = hash_weights(folder)
     checker, image_processor = _checker(folder)
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder, checker):
         part.requires_grad_(False).eval()
@@ -153,12 +146,6 @@ def load(
     return LoadedModel(parts, methods, info, _tokenizer_json(pipeline.tokenizer), detector)
 
 
-def hash_weights(folder: Path) -> str:
-    """SHA-256 over the sorted lines `<sha256>  <path>`, as `sha256sum` prints them, of all that shapes a picture or its
-    scores: the weights, and the settings in the folders beside them."""
-    return hash_files((p for p in folder.glob("*/*") if p.suffix in WEIGHING), folder)
-
-
 def _hash_detector(folder: Path, text_tower: str | None) -> str:
     """The same of all that shapes the checker's scores, and those of concepts given as text."""
     tower = find_folder(text_tower) if text_tower else folder / "clip_text"
@@ -169,25 +156,6 @@ def _hash_detector(folder: Path, text_tower: str | None) -> str:
         return digest
     of_tower = hash_files((path for path in tower.glob("*") if path.suffix in WEIGHING), tower)
     return hashlib.sha256(f"{digest} {of_tower}".encode()).hexdigest()
-
-
-def find_folder(source: str, revision: str | None = None) -> Path:
-    """The checkpoint on this machine, downloaded when `source` is a hub id and not a folder.
-
-    Raises:
-        UnusableModel: neither a folder nor to be had.
-    """
-    folder = Path(source)
-    if folder.is_dir():
-        return folder
-    if folder.is_absolute() or source.startswith(".") or source.count("/") != 1:
-        raise UnusableModel(f'{source!r} is neither a folder nor a hub id like "owner/name"')
-    try:
-        return Path(
-            snapshot_download(source, revision=revision, allow_patterns=HUB_PATTERNS, ignore_patterns=HUB_EXCEPTIONS)
-        )
-    except Exception as error:
-        raise UnusableModel(f"{source!r} is no folder here and could not be had from the hub: {error}") from error
 
 
 def open_pipeline(folder: Path, dtype: torch.dtype) -> Any:
@@ -220,6 +188,7 @@ def open_pipeline(folder: Path, dtype: torch.dtype) -> Any:
 
 def _checker(folder: Path) -> tuple[StableDiffusionSafetyChecker, CLIPImageProcessor]:
     """The safety checker in float32, whatever the rest runs in: rounded weights would move scores and thresholds."""
+    check_detector(folder)
     try:
         checker = StableDiffusionSafetyChecker.from_pretrained(
             folder / "safety_checker", dtype=torch.float32, use_safetensors=True, local_files_only=True

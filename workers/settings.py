@@ -21,7 +21,16 @@ class Settings(BaseSettings):
 
     redis_url: str = Field("redis://127.0.0.1:6379/0", validation_alias="REDIS_URL", description="redis:// or unix://.")
     model: str = Field("models/demo", description="Folder or hub id of the model, in diffusers layout.")
+    model_revision: str | None = Field(None, description="Commit of a hub id; null: the newest, which may change.")
+    model_sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="Hash that the model must have, as `seemly models hash` tells it; null: any.",
+    )
     model_name: str = Field("demo", description="Name the model is served under; names the queue as well.")
+    allow_unsafe_redis: bool = Field(
+        False, description="Work over a Redis that may evict jobs, or forgets them when it ends; for trials only."
+    )
     variants: Path = Field(Path("models/variants"), description="Folder of erased weights, one folder each.")
     variant_bytes: int = Field(4 << 30, ge=1, description="Memory on the device for erased weights at one time.")
     device: str = Field("auto", description="cuda, cpu or auto: the GPU when there is one.")
@@ -56,6 +65,8 @@ class Settings(BaseSettings):
 
     metrics_port: int = Field(0, ge=0, le=65535, description="Port of the worker's own /metrics; 0: none.")
     metrics_host: str = Field("127.0.0.1", description="Address that /metrics listens on.")
+    health_port: int = Field(0, ge=0, le=65535, description="Port of the worker's /healthz, for probes; 0: none.")
+    health_host: str = Field("127.0.0.1", description="Address that /healthz listens on.")
     log_level: LogLevel = Field("INFO", description="Level of the worker's own log; RQ's is kept at WARNING.")
 
     @field_validator("redis_url")

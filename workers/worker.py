@@ -53,6 +53,7 @@ EXIT_DRAINED = 0
 EXIT_CUT_SHORT = 1
 EXIT_THREAD_FAILED = 70
 THREADS_END_WITHIN_S = 5.0
+TURNS_WITHIN_S = 10.0  # of the engine's loop, beside its steps
 
 
 class Worker:
@@ -85,6 +86,7 @@ class Worker:
         self._is_closing = threading.Event()
         self._thread_failed = threading.Event()
         self._step_began: float | None = None  # monotonic; None between two steps
+        self._turned_at = time.monotonic()  # when the engine's loop last began anew
         # A compare is the same to run: the job itself tells its pictures' plans.
         self._handlers: dict[str, Callable[[Ticket, Started], bool]] = {
             keys.GENERATE: self._generate,
@@ -123,6 +125,17 @@ class Worker:
     def name(self) -> str:
         """The worker's name in RQ, unique per start."""
         return str(self._rq.name)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine's loop turns: no step lasts longer than may be, and its thread is there."""
+        return time.monotonic() - self._turned_at <= self._settings.step_limit_s + TURNS_WITHIN_S
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the gateway counts on this worker: its lease was renewed in time, and it is not told to end."""
+        renewed_at = self._readiness.announcement.renewed_at
+        return renewed_at is not None and time.monotonic() - renewed_at < self._settings.lease_s
 
     def stop(self) -> None:
         """Ask for the end, as SIGTERM does."""
@@ -303,7 +316,7 @@ class Worker:
 
     def _drive_engine(self) -> None:
         while not self._is_closing.is_set():
-            self._step_began = time.monotonic()
+            self._step_began = self._turned_at = time.monotonic()
             events = self._engine.step()
             self._step_began = None
             for event in events:

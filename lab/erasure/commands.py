@@ -82,7 +82,7 @@ def erase(
     from lab.erasure.original import Original, UnusableConcept
     from lab.erasure.recipes import command_for
     from lab.erasure.training import Diverged, OtherTraining
-    from workers.models import UnusableModel
+    from workers.checkpoint import UnusableModel
 
     console = Console(stderr=True)
     if device == "cuda" and not torch.cuda.is_available():

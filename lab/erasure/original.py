@@ -9,8 +9,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from workers.checkpoint import find_folder, hash_weights
 from workers.engine.text import PromptEncoder
-from workers.models import find_folder, hash_weights, open_pipeline
+from workers.models import open_pipeline
 from workers.readable import UnreadableText
 from workers.variants.card import Base
 

@@ -11,7 +11,7 @@ from lab.erasure.original import Original
 from lab.erasure.recipes import Recipe, command_for, recipe_from
 from lab.world.captions import with_article
 from lab.world.objects import CATEGORY, HARMLESS, UNSAFE
-from workers.models import hash_weights
+from workers.checkpoint import hash_weights
 from workers.variants.card import CARD, read_card
 
 LICENCE: Final = "Apache-2.0"

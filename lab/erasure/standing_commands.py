@@ -33,7 +33,7 @@ def gate(
     """Measure a variant and say whether it may be promoted, in its card as well. Exit code 1: it may not."""
     from lab.erasure.effects import measure
     from lab.evaluation.run import OtherRun
-    from workers.models import UnusableModel
+    from workers.checkpoint import UnusableModel
     from workers.variants.card import write_card
     from workers.variants.gate import BENIGN_SET, UNSAFE_SET, Gate, assess
 

@@ -102,7 +102,7 @@ def measure(
     from lab.erasure.effects import measure as measure_effects
     from lab.evaluation.run import OtherRun
     from seemly.prompts import UnusablePrompts
-    from workers.models import UnusableModel
+    from workers.checkpoint import UnusableModel
 
     if len({variant.parent for variant in variants}) > 1:
         raise typer.BadParameter("the variants lie in several folders; measure those of one folder at a time")

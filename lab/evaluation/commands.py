@@ -90,7 +90,7 @@ def run(
     from lab.evaluation.prepare import prepare
     from lab.evaluation.run import OtherRun
     from seemly.prompts import UnusablePrompts
-    from workers.models import UnusableModel
+    from workers.checkpoint import UnusableModel
     from workers.variants.reading import UnusableVariant
 
     wish = Wish(
@@ -199,7 +199,7 @@ def calibrate(
     from lab.evaluation.prompts import load
     from lab.evaluation.run import Bench, OtherRun, Results
     from lab.evaluation.wordings import WORLD, Wordings
-    from workers.models import UnusableModel
+    from workers.checkpoint import UnusableModel
 
     if not model.is_dir():
         raise typer.BadParameter(f"{model} is no folder: the outcome is written into the model's own")

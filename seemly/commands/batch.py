@@ -104,7 +104,7 @@ def _with_unet(
     if settings.url is not None:
         raise Unusable(FieldError("--unet-path", "is for a stack started here; leave out --url (or SEEMLY_URL)"))
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # else it begins with what it warns of while imported
-    from workers.models import UnusableModel
+    from workers.checkpoint import UnusableModel
     from workers.variants.importing import import_variant
     from workers.variants.reading import UnusableVariant
 

@@ -8,6 +8,7 @@ from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from contract import keys
+from contract.redis_safety import unsafe_settings
 from service.authentication import Administering
 from service.gateway import Gateway, Here
 from service.problems import NotReady, RedisAway, StoreAway, documented
@@ -35,13 +36,14 @@ async def live() -> Health:
     responses=documented(NotReady, RedisAway, StoreAway),
 )
 async def ready(gateway: Here) -> Health:
-    """Redis answers and evicts nothing, the store lets us read, and a worker has its model and detectors loaded."""
+    """Redis answers and loses nothing, the store lets us read, and a worker has its model and detectors loaded."""
     async with gateway.silence.noticed_in_turn(), gateway.redis.pipeline(transaction=False) as pipe:
         pipe.info("memory")
+        pipe.info("persistence")
         pipe.zcount(keys.READY_WORKERS, f"({time.time()}", "+inf")
-        memory, workers = await pipe.execute()
-    if memory.get("maxmemory", 0) and memory.get("maxmemory_policy") != "noeviction":
-        raise NotReady("Redis may evict jobs when it is full: set its maxmemory-policy to noeviction.", 30)
+        memory, persistence, workers = await pipe.execute()
+    if not gateway.settings.allow_unsafe_redis and (faults := unsafe_settings(memory, persistence)):
+        raise NotReady(f"{'; '.join(faults)}.", 30)
     if not workers:
         raise NotReady("No worker is ready.", 5)
     await gateway.store_check.passed()

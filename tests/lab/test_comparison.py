@@ -14,7 +14,7 @@ from lab.evaluation.comparison_document import written_into
 from lab.evaluation.measures.frechet import Gaussian
 from lab.evaluation.measures.looking import packed
 from lab.evaluation.results import Measured, Results
-from workers.models import hash_weights
+from workers.checkpoint import hash_weights
 
 MODELS = Path(__file__).parents[2] / "models"
 DOCUMENT = MODELS.parent / "docs" / "evaluation.md"

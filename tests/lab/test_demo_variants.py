@@ -9,7 +9,7 @@ from lab.erasure.recipes import command_for, hyperparameters
 from lab.erasure.shipped import SHIPPED
 from lab.erasure.tables import effects_of
 from lab.evaluation.tables import with_table
-from workers.models import hash_weights
+from workers.checkpoint import hash_weights
 from workers.variants.card import Kind, is_cross_attention, read_card
 from workers.variants.reading import load_variant
 

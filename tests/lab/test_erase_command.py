@@ -17,7 +17,7 @@ from lab.erasure.commands import app as erase_app
 from lab.erasure.recipes import Esd, command_for
 from lab.erasure.variant_commands import app as variants_app
 from tests import tiny
-from workers.models import hash_weights
+from workers.checkpoint import hash_weights
 from workers.variants.card import read_card
 from workers.variants.reading import load_variant
 

@@ -25,7 +25,7 @@ def test_ready_takes_a_worker_whose_lease_has_not_ended(http: httpx.Client, redi
     assert http.get("/healthz/ready").json() == {"status": "ready"}
 
 
-def test_a_redis_that_evicts_is_not_ready(http: httpx.Client, redis: "Redis") -> None:
+def test_a_redis_that_evicts_or_forgets_is_not_ready(http: httpx.Client, redis: "Redis") -> None:
     parts.announce_worker(redis)
     redis.config_set("maxmemory", "1gb")
     redis.config_set("maxmemory-policy", "allkeys-lru")
@@ -34,6 +34,11 @@ def test_a_redis_that_evicts_is_not_ready(http: httpx.Client, redis: "Redis") ->
     finally:
         redis.config_set("maxmemory-policy", "noeviction")
         redis.config_set("maxmemory", "0")
+    redis.config_set("appendonly", "no")
+    try:
+        assert "appendonly" in problem(http.get("/healthz/ready"))["detail"]
+    finally:
+        redis.config_set("appendonly", "yes")
     assert http.get("/healthz/ready").status_code == 200
 
 

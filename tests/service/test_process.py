@@ -17,8 +17,9 @@ from redis import Redis
 
 from contract import keys
 from service.loopback import is_loopback
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, running_redis
 from tests.seemly.processes import eventually
+from tests.service import parts
 from tests.service.conftest import running_gateway
 
 IDLE_LIMIT_MB = 150
@@ -75,6 +76,26 @@ def test_the_gateway_refuses_to_listen_beyond_loopback_without_keys(redis_server
     assert done.returncode != 0
     assert "no API keys yet: make one with `seemly keys create TENANT`" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [("appendonly", "no", "appendonly to yes"), ("maxmemory-policy", "allkeys-lru", "maxmemory-policy to noeviction")],
+)
+def test_the_gateway_refuses_a_redis_that_loses_jobs_unless_told_otherwise(
+    option: str, value: str, told: str, tmp_path: Path
+) -> None:
+    options = ("--maxmemory", "1gb", f"--{option}", value)
+    with running_redis(tmp_path, *options) as server, parts.client(server.url) as client:
+        environment = {"SEEMLY_DATA": str(tmp_path), "REDIS_URL": server.url}
+        command = [sys.executable, "-m", "service.main"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, len(done.stderr.splitlines())) == (os.EX_CONFIG, 1)
+        assert told in done.stderr
+        assert "SEEMLY_ALLOW_UNSAFE_REDIS=true" in done.stderr
+        parts.announce_worker(client)
+        with running_gateway(server.url, tmp_path / "gateway", allow_unsafe_redis="true") as gateway:
+            assert httpx.get(f"{gateway.url}/healthz/ready").status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from workers.main import UnusableSetting, choose_device, prepare
+from tests.redis_server import running_redis
+from workers.checkpoint import hash_weights
+from workers.main import UnusableSetting, choose_device, prepare, refuse_unsafe
 from workers.settings import Settings
 
 
@@ -43,3 +45,21 @@ def test_a_level_may_be_written_small() -> None:
 def test_the_device_of_this_machine_is_found() -> None:
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_device("auto").type in ("cpu", "cuda")
+
+
+@pytest.mark.parametrize(
+    "options", [("--appendonly", "no"), ("--maxmemory", "1gb", "--maxmemory-policy", "volatile-lru")]
+)
+def test_a_redis_that_loses_jobs_is_refused(options: tuple[str, ...], tmp_path: Path) -> None:
+    with running_redis(tmp_path, *options) as server, server.client() as client:
+        with pytest.raises(UnusableSetting, match="SEEMLY_ALLOW_UNSAFE_REDIS"):
+            refuse_unsafe(client)
+        client.config_set("appendonly", "yes")
+        client.config_set("maxmemory-policy", "noeviction")
+        refuse_unsafe(client)
+
+
+def test_a_model_that_is_not_as_pinned_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path, device="cpu", model=str(tiny_folder), model_sha256="0" * 64)
+    with pytest.raises(UnusableSetting, match=hash_weights(tiny_folder)):
+        prepare(settings)

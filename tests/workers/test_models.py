@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from contract.effect import Effect, MeasuredEffects, MeasuredUnder
 from contract.plan import SafetyPlan
 from tests import engines, tiny
-from workers.models import HUB_EXCEPTIONS, HUB_PATTERNS, LoadedModel, UnusableModel, hash_weights, load
+from workers.checkpoint import HUB_EXCEPTIONS, HUB_PATTERNS, UnusableModel, hash_weights
+from workers.models import LoadedModel, load
 
 CPU = torch.device("cpu")
 
@@ -119,6 +121,18 @@ def pickled_checker(folder: Path) -> None:
     torch.save(tiny.pipeline().safety_checker.state_dict(), folder / "safety_checker" / "pytorch_model.bin")
 
 
+def without_thresholds(folder: Path) -> None:
+    file = folder / "safety_checker" / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["concept_embeds_weights"]
+    save_file(tensors, file)
+
+
+def with_thresholds_of_nothing(folder: Path) -> None:
+    file = folder / "safety_checker" / "model.safetensors"
+    save_file(load_file(file) | {"concept_embeds_weights": torch.full((17,), torch.nan)}, file)
+
+
 def not_a_model(folder: Path) -> None:
     (folder / "model_index.json").unlink()
 
@@ -127,9 +141,11 @@ def not_a_model(folder: Path) -> None:
     ("damage", "reason"),
     [
         (pickled_unet, "no file named"),
-        (pickled_checker, "no usable safety checker"),
+        (pickled_checker, "no usable safety checker in safetensors"),
         (truncated, "safetensors"),
         (without_checker, "safety checker"),
+        (without_thresholds, "lacks concept_embeds_weights"),
+        (with_thresholds_of_nothing, "no numbers"),
         (not_a_model, "Stable Diffusion"),
     ],
 )

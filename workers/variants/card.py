@@ -44,7 +44,7 @@ class Base(Strict):
     """The model that was erased from."""
 
     name: str
-    weights_sha256: Sha256 = Field(description="As `workers.models.hash_weights` computes it and `/models` tells it.")
+    weights_sha256: Sha256 = Field(description="As `workers.checkpoint.hash_weights` has it and `/models` tells it.")
 
 
 class StatusChange(Strict):

@@ -5,7 +5,7 @@ from pathlib import Path
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from workers.models import find_folder, hash_weights
+from workers.checkpoint import find_folder, hash_weights
 from workers.variants.card import Base, VariantCard
 from workers.variants.reading import UnusableVariant, load_variant, name_from
 from workers.variants.writing import write_variant

@@ -1,0 +1,92 @@
+"""The command: every check in turn, what was found, and an exit code for programs."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+from pydantic import ValidationError
+from redis import Redis
+from rich.console import Console
+
+from seemly.commands.asking import AsJson, read_settings
+from seemly.commands.terminal import FAILED, told, write_json
+from seemly.doctor import gateway, model, redis, settings
+from seemly.doctor.finding import Deployment, Finding, Findings, State
+from seemly.redis_process import RedisPlace
+from service.settings import Settings as GatewaySettings
+from service.webhooks.settings import Settings as DeliverySettings
+from workers.settings import Settings as WorkerSettings
+
+COLOURS = {State.OK: "green", State.SKIPPED: "dim", State.WARNING: "yellow", State.FAULT: "bold red"}
+
+app = typer.Typer(pretty_exceptions_enable=False)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check a deployment with the environment of one of its processes, and say what to do; 1 where anything is wrong.
+
+    Looked at: settings, Redis, clock, GPU, model and detector, workers, storage, policy, keys, webhooks. Run it where a
+    worker runs to see the GPU and the model.
+    """
+    with told(as_json) as console:
+        found = list(examine())
+        if as_json:
+            write_json([{name: getattr(one, name) for name in ("check", "state", "told", "todo")} for one in found])
+        else:
+            show(console, found)
+    if any(one.state is State.FAULT for one in found):
+        raise typer.Exit(FAILED)
+
+
+def examine() -> Findings:
+    """Everything that can be seen from here. What hangs on Redis is left out while it does not answer."""
+    yield from settings.check(os.environ)
+    try:
+        with deployment() as at:
+            yield from redis.check(at)
+            for look in (model.check_device, model.check_model, gateway.check_store, gateway.check_policy):
+                yield from look(at)
+            if redis.answers(at):
+                for look in (model.check_announced, gateway.check_keys, gateway.check_webhooks):
+                    yield from look(at)
+    except ValidationError:
+        return  # told with the settings; with these, nothing would run
+
+
+@contextmanager
+def deployment() -> Iterator[Deployment]:
+    """What the environment describes; without a Redis in it, the embedded stack, where one runs."""
+    own = read_settings()
+    data = own.data.expanduser().resolve()
+    place = RedisPlace.of(data)
+    if own.redis_url is None and place.is_up():
+        described = (
+            GatewaySettings(redis_url=place.url, data=data),
+            WorkerSettings(
+                redis_url=place.url,
+                data=data,
+                model=own.model,
+                variants=Path(own.variants),
+                model_name=own.model_name,
+            ),
+            DeliverySettings(redis_url=place.url, data=data),
+        )
+    else:
+        described = GatewaySettings(), WorkerSettings(), DeliverySettings()
+    url = described[0].redis_url
+    with Redis.from_url(url, socket_timeout=5, socket_connect_timeout=2, decode_responses=True) as client:
+        yield Deployment(*described, client, model.is_worker_here())
+
+
+def show(console: Console, found: list[Finding]) -> None:
+    """For people."""
+    for one in found:
+        console.print(f"{one.state.value:8}", style=COLOURS[one.state], end="")
+        console.print(f"{one.check:10}{one.told}", markup=False, soft_wrap=True)
+        if one.todo:
+            console.print(f"{'':18}→ {one.todo}", markup=False, soft_wrap=True)
+    faults, warnings = (sum(one.state is state for one in found) for state in (State.FAULT, State.WARNING))
+    console.print(f"{faults} faults, {warnings} warnings.")
