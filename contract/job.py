@@ -4,6 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
+from contract.at_rest import PromptAtRest
 from contract.plan import SafetyPlan
 from contract.request import OutputFormat, RequestedPlan, Scheduler
 from contract.strict import Strict
@@ -46,6 +47,7 @@ class Job(Strict):
     requested: RequestedPlan = Field(description="The plan as the caller wrote it.")
     plan: SafetyPlan = Field(description="The effective plan: the stricter of request, policy and global floor.")
     policy: PolicyRef
+    prompt_at_rest: PromptAtRest = Field(PromptAtRest(), description="What outlives the job of its prompt.")
     compared: tuple[ComparedPlan, ...] = Field(
         (), description="Of a compare: each picture's own plan; `requested` and `plan` are then the first one's."
     )

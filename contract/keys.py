@@ -5,6 +5,7 @@ PREFIX = "seemly:"
 MODELS = f"{PREFIX}models"  # hash: model name → ModelInfo as JSON; kept when no worker runs
 READY_WORKERS = f"{PREFIX}workers:ready"  # sorted set: "model|worker" → time at which its lease ends, epoch seconds
 ACCEPTED = f"{PREFIX}jobs:accepted"  # sorted set: job id → acceptance, epoch seconds; holds every job not yet terminal
+AUDITED = f"{PREFIX}audited"  # set: tenants that have an audit
 TENANTS = f"{PREFIX}tenants"  # hash: tenant → `service.limits.TenantLimits` as JSON, where it has its own
 API_KEYS = f"{PREFIX}api-keys"  # hash: key id → `service.api_keys.ApiKey` as JSON; none is ever removed
 SERVICE_TIMES = f"{PREFIX}jobs:service-times"  # list, capped: seconds a job took, newest first
@@ -66,6 +67,16 @@ def due_deliveries_key(tenant: str) -> str:
 def tenant_deliveries_key(tenant: str) -> str:
     """Sorted set: ids of a tenant's deliveries → when the job ended, epoch seconds; an id outlives its delivery."""
     return f"{PREFIX}tenant:{tenant}:webhooks"
+
+
+def audit_key(tenant: str) -> str:
+    """Stream: what is on record of a tenant's pictures; its entries are those of `contract.chain`."""
+    return f"{PREFIX}tenant:{tenant}:audit"
+
+
+def audit_head_key(tenant: str) -> str:
+    """Hash: `sequence` and `link` of the last entry of a tenant's audit."""
+    return f"{audit_key(tenant)}:head"
 
 
 def turns_key(model: str) -> str:

@@ -19,6 +19,7 @@ fields `type` (queued, started, progress, finished) and `data` (JSON).
 """
 
 from contract import keys
+from contract.chain import APPENDING
 from contract.cost import cost_of
 from contract.job import Job
 from contract.outbox import TELL
@@ -122,13 +123,16 @@ return {attempt, redis.call('HGET', KEYS[1], 'job'), redis.call('HGET', KEYS[1],
 """
 )
 
-# ARGV = attempt, status, result JSON, now, seconds the record is kept. 1 when committed; 0 when another attempt or a
-# terminal status came first, in which case the caller throws its work away.
+# ARGV = attempt, status, result JSON, now, seconds the record is kept, and, when there are pictures, the entry of the
+# audit that has their verdicts and its SHA-256. 1 when committed; 0 when another attempt or a terminal status came
+# first, in which case the caller throws its work away. The verdicts are on record and visible in the same moment.
 COMMIT = (
     _FINISH
+    + APPENDING
     + """
-local record = redis.call('HMGET', KEYS[1], 'status', 'attempt')
+local record = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'tenant')
 if not record[1] or is_terminal(record[1]) or record[2] ~= ARGV[1] then return 0 end
+if ARGV[6] then append(record[3], ARGV[6], ARGV[7]) end
 finish(ARGV[2], ARGV[3], ARGV[4], ARGV[5])
 return 1
 """

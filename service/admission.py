@@ -16,6 +16,7 @@ from contract.job import ComparedPlan, Job
 from contract.model import ModelInfo, VariantStatus
 from contract.plan import MAX_CONCEPTS, Action, Negative, SafetyPlan, Sega, Sld, joined
 from contract.request import MAX_SEED, GenerateRequest, PicturesRequest, RequestedPlan, plan_of
+from service.at_rest import prompt_at_rest
 from service.comparing import errors_of_plans, regeneration_errors, without_regeneration
 from service.idempotency import fingerprint_of
 from service.models import Catalogue, count_tokens, holds_mark, too_long
@@ -35,6 +36,7 @@ class Sender:
     tenant: str
     limits: TenantLimits = UNLIMITED
     idempotency_key: str | None = None  # a digest
+    prompt_key: bytes = b""  # under which its prompts are hashed, where the policy wants that
 
 
 class Admission:
@@ -72,6 +74,8 @@ class Admission:
             job = self._compare_job(request, model, sender.tenant)
         else:
             job = self._generate_job(request, model, sender.tenant)
+        at_rest = prompt_at_rest(self._policy.prompts, job.prompt, job.negative_prompt, sender.prompt_key)
+        job = job.model_copy(update={"prompt_at_rest": at_rest})
         load = self._queue.recent_load(model.name)
         limits = sender.limits
         if limits.cost is not None and cost_of(job) > limits.cost:

@@ -106,7 +106,7 @@ class Callers:
             except FileExistsError:
                 pass  # another process was first
             except OSError as error:
-                raise NotReady("Links cannot be signed here: no pepper can be made.", 30) from error
+                raise NotReady("No pepper can be made here, for links and for prompts at rest.", 30) from error
         return self._checked()
 
     async def _hangs_on_one(self) -> bool:
@@ -118,5 +118,5 @@ class Callers:
             try:
                 self._pepper = Pepper.read(self._given_pepper, self._pepper_file)
             except NoPepper as error:
-                raise NotReady("Keys and links cannot be checked here: the pepper is missing.", 30) from error
+                raise NotReady("Nothing can be signed or checked here: the pepper is missing.", 30) from error
         return self._pepper

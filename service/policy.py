@@ -15,6 +15,7 @@ from typing import Literal
 import yaml  # type: ignore[import-untyped]
 from pydantic import Field, ValidationError
 
+from contract.at_rest import PromptForm
 from contract.job import PolicyRef
 from contract.plan import Action, Filter, FilterConcept, Guidance, SafetyPlan, Sld
 from contract.strict import Strict
@@ -36,6 +37,7 @@ class Policy(Strict):
     description: str = ""
     floor: SafetyPlan = SafetyPlan()
     forbidden: tuple[MethodName, ...] = Field((), description='"none" forbids a plan that uses no method.')
+    prompts: PromptForm = Field(PromptForm.HASHED, description="What the audit has of prompts.")
 
     @property
     def ref(self) -> PolicyRef:

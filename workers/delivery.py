@@ -22,6 +22,7 @@ from contract.result import Result, Status
 from workers.comparison import Distances, with_comparison
 from workers.encode import encode
 from workers.engine.picture import Outcome, PictureSpec, Progress
+from workers.evidence import verdicts_of
 from workers.metrics import WorkerMetrics
 from workers.records import JobRecords
 from workers.results import Judged, Timing, judge, made_again, result_of
@@ -118,7 +119,7 @@ class Delivery:
         if is_delivering:
             judged = self._store_passed(job, attempt, judged)
         result = self._result(in_flight, judged)
-        is_committed = self._records.commit(job.id, attempt, result)
+        is_committed = self._records.commit(job.id, attempt, result, verdicts_of(job, attempt, result))
         earlier = attempt if is_committed else attempt + 1
         self._remove([key for a in range(1, earlier) for key in _keys_of(job, a)] if earlier > 1 else [])
         if not is_committed:

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from redis import Redis
@@ -13,7 +14,8 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from contract import keys, record
+from contract import chain, keys, record
+from contract.audit import Verdicts, words_of
 from contract.result import Result, Status
 
 log = logging.getLogger(__name__)
@@ -84,6 +86,7 @@ class JobRecords:
         self._ttl_s = ttl_s
         self._start = connection.register_script(record.START)
         self._commit = connection.register_script(record.COMMIT)
+        self._cut = connection.register_script(chain.CUT)
         self._end_queued = connection.register_script(record.END_QUEUED)
 
     def start(self, job_id: str, starter: str) -> Started | NotStarted:
@@ -96,14 +99,17 @@ class JobRecords:
             return NotStarted(answer[1].decode())
         return Started(int(answer[0]), answer[1].decode(errors="replace"), answer[2] == b"1")
 
-    def commit(self, job_id: str, attempt: int, result: Result) -> bool:
-        """Make the result the job's. False when another attempt or a terminal status came first.
+    def commit(self, job_id: str, attempt: int, result: Result, verdicts: Verdicts | None = None) -> bool:
+        """Make the result the job's, and put its verdicts on record. False when another attempt or a terminal status
+        came first; then neither is done.
 
         A commit whose reply was lost is sent again by the client and refused as the second; so a refusal is checked
         against what the record holds.
         """
         text = result.model_dump_json()
         args = [attempt, result.status.value, text, repr(time.time()), self._ttl_s]
+        if verdicts is not None:
+            args += words_of(verdicts)
         if persistently(lambda: self._commit(keys=_keys(job_id), args=args)):
             return True
         held = persistently(lambda: self.connection.hmget(keys.job_key(job_id), ["attempt", "result"]))
@@ -132,6 +138,13 @@ class JobRecords:
             Standing(status.decode(errors="replace") if status else None, count_of(attempt), cancel == b"1")
             for status, attempt, cancel in read
         ]
+
+    def cut_audits(self, keep_s: float) -> None:
+        """Delete entries of all audits that are older; each audit then tells what went."""
+        now = datetime.now(UTC)
+        before_ms = int((now.timestamp() - keep_s) * 1000)
+        for tenant in self.connection.smembers(keys.AUDITED):
+            self._cut(args=[tenant, before_ms, now.isoformat()])
 
     def note_service_time(self, seconds: float) -> None:
         """Remember how long a job took, for the gateway's estimates."""

@@ -50,7 +50,8 @@ class Settings(BaseSettings):
     data: Path = Field(Path("data/state"), description="Folder of everything kept on this machine.")
     store_url: str | None = Field(None, description="Where pictures go: file://, s3://, gs://, az://; null: in data.")
     record_ttl_s: int = Field(86_400, ge=1, description="How long a finished job's record is kept.")
-    sweep_s: float = Field(3600, gt=0, description="Between two removals of pictures whose records are gone.")
+    audit_keep_s: int = Field(30 * 86_400, ge=1, description="How long verdicts stay on record; see `seemly audit`.")
+    sweep_s: float = Field(3600, gt=0, description="Between two removals of what is old: pictures, entries of audits.")
     sweep_margin_s: float = Field(3600, ge=0, description="How much longer than its record a picture is kept.")
 
     heartbeat_s: float = Field(10, gt=0, description="Between two renewals of the leases.")

@@ -339,6 +339,10 @@ class Worker:
     def _sweep(self) -> None:
         while True:
             self._sweeper.sweep(self._is_closing.is_set)
+            try:
+                self._records.cut_audits(self._settings.audit_keep_s)
+            except RedisError as error:
+                log_redis_error("deleting old entries of audits", error, self._metrics)
             if self._is_closing.wait(self._settings.sweep_s):
                 return
 

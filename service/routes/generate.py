@@ -20,6 +20,7 @@ from contract.job import Job
 from contract.request import GenerateRequest
 from contract.result import JobView, Status
 from service.admission import Sender
+from service.at_rest import PURPOSE
 from service.authentication import Generating
 from service.callers import Caller
 from service.events import EventStreams
@@ -167,7 +168,8 @@ class Submission:
     async def accept(self, body: GenerateRequest | CompareRequest) -> tuple[Standing, float]:
         """Accept a request as a job. The job, and in how many seconds it should be finished."""
         limits = self.request.scope["state"].get("limits", UNLIMITED)
-        sender = Sender(self.caller.tenant, limits, self.idempotency_key)
+        prompt_key = (await self.gateway.callers.pepper_or_new()).derived(PURPOSE)
+        sender = Sender(self.caller.tenant, limits, self.idempotency_key, prompt_key)
         job, finish_s = await run_in_threadpool(self.gateway.admission.admit, body, sender)
         if job.is_new:
             self.gateway.metrics.accepted.labels(job.model).inc()

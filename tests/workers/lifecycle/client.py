@@ -14,6 +14,7 @@ from rq import Queue, Retry
 from rq.serializers import JSONSerializer
 
 from contract import keys, record
+from contract.audit import Verdicts
 from contract.job import Job, PolicyRef
 from contract.plan import SafetyPlan
 from contract.request import OutputFormat, Scheduler
@@ -122,10 +123,24 @@ class Client:
             time.sleep(0.01)
 
     def assert_ended_once(self, job_ids: Iterable[str]) -> None:
-        """The promise: one terminal state each, told once, and nothing told after it."""
+        """The promise: one terminal state each, told once and on record once, and nothing told after it."""
+        on_record = self.on_record()
         for job_id in job_ids:
             kinds = [kind for kind, _ in self.events(job_id)]
             assert kinds.count("finished") == 1, f"{job_id}: {kinds}"
             assert kinds[-1] == "finished", f"{job_id}: {kinds}"
             assert self.result(job_id).status is self.status(job_id)
             assert self.redis.zscore(keys.ACCEPTED, job_id) is None
+            images = [picture.verdict for picture in self.result(job_id).images]
+            assert [[one.verdict for one in entry.images] for entry in on_record.get(job_id, [])] == [images] * bool(
+                images
+            )
+
+    def on_record(self) -> dict[str, list[Verdicts]]:
+        """What the audits of all tenants have of each job."""
+        found: dict[str, list[Verdicts]] = {}
+        for tenant in self.redis.smembers(keys.AUDITED):
+            for _, fields in self.redis.xrange(keys.audit_key(tenant.decode())):
+                entry = Verdicts.model_validate_json(fields[b"body"])
+                found.setdefault(entry.job, []).append(entry)
+        return found

@@ -1,0 +1,60 @@
+"""What is put on record, in the order in which it happened: the bodies of the entries of `contract.chain`.
+
+An entry says everything that is needed to see later why a picture passed or not, and nothing that could show it: no
+picture, no address of one, and of the prompt what the policy lets rest there.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field, TypeAdapter
+
+from contract.at_rest import PromptAtRest
+from contract.chain import digest_of
+from contract.plan import SafetyPlan
+from contract.result import AppliedSafety, Picture, Status
+from contract.strict import Strict
+
+
+class _Entry(Strict):
+    tenant: str
+    at: AwareDatetime
+
+
+class Verdicts(_Entry):
+    """The verdicts on a job's pictures. Written by the script that makes them visible, in the same moment."""
+
+    kind: Literal["verdicts"] = "verdicts"
+    job: str
+    attempt: int
+    status: Status
+    prompt: PromptAtRest
+    plans: Annotated[tuple[SafetyPlan, ...], Field(min_length=1)] = Field(
+        description="The effective plan; of a compare, that of each picture."
+    )
+    safety: tuple[AppliedSafety, ...] = Field(
+        description="What ran, with policy, model and hashes: one, or of a compare one for each picture."
+    )
+    images: tuple[Picture, ...] = Field(description="Without addresses, and without what happened step by step.")
+
+    def plan_of(self, picture: Picture) -> SafetyPlan:
+        """The effective plan that a picture was judged by."""
+        return self.plans[picture.index if len(self.plans) > 1 else 0]
+
+
+class Deleted(_Entry):
+    """What was deleted because its time was over. `link` is the last entry's, and stands for all that went."""
+
+    kind: Literal["deleted"] = "deleted"
+    first: int
+    last: int
+    link: str
+
+
+Entry = Annotated[Verdicts | Deleted, Field(discriminator="kind")]
+ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
+
+
+def words_of(entry: Entry) -> list[str]:
+    """An entry's body and the SHA-256 of it, as the scripts that append it want them."""
+    body = entry.model_dump_json(exclude_none=True)
+    return [body, digest_of(body)]

@@ -1,0 +1,91 @@
+"""Entries of a tenant's audit, in the order in which they were put there."""
+
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+
+from redis.asyncio import Redis
+
+from contract import keys
+from contract.audit import ENTRY, Entry, Verdicts
+
+log = logging.getLogger(__name__)
+
+READ_AT_ONCE = 200
+_HASHED = ("sha256", "link", "body")
+
+
+@dataclass(frozen=True)
+class Link:
+    """One entry as it hangs in the chain; `body` word for word."""
+
+    sequence: int
+    sha256: str
+    link: str
+    body: str
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, str]) -> Self:
+        """An entry of the stream; of one that lost a field, what is left."""
+        sequence = fields.get("sequence", "")
+        return cls(int(sequence) if sequence.isdigit() else 0, *(fields.get(name, "") for name in _HASHED))
+
+    @property
+    def entry(self) -> Entry:
+        """What the entry says.
+
+        Raises:
+            ValueError: it says nothing that is known here.
+        """
+        return ENTRY.validate_json(self.body)
+
+
+class Audit:
+    """Reads audits. `redis` decodes its answers."""
+
+    def __init__(self, redis: "Redis") -> None:
+        self._redis = redis
+
+    async def tenants(self) -> list[str]:
+        """Everyone of whom something is on record."""
+        found: Any = await self._redis.smembers(keys.AUDITED)
+        return sorted(found)
+
+    async def head(self, tenant: str) -> tuple[int, str] | None:
+        """Sequence and link of the last entry; None when there is none."""
+        found: Any = await self._redis.hmget(keys.audit_head_key(tenant), ["sequence", "link"])
+        sequence, link = found
+        return (int(sequence), link) if sequence and link else None
+
+    async def links(
+        self, tenant: str, since: datetime | None = None, until: datetime | None = None
+    ) -> AsyncIterator[Link]:
+        """Entries put on record from one moment on, and before another."""
+        start, end = _position(since) or "-", f"({until_at}" if (until_at := _position(until)) else "+"
+        while True:
+            entries: Any = await self._redis.xrange(keys.audit_key(tenant), start, end, count=READ_AT_ONCE)
+            for entry_id, fields in entries:
+                yield Link.from_fields(fields)
+                start = f"({entry_id}"
+            if len(entries) < READ_AT_ONCE:
+                return
+
+    async def verdicts(
+        self, tenant: str, since: datetime | None = None, until: datetime | None = None
+    ) -> AsyncIterator[Verdicts]:
+        """The verdicts among them. What cannot be read is passed over; `seemly audit verify` tells why."""
+        async for link in self.links(tenant, since, until):
+            try:
+                entry = link.entry
+            except ValueError:
+                log.error("entry %d of the audit of %s cannot be read", link.sequence, tenant)
+                continue
+            if isinstance(entry, Verdicts):
+                yield entry
+
+
+def _position(moment: datetime | None) -> str | None:
+    """Where in a stream a moment begins."""
+    return None if moment is None else f"{int(moment.timestamp() * 1000)}-0"
