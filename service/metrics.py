@@ -1,13 +1,29 @@
 """What the gateway counts, in a registry of its own."""
 
-from collections.abc import Callable
+import time
+from collections import Counter as Tally
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from service.queue import Load
 
 _LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 15, 60)
+
+
+@dataclass(frozen=True)
+class Stock:
+    """What Redis tells about the whole deployment, at one moment."""
+
+    loads: Mapping[str, Load]  # by model
+    ready: Sequence[str]  # a model's name for each worker that is ready
+    oldest_at: float | None  # when the oldest unfinished job was accepted, epoch seconds
+    memory_bytes: int  # of Redis
+    memory_limit_bytes: int  # 0: none
+    undelivered: int = 0
+    dead: int = 0
 
 
 class Metrics:
@@ -18,6 +34,7 @@ class Metrics:
     def __init__(self, listeners: Callable[[], int]) -> None:
         registry = CollectorRegistry()
         self._registry = registry
+        ProcessCollector(registry=registry)
         self.requests = Counter(
             "seemly_http_requests", "Answers, by route, method and status.", ["route", "method", "status"],
             registry=registry,
@@ -33,19 +50,43 @@ class Metrics:
         self._waiting = Gauge("seemly_queue_waiting", "Jobs waiting for a worker.", ["model"], registry=registry)
         self._popped = Gauge("seemly_queue_popped", "Jobs taken and not yet started.", ["model"], registry=registry)
         self._in_flight = Gauge("seemly_queue_in_flight", "Jobs that workers hold.", ["model"], registry=registry)
-
+        self._unfinished = Gauge(
+            "seemly_queue_unfinished", "Jobs waiting, popped and in flight; what workers are scaled by.", ["model"],
+            registry=registry,
+        )  # fmt: skip
+        self._ready = Gauge("seemly_workers_ready", "Workers that take jobs.", ["model"], registry=registry)
+        self._oldest = Gauge(
+            "seemly_oldest_unfinished_job_seconds", "Since the oldest unfinished job was accepted; 0 without one.",
+            registry=registry,
+        )  # fmt: skip
+        self._memory = Gauge("seemly_redis_memory_bytes", "Memory that Redis uses.", registry=registry)
+        self._memory_limit = Gauge(
+            "seemly_redis_memory_limit_bytes", "Memory that Redis may use; 0: no limit is set.", registry=registry
+        )
         self._undelivered = Gauge("seemly_webhooks_pending", "Webhooks that were not yet delivered.", registry=registry)
         self._dead = Gauge("seemly_webhooks_dead", "Webhooks that were given up, of 30 days.", registry=registry)
 
-    def exposition(self, loads: dict[str, Load] | None, pending: int = 0, dead: int = 0) -> bytes:
-        """The metrics in Prometheus' text format; `loads` by model, None when Redis is away."""
-        self._redis_up.set(loads is not None)
-        self._undelivered.set(pending)
-        self._dead.set(dead)
-        for gauge in (self._waiting, self._popped, self._in_flight):
+    def exposition(self, stock: Stock | None) -> bytes:
+        """The metrics in Prometheus' text format; without a stock when Redis is away."""
+        self._redis_up.set(stock is not None)
+        by_model = (self._waiting, self._popped, self._in_flight, self._unfinished, self._ready)
+        for gauge in by_model:
             gauge.clear()
-        for model, load in (loads or {}).items():
+        if stock is not None:
+            self._note(stock)
+        return generate_latest(self._registry)
+
+    def _note(self, stock: Stock) -> None:
+        for model, load in stock.loads.items():
             self._waiting.labels(model).set(load.waiting)
             self._popped.labels(model).set(load.popped)
             self._in_flight.labels(model).set(load.in_flight)
-        return generate_latest(self._registry)
+            self._unfinished.labels(model).set(load.unfinished)
+        ready = Tally(stock.ready)
+        for model in {*stock.loads, *ready}:
+            self._ready.labels(model).set(ready[model])
+        self._oldest.set(max(0.0, time.time() - stock.oldest_at) if stock.oldest_at is not None else 0)
+        self._memory.set(stock.memory_bytes)
+        self._memory_limit.set(stock.memory_limit_bytes)
+        self._undelivered.set(stock.undelivered)
+        self._dead.set(stock.dead)

@@ -55,6 +55,11 @@ class Load:
     in_flight: int
     mean_service_s: float
 
+    @property
+    def unfinished(self) -> int:
+        """Jobs at any of the three places."""
+        return self.waiting + self.popped + self.in_flight
+
     def finish_s(self, position: int) -> float:
         """Expected seconds until the job at this place of the queue is finished: Little's law, and its own time."""
         return (position - 1) * self.mean_service_s / max(1, self.in_flight) + self.mean_service_s

@@ -16,14 +16,15 @@ import obstore
 from obstore.store import ObjectStore
 from redis.exceptions import RedisError
 
+from contract import keys
 from contract.job import Job, picture_key
 from contract.model import ModelInfo
 from contract.result import Result, Status
 from workers.comparison import Distances, with_comparison
 from workers.encode import encode
-from workers.engine.picture import Outcome, PictureSpec, Progress
+from workers.engine.picture import Outcome, PictureSpec, Progress, Stage
 from workers.evidence import verdicts_of
-from workers.metrics import WorkerMetrics
+from workers.metrics import WorkerMetrics, mode_of
 from workers.records import JobRecords
 from workers.results import Judged, Timing, judge, made_again, result_of
 
@@ -94,6 +95,10 @@ class Delivery:
             return None
         own = in_flight.job.of_picture(index)
         judged = judge(outcome, own, self._info, discarded)
+        self._metrics.note_picture(judged.picture, self._info)
+        self._metrics.note_stages(outcome.stages)
+        if outcome.stages:
+            self._metrics.note_stages([Stage("room", in_flight.started_at, outcome.stages[0].began)])
         if (again := made_again(judged, own)) is not None:
             in_flight.discarded[index] = (*discarded, replace(judged, discarded=()))
             return again
@@ -112,21 +117,24 @@ class Delivery:
             StoreFailed: nothing was committed and nothing is left in the store.
         """
         job, attempt = in_flight.job, in_flight.attempt
-        began = time.monotonic()
+        began = time.time()
         judged = [in_flight.judged[index] for index in range(len(job.seeds))]
         draft = self._result(in_flight, judged)
         is_delivering = draft.status in (Status.SUCCEEDED, Status.PARTIAL)
         if is_delivering:
             judged = self._store_passed(job, attempt, judged)
         result = self._result(in_flight, judged)
-        is_committed = self._records.commit(job.id, attempt, result, verdicts_of(job, attempt, result))
+        evidence = verdicts_of(job, attempt, result)
+        stored = time.time()
+        is_committed = self._records.commit(job.id, attempt, result, evidence)
+        stages = [Stage("store", began, stored), Stage("commit", stored, time.time())]
         earlier = attempt if is_committed else attempt + 1
         self._remove([key for a in range(1, earlier) for key in _keys_of(job, a)] if earlier > 1 else [])
         if not is_committed:
             self._metrics.fenced.inc()
             log.warning("job %s: attempt %d came too late and was thrown away", job.id, attempt)
             return None
-        self._count(in_flight, result, time.monotonic() - began)
+        self._count(in_flight, result, stages)
         return result
 
     def _result(self, in_flight: JobInFlight, judged: list[Judged]) -> Result:
@@ -169,18 +177,18 @@ class Delivery:
             except Exception as error:  # noqa: BLE001 - an unreferenced file is a loss of space, not of a job
                 log.warning("could not remove %s from the store: %s", key, type(error).__name__)
 
-    def _count(self, in_flight: JobInFlight, result: Result, store_s: float) -> None:
-        self._metrics.jobs.labels(result.status).inc()
+    def _count(self, in_flight: JobInFlight, result: Result, stages: list[Stage]) -> None:
+        mode, service_s = mode_of(in_flight.job), stages[-1].ended - in_flight.started_at
+        self._metrics.note_end(mode, result.status)
+        self._metrics.note_stages(stages)
         for picture in result.images:
             self._metrics.pictures.labels(picture.verdict).inc()
             self._metrics.regenerations.inc(len(picture.discarded))
         if result.metrics is not None:
-            self._metrics.stage.labels("queue").observe(result.metrics.queue_s)
-            self._metrics.stage.labels("inference").observe(result.metrics.inference_s)
-            self._metrics.stage.labels("store").observe(store_s)
-            self._metrics.unet_rows.inc(result.metrics.unet_rows)
+            self._metrics.queue_wait.labels(keys.queue_name(in_flight.job.model)).observe(result.metrics.queue_s)
+            self._metrics.job.labels(mode, result.status).observe(service_s)
             with contextlib.suppress(RedisError):  # only an estimate hangs on it
-                self._records.note_service_time(time.time() - in_flight.started_at)
+                self._records.note_service_time(service_s)
 
 
 def _keys_of(job: Job, attempt: int) -> list[str]:

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from contract.result import Result, Status
 from workers.lifecycle import RqWorker, Ticket
-from workers.metrics import WorkerMetrics
+from workers.metrics import UNREAD, WorkerMetrics
 from workers.records import JobRecords, NotStarted, Started
 from workers.results import failed
 
@@ -26,7 +26,7 @@ class Ending:
         if not self.records.commit(ticket.job_id, attempt, result):
             self.rq.release(ticket)
             return
-        self.metrics.jobs.labels(result.status).inc()
+        self.metrics.note_end(UNREAD, result.status)
         if result.status is Status.FAILED and result.error is not None:
             self.rq.fail(ticket, result.error.code)
         else:
@@ -38,10 +38,10 @@ class Ending:
         if isinstance(started, NotStarted) and started.why == "corrupt":
             self.end_corrupt(job_id)
         if isinstance(started, Started) and self.records.commit(job_id, started.attempt, result):
-            self.metrics.jobs.labels(result.status).inc()
+            self.metrics.note_end(UNREAD, result.status)
 
     def end_corrupt(self, job_id: str) -> None:
         """End a job whose attempts cannot be counted."""
         log.error("job %s: its record cannot be read", job_id)
         if self.records.end_corrupt(job_id, failed("invalid_job", "the job's record cannot be read")):
-            self.metrics.jobs.labels(Status.FAILED).inc()
+            self.metrics.note_end(UNREAD, Status.FAILED)

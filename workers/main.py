@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import time
 from typing import NoReturn
 
 import torch
@@ -16,6 +17,7 @@ from contract.wording import settings_wording
 from workers.checkpoint import UnusableModel
 from workers.engine.engine import Engine, EngineLimits
 from workers.health import HealthServer
+from workers.memory import memory_of
 from workers.metrics import MetricsServer, WorkerMetrics
 from workers.models import LoadedModel, load
 from workers.records import connect
@@ -122,17 +124,20 @@ def main() -> None:
 def _work(settings: Settings, health: HealthServer, threads: int) -> int:
     """Load everything and work until told to stop; the process's exit code."""
     connection = connect(settings.redis_url)
+    began = time.monotonic()
     try:
         loaded, panel, store = prepare(settings)
         if not settings.allow_unsafe_redis:
             refuse_unsafe(connection)
     except UnusableSetting as error:
         _give_up(str(error))
+    load_s = time.monotonic() - began
     torch.set_num_threads(threads)
     limits = EngineLimits(settings.unet_rows, settings.pictures_in_flight, settings.pictures_judged)
-    engine = Engine(loaded.parts, loaded.methods, limits)
-    variants = VariantShelf(settings.variants, loaded.parts, loaded.info.weights_sha256, settings.variant_bytes)
     metrics = WorkerMetrics()
+    engine = Engine(loaded.parts, loaded.methods, limits, watch=metrics.note_tick)
+    variants = VariantShelf(settings.variants, loaded.parts, loaded.info.weights_sha256, settings.variant_bytes)
+    metrics.note_model(loaded.info, load_s, memory_of(loaded.parts.device), lambda: variants.held_bytes)
     with MetricsServer(metrics, settings.metrics_port, settings.metrics_host):
         worker = Worker(
             settings, connection, engine, loaded.info, loaded.tokenizer_json, store, metrics, variants, panel

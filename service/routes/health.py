@@ -11,6 +11,7 @@ from contract import keys
 from contract.redis_safety import unsafe_settings
 from service.authentication import Administering
 from service.gateway import Gateway, Here
+from service.metrics import Stock
 from service.problems import NotReady, RedisAway, StoreAway, documented
 from service.queue import Load
 
@@ -59,13 +60,30 @@ async def ready(gateway: Here) -> Health:
 )
 async def metrics(gateway: Here, caller: Administering) -> Response:
     """Metrics of this process, and of the queue where Redis answers."""
-    loads: dict[str, Load] | None
     try:
-        loads = await run_in_threadpool(_loads, gateway)
-        undelivered = await gateway.deliveries.counts()
+        stock = await _stock(gateway)
     except RedisError:
-        loads, undelivered = None, (0, 0)
-    return Response(gateway.metrics.exposition(loads, *undelivered), media_type=gateway.metrics.content_type)
+        stock = None
+    return Response(gateway.metrics.exposition(stock), media_type=gateway.metrics.content_type)
+
+
+async def _stock(gateway: Gateway) -> Stock:
+    loads = await run_in_threadpool(_loads, gateway)
+    undelivered, dead = await gateway.deliveries.counts()
+    async with gateway.silence.noticed_in_turn(), gateway.redis.pipeline(transaction=False) as pipe:
+        pipe.info("memory")
+        pipe.zrange(keys.ACCEPTED, 0, 0, withscores=True)
+        pipe.zrange(keys.READY_WORKERS, f"({time.time()}", "+inf", byscore=True)
+        memory, oldest, ready = await pipe.execute()
+    return Stock(
+        loads=loads,
+        ready=[member.rpartition("|")[0] for member in ready],
+        oldest_at=oldest[0][1] if oldest else None,
+        memory_bytes=memory.get("used_memory", 0),
+        memory_limit_bytes=memory.get("maxmemory", 0),
+        undelivered=undelivered,
+        dead=dead,
+    )
 
 
 def _loads(gateway: Gateway) -> dict[str, Load]:

@@ -1,5 +1,6 @@
 """What operators ask: is it ready, what is served, what was counted."""
 
+import re
 import time
 from inspect import iscoroutinefunction
 
@@ -79,6 +80,9 @@ def test_metrics_count_answers_by_route_and_the_queue_without_touching_it(http: 
     assert 'seemly_queue_in_flight{model="demo"} 2.0' in text
     assert 'seemly_http_requests_total{method="GET",route="/jobs/{job_id}",status="200"}' in text
     assert 'seemly_jobs_accepted_total{model="demo"}' in text
+    assert 'seemly_queue_unfinished{model="demo"} 5.0' in text  # waiting, popped, in flight: KEDA's figure
+    assert 'seemly_workers_ready{model="demo"} 0.0' in text
+    assert re.search(r"seemly_redis_memory_bytes [1-9]", text)
     assert "seemly_redis_up 1.0" in text
     assert not any(job_id in text for job_id in job_ids)
     assert parts.redis_keys(redis) == before

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,19 +16,28 @@ from workers.safety.protocol import Corrector
 log = logging.getLogger(__name__)
 
 
-def denoise(rows: Sequence[Row], model: EngineModel, most_unet_rows: int) -> None:
-    """Move rows of one shape and the same swapped weights one step on.
+@dataclass
+class UnetWork:
+    """What went through the UNet."""
+
+    calls: int = 0
+    rows: int = 0
+    padding: int = 0  # more rows, which only filled a call up to a fixed size
+
+
+def denoise(rows: Sequence[Row], model: EngineModel, most_unet_rows: int, work: UnetWork) -> None:
+    """Move rows of one shape and the same swapped weights one step on, and count what it takes.
 
     A row that cannot go on gets a `failure`; the others do not notice.
     """
     find_twins(rows)
     model.weights.put(rows[0].swapped)
     for call in split(rows, most_unet_rows):
-        for predicted, outputs in _predict(call, model):
+        for predicted, outputs in _predict(call, model, work):
             _advance(predicted, outputs)
 
 
-def _predict(rows: list[Row], model: EngineModel) -> Iterator[tuple[list[Row], list[list[Tensor]]]]:
+def _predict(rows: list[Row], model: EngineModel, work: UnetWork) -> Iterator[tuple[list[Row], list[list[Tensor]]]]:
     """Rows that went through the UNet together, each with the outputs (4, h, w) of its branches.
 
     A call that fails, for want of memory or otherwise, is halved until the row that cannot run stands alone.
@@ -47,9 +57,12 @@ def _predict(rows: list[Row], model: EngineModel) -> Iterator[tuple[list[Row], l
             return
         log.warning("a UNet call of %d pictures failed (%s); halving it", len(rows), type(error).__name__)
         half = len(rows) // 2
-        yield from _predict(rows[:half], model)
-        yield from _predict(rows[half:], model)
+        yield from _predict(rows[:half], model, work)
+        yield from _predict(rows[half:], model, work)
     else:
+        work.calls += 1
+        work.rows += batch.size
+        work.padding += len(batch.latents) - batch.size
         for row, computed in zip(rows, batch.computed, strict=True):
             row.unet_rows += computed
             row.neighbours += len(rows)
@@ -90,6 +103,8 @@ def _step(guided: list[Row], combined: list[Tensor]) -> None:
     )
     for row, row_latents, row_clean in zip(guided, latents, clean, strict=True):
         row.latents, row.clean, row.step = row_latents, row_clean, row.step + 1
+        if row.is_finished:
+            row.enter("turn")
 
 
 def _correct(rows: list[Row], clean: Tensor) -> Tensor:

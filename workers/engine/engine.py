@@ -5,6 +5,7 @@ scales and seeds. `step` moves all of them one step on. It knows neither Redis n
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,10 @@ from itertools import takewhile
 
 import torch
 
-from workers.engine.denoise import denoise
+from workers.engine.denoise import UnetWork, denoise
 from workers.engine.judge import judge
 from workers.engine.model import EngineModel
-from workers.engine.picture import Failure, Outcome, PictureSpec, Progress
+from workers.engine.picture import Failure, Outcome, PictureSpec, Progress, Tick
 from workers.engine.row import Row, failure_from
 from workers.engine.schedule import Schedule, build_schedule
 from workers.safety.protocol import BuildRowSafety, Conditioning
@@ -37,10 +38,17 @@ class EngineLimits:
 class Engine:
     """Rows in flight over one model. `submit`, `cancel` and `wait_for_work` may be called from any thread."""
 
-    def __init__(self, model: EngineModel, build_safety: BuildRowSafety, limits: EngineLimits | None = None) -> None:
+    def __init__(
+        self,
+        model: EngineModel,
+        build_safety: BuildRowSafety,
+        limits: EngineLimits | None = None,
+        watch: Callable[[Tick], None] | None = None,
+    ) -> None:
         self._model = model
         self._build_safety = build_safety
         self._limits = limits or EngineLimits()
+        self._watch = watch
         self._schedules: dict[tuple[str, int], Schedule] = {}
         self._rows: list[Row] = []
         self._waiting: deque[PictureSpec] = deque()
@@ -75,8 +83,12 @@ class Engine:
         """One tick: drop and admit, predict and advance every row, decode and judge the finished, hand out the rest."""
         outcomes = [*self._drop(), *self._admit()]
         running = [row for row in self._rows if not row.is_finished]
+        began, work = time.monotonic(), UnetWork()
         for rows in _alike(running, lambda row: (row.shape, id(row.swapped))):
-            denoise(rows, self._model, self._limits.unet_rows)
+            denoise(rows, self._model, self._limits.unet_rows, work)
+        if running and self._watch is not None:
+            seconds = time.monotonic() - began
+            self._watch(Tick(len(running), work.calls, work.rows, work.padding, seconds))
         outcomes += [row.outcome() for row in self._rows if row.failure]
         finished = [row for row in self._rows if row.is_finished and not row.failure][: self._limits.pictures_judged]
         for rows in _alike(finished, lambda row: row.shape):
@@ -133,6 +145,7 @@ class Engine:
         demanded, weights = spec.plan.weights, spec.weights
         if (demanded.variant if demanded else None) != (weights.name if weights else None):
             raise ValueError("the weights that the plan demands were not given with the picture")
+        began = time.time()
         schedule = self._schedule(spec)
         conditioning = Conditioning(spec.prompt, spec.negative_prompt, spec.guidance_scale, spec.steps)
         safety = self._build_safety(spec.plan, conditioning)
@@ -141,7 +154,7 @@ class Engine:
         latents = noise.to(self._model.device, self._model.latent_dtype) * schedule.init_scale
         project_text = weights.project_text if weights else self._model.project_text
         texts = torch.stack([self._model.prompts.encode(text) for text in safety.guidance.texts])
-        return Row(
+        row = Row(
             spec=spec,
             schedule=schedule,
             safety=safety,
@@ -149,7 +162,10 @@ class Engine:
             project_text=project_text,
             latents=latents,
             clean=torch.zeros_like(latents),
+            entered=[("text", began)],
         )
+        row.enter("denoise")
+        return row
 
     def _schedule(self, spec: PictureSpec) -> Schedule:
         key = (spec.scheduler.value, spec.steps)

@@ -48,11 +48,15 @@ def judge(rows: Sequence[Row], model: EngineModel) -> list[Outcome]:
 
 
 def _judge_together(rows: Sequence[Row], model: EngineModel) -> list[Outcome]:
+    for row in rows:
+        row.enter("decode")
     decoded = model.decode(torch.stack([row.latents for row in rows]))
     if not torch.isfinite(decoded).all():
         raise InvalidOutput("the picture holds values that are not finite")
     pixels = to_pixels(decoded)
     outputs = [row.spec.plan.output for row in rows]
+    for row in rows:
+        row.enter("judge")
     try:
         scores = model.detector.score(pixels, outputs)
     except torch.AcceleratorError:

@@ -83,6 +83,34 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A stretch of a picture's way, epoch seconds on this machine's clock.
+
+    A GPU works behind the clock: what one stage asked of it can end in the next, at the latest in `judge`.
+    """
+
+    name: str  # room, text, denoise, turn, decode, judge
+    began: float
+    ended: float
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasted; a clock that was set back makes no negative time."""
+        return max(0.0, self.ended - self.began)
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What one step of the engine did, when it moved pictures."""
+
+    pictures: int
+    calls: int  # of the UNet
+    unet_rows: int
+    padding_rows: int  # more rows, which only filled a call up to a fixed size
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Failure:
     """Why a picture has no outcome.
 
@@ -105,6 +133,7 @@ class Outcome:
     guidance: GuidanceRecord | None = None
     trajectory: TrajectoryRecord | None = None
     inference_s: float = 0.0  # from admission to judgement
+    stages: tuple[Stage, ...] = ()  # from admission on, one after the other
     unet_rows: int = 0  # computed for it; one that its group shares counts for the group's first picture only
     pictures_per_batch_mean: float = (
         0.0  # pictures that shared a UNet call with this one, itself included, mean over steps

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from workers.engine.picture import Failure, Outcome, PictureSpec, Progress
+from workers.engine.picture import Failure, Outcome, PictureSpec, Progress, Stage
 from workers.engine.schedule import Schedule
 from workers.engine.text_attention import TextProjection
 from workers.engine.weights import NOTHING_SWAPPED
@@ -34,7 +34,9 @@ class Row:
     unet_rows: int = 0
     neighbours: int = 0  # pictures per UNet call, itself included, summed over steps
     latents_id: object = field(default_factory=object)  # the same for rows of a group whose latents are the same
-    admitted_at: float = field(default_factory=time.monotonic)
+    entered: list[tuple[str, float]] = field(  # stages, in order, and when; epoch seconds
+        default_factory=lambda: [("text", time.time())]
+    )
 
     @property
     def branches(self) -> tuple[int, ...]:
@@ -98,9 +100,20 @@ class Row:
         """How far the row is."""
         return Progress(self.spec.job_id, self.spec.index, self.step, len(self.schedule))
 
+    def enter(self, stage: str) -> None:
+        """The row goes from its stage into another."""
+        self.entered.append((stage, time.time()))
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """All stages so far; the last one ends now."""
+        ends = [*(at for _, at in self.entered[1:]), time.time()]
+        return tuple(Stage(name, began, ended) for (name, began), ended in zip(self.entered, ends, strict=True))
+
     def outcome(self, applied_output: dict[str, Any] | None = None, **judged: Any) -> Outcome:
         """What comes out: `pixels` and `scores` when judged, else the failure."""
         prompt, guidance, trajectory = self.safety.prompt, self.safety.guidance, self.safety.trajectory
+        stages = self.stages
         return Outcome(
             spec=self.spec,
             failure=self.failure,
@@ -113,7 +126,8 @@ class Row:
             },
             guidance=guidance.record(),
             trajectory=trajectory.record() if trajectory else None,
-            inference_s=time.monotonic() - self.admitted_at,
+            inference_s=sum(stage.seconds for stage in stages),
+            stages=stages,
             unet_rows=self.unet_rows,
             pictures_per_batch_mean=self.neighbours / max(self.step, 1),
             **judged,

@@ -86,6 +86,11 @@ class VariantShelf:
             self._make_room()
             return held.weights
 
+    @property
+    def held_bytes(self) -> int:
+        """Memory on the device of all that is loaded."""
+        return sum(held.size_bytes for held in list(self._loaded.values()))
+
     def _load(self, name: str) -> _Loaded:
         base = self._model.weights.base
         variant = load_variant(self._folder / name, base, self._base_sha256)
@@ -100,7 +105,7 @@ class VariantShelf:
 
     def _make_room(self) -> None:
         """Drop what was used longest ago; never the latest."""
-        while sum(held.size_bytes for held in self._loaded.values()) > self._most_bytes:
+        while self.held_bytes > self._most_bytes:
             name, _ = self._loaded.popitem(last=False)
             log.info("variant %s is dropped from memory", name)
 

@@ -51,13 +51,14 @@ def working(
     model: LoadedModel | None = None,
     variants: VariantShelf | None = None,
     detectors: Detectors | None = None,
+    metrics: WorkerMetrics | None = None,
     **changes: object,
 ) -> Iterator[RunningWorker]:
     """A worker in a thread, drained at the end."""
     disarm_rq()
     fast = {"heartbeat_s": 0.5, "lease_s": 2, "maintenance_s": 0.5, "watch_s": 0.05, "progress_s": 0.02}
     settings = Settings(redis_url=server.url, data=folder, **(fast | changes))
-    metrics = WorkerMetrics()
+    metrics = metrics or WorkerMetrics()
     connection = connect(settings.redis_url)
     store = open_store(settings.picture_store_url)
     info, tokenizer_json = (model.info, model.tokenizer_json) if model else (INFO, b"{}")

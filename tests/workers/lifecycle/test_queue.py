@@ -362,9 +362,9 @@ def test_metrics_are_served_on_a_port_of_their_own(tmp_path: Path) -> None:
     from workers.metrics import MetricsServer, WorkerMetrics
 
     metrics = WorkerMetrics()
-    metrics.jobs.labels("succeeded").inc()
+    metrics.note_end("filter", Status.SUCCEEDED)
     with MetricsServer(metrics, 19_091, "127.0.0.1"), urllib.request.urlopen("http://127.0.0.1:19091/metrics") as page:
-        assert 'seemly_worker_jobs_total{status="succeeded"} 1.0' in page.read().decode()
+        assert 'seemly_worker_jobs_total{mode="filter",outcome="succeeded"} 1.0' in page.read().decode()
 
 
 def test_a_lease_shorter_than_two_heartbeats_is_refused() -> None:

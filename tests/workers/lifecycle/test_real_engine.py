@@ -14,7 +14,9 @@ from tests import engines
 from tests.redis_server import RedisServer
 from tests.workers.lifecycle.client import Client, job
 from tests.workers.lifecycle.conftest import working
+from workers.engine.engine import Engine
 from workers.engine.picture import PictureSpec
+from workers.metrics import WorkerMetrics
 from workers.models import LoadedModel
 
 SIZE = {"model": "tiny", "width": 32, "height": 32}
@@ -100,3 +102,33 @@ def _resemblance(model: LoadedModel, wanted: PictureSpec) -> float:
         engines.engine(model), [replace(wanted, plan=SafetyPlan(output=Filter(concepts=(concept,))))]
     )
     return next(score.score for score in outcome.scores if score.name == "hat")
+
+
+def test_metrics_tell_of_ticks_stages_and_scores(
+    server: RedisServer, client: Client, tmp_path: Path, tiny_model: LoadedModel
+) -> None:
+    named = FilterConcept(name="hat", text="a red hat", threshold=0.9)
+    wanted = job(pictures=3, steps=4, plan=SafetyPlan(output=Filter(concepts=(named,))), **SIZE)
+    metrics = WorkerMetrics()
+    watched = Engine(tiny_model.parts, tiny_model.methods, watch=metrics.note_tick)
+    with working(server, tmp_path, watched, tiny_model, metrics=metrics):
+        client.accept(wanted)
+        client.wait_for([wanted.id])
+        outcome = client.result(wanted.id).status
+
+    def told(name: str, **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(f"seemly_worker_{name}", labels)
+
+    assert told("jobs_total", mode="filter", outcome=outcome.value) == 1
+    assert told("queue_wait_seconds_count", queue="seemly-tiny") == 1
+    assert (told("tick_rows_count"), told("tick_rows_sum")) == (4, 3 * 4)
+    assert (told("unet_calls_total"), told("unet_rows_total")) == (4, 3 * 2 * 4)
+    assert told("unet_padding_rows_total") == 0  # six rows have a size of their own
+    for stage in ("room", "text", "denoise", "turn", "decode", "judge"):
+        assert told("stage_seconds_count", stage=stage) == 3, stage
+    for stage in ("store", "commit"):
+        assert told("stage_seconds_count", stage=stage) == 1, stage
+    assert told("safety_score_margin_count", concept="requested") == 3
+    assert told("safety_score_margin_bucket", concept="requested", le="0.0") == 3  # none found: under its threshold
+    assert all(told("safety_score_margin_count", concept=concept) == 3 for concept in tiny_model.info.concepts)
+    assert told("picture_errors_total", code="detector_error") == 0

@@ -1,0 +1,90 @@
+"""The dashboard and the alerts that are shipped."""
+
+import json
+import re
+import subprocess
+
+import yaml
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from lab import dashboard
+from service.metrics import Metrics, Stock
+from service.queue import Load
+from service.webhooks.metrics import DeliveryMetrics
+from tests.prometheus import ALERTS, OBSERVABILITY, needs_prometheus
+from workers.metrics import WorkerMetrics
+
+ROOT = OBSERVABILITY.parents[1]
+PROCESS = {"process_resident_memory_bytes"}
+
+
+def rules() -> list[dict[str, object]]:
+    return [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+
+
+def told_metrics() -> set[str]:
+    """Names of every sample that some process of ours tells or can tell."""
+    stock = Stock({"demo": Load(1, 1, 1, 1.0)}, ["demo"], 0.0, 1, 1)
+    expositions = [
+        Metrics(lambda: 0).exposition(stock),
+        *(generate_latest(metrics.registry) for metrics in (WorkerMetrics(), DeliveryMetrics())),
+    ]
+    named = set()
+    for exposition in expositions:
+        for family in text_string_to_metric_families(exposition.decode()):
+            endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
+            named |= {family.name + ending for ending in endings}
+    return named
+
+
+def metrics_in(query: str) -> set[str]:
+    return set(re.findall(r"\b(?:seemly|process)_[a-z_]+", query))
+
+
+def test_the_dashboard_is_as_its_panels_say() -> None:
+    assert dashboard.FILE.read_text() == dashboard.text(), "write it again: python -m lab.dashboard"
+
+
+def test_every_query_asks_for_metrics_that_exist() -> None:
+    panels = [panel for panel in json.loads(dashboard.FILE.read_text())["panels"] if panel["type"] != "row"]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    assert len(panels) > 25
+    asked = {name for query in [*queries, *(str(rule["expr"]) for rule in rules())] for name in metrics_in(query)}
+    assert asked - told_metrics() <= PROCESS
+    assert len(asked) > 30
+
+
+def test_metrics_keep_to_prometheus_conventions() -> None:
+    for name in told_metrics():
+        assert not re.search(r"_(ms|milliseconds|minutes|kb|mb|percent)(_|$)", name), name
+
+
+def test_every_alert_leads_to_a_playbook_that_exists() -> None:
+    for rule in rules():
+        annotations = rule["annotations"]
+        assert isinstance(annotations, dict)
+        file, _, heading = annotations["runbook"].partition("#")
+        text = (ROOT / file).read_text()
+        anchors = {re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in _headings(text)}
+        assert not heading or heading in anchors, (rule["alert"], heading)
+
+
+def _headings(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("#")]
+
+
+@needs_prometheus
+def test_the_alerts_pass_their_unit_tests() -> None:
+    tests = ALERTS.with_name("alerts.test.yaml")
+    checked = subprocess.run(["promtool", "check", "rules", ALERTS], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    passed = subprocess.run(["promtool", "test", "rules", tests], capture_output=True, text=True, check=False)
+    assert passed.returncode == 0, passed.stdout + passed.stderr
+    fired = {
+        test["alertname"]
+        for group in yaml.safe_load(tests.read_text())["tests"]
+        for test in group["alert_rule_test"]
+        if test.get("exp_alerts")
+    }
+    assert fired == {rule["alert"] for rule in rules()}
