@@ -51,6 +51,8 @@ class Job(Strict):
     compared: tuple[ComparedPlan, ...] = Field(
         (), description="Of a compare: each picture's own plan; `requested` and `plan` are then the first one's."
     )
+    request_id: str | None = Field(None, description="Of the request that it came with, as in the logs.")
+    traceparent: str | None = Field(None, description="The span that accepted it; null without tracing.")
 
     @model_validator(mode="after")
     def _every_picture_has_its_plan(self) -> Self:

@@ -16,6 +16,7 @@ from contract.job import ComparedPlan, Job
 from contract.model import ModelInfo, VariantStatus
 from contract.plan import MAX_CONCEPTS, Action, Negative, SafetyPlan, Sega, Sld, joined
 from contract.request import MAX_SEED, GenerateRequest, PicturesRequest, RequestedPlan, plan_of
+from contract.tracing import OFF, Span
 from service.at_rest import prompt_at_rest
 from service.comparing import errors_of_plans, regeneration_errors, without_regeneration
 from service.idempotency import fingerprint_of
@@ -37,6 +38,8 @@ class Sender:
     limits: TenantLimits = UNLIMITED
     idempotency_key: str | None = None  # a digest
     prompt_key: bytes = b""  # under which its prompts are hashed, where the policy wants that
+    request_id: str | None = None
+    span: Span = OFF  # of the request
 
 
 class Admission:
@@ -95,7 +98,12 @@ class Admission:
             fingerprint=fingerprint,
             idempotency_ttl_s=self._idempotency_ttl_s,
         )
-        accepted = self._queue.accept(job, terms)
+        span = sender.span.child("accept", kind="producer", attributes={"seemly.job.id": job.id})
+        job = job.model_copy(update={"request_id": sender.request_id, "traceparent": span.traceparent})
+        try:
+            accepted = self._queue.accept(job, terms)
+        finally:
+            span.end()
         return accepted, load.finish_s(accepted.position) if accepted.position else 0
 
     def _check_webhook(self, url: str, tenant: str) -> None:

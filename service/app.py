@@ -50,7 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(routes.router)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(LoopbackOnly, callers=gateway.callers)
-    app.add_middleware(Observing, metrics=gateway.metrics)
+    app.add_middleware(Observing, metrics=gateway.metrics, tracing=gateway.tracing)
     app.add_middleware(OpenAIErrors)
     app.add_middleware(Heads)  # added last: outermost
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]

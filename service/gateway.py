@@ -9,8 +9,10 @@ from obstore.store import ObjectStore
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from starlette.concurrency import run_in_threadpool
 
 from contract.store import open_store
+from contract.tracing import Tracing
 from service.admission import Admission
 from service.callers import Callers
 from service.events import EventStreams
@@ -54,6 +56,7 @@ class Gateway:
     store: ObjectStore
     store_check: StoreCheck
     metrics: Metrics
+    tracing: Tracing
     sheets: asyncio.Semaphore  # contact sheets drawn at once: each holds a decoded picture
     leaving: asyncio.Event  # set once the process is asked to end: whoever waits is answered now
 
@@ -109,6 +112,7 @@ class Gateway:
             store=store,
             store_check=StoreCheck(store),
             metrics=Metrics(events.listeners),
+            tracing=Tracing.open(settings.otlp_url, "gateway", settings.trace_share),
             sheets=asyncio.Semaphore(SHEETS_AT_ONCE),
             leaving=asyncio.Event(),
         )
@@ -118,6 +122,7 @@ class Gateway:
         await self.events.close()
         await self.redis.aclose()
         self.queue.close()
+        await run_in_threadpool(self.tracing.close)
 
 
 def gateway_of(request: Request) -> Gateway:

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import logging
 import os
 import socket
 import sys
@@ -17,8 +16,10 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from contract import keys
+from contract.logs import set_up_logs
 from contract.redis_safety import OVERRIDE, unsafe_settings
 from contract.store import open_store
+from contract.tracing import TracingUnavailable
 from contract.wording import settings_wording
 from service.app import create_app
 from service.loopback import is_loopback
@@ -42,8 +43,11 @@ def main() -> None:
         _give_up(f"{'; '.join(faults)}{OVERRIDE}.")
     _try("SEEMLY_POLICY", lambda: load_policy(settings.policy))
     _try("SEEMLY_STORE_URL", lambda: open_store(settings.pictures_url))
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    app = create_app(settings)
+    set_up_logs(settings.log_level, settings.log_format)
+    try:
+        app = create_app(settings)
+    except TracingUnavailable as error:
+        _give_up(f"SEEMLY_OTLP_URL: {error}")
     gc.freeze()  # what stays for good need not be looked through again and again
     gc.set_threshold(10_000, 20, 20)  # a request leaves hardly any cycles behind
     config = uvicorn.Config(

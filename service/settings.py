@@ -7,6 +7,7 @@ from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, field_vali
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.connection import parse_url
 
+from contract.logs import LogFormat
 from service.tenants import Rate, TenantLimits
 from service.webhooks.targets import Networks
 
@@ -48,7 +49,12 @@ class Settings(BaseSettings):
     pepper: SecretStr | None = Field(None, description="Secret under which API keys are kept. Null: in a file.")
     pepper_file: Path | None = Field(None, description="Where that secret lies. Null: `pepper` in `data`.")
     port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0: any.")
+    otlp_url: str | None = Field(
+        None, pattern=r"^https?://[^\s/]+", description="Where traces are sent by OTLP over HTTP. Null: nowhere."
+    )
+    trace_share: float = Field(1.0, ge=0, le=1, description="Share of the traces begun here that are kept.")
     log_level: LogLevel = Field("INFO", description="Level of the log: DEBUG, INFO, WARNING or ERROR.")
+    log_format: LogFormat = Field("text", description="text, or json: one object a line.")
     limit_requests: Rate | None = Field("600/minute", description="Of a tenant with a key; null: none.")
     limit_jobs: int | None = Field(500, ge=1, description="Unfinished jobs of a tenant with a key; null: any number.")
     limit_cost: int | None = Field(None, ge=1, description="Their pixels × steps × branches × pictures; null: any.")

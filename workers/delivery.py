@@ -20,10 +20,12 @@ from contract import keys
 from contract.job import Job, picture_key
 from contract.model import ModelInfo
 from contract.result import Result, Status
+from contract.tracing import Tracing
 from workers.comparison import Distances, with_comparison
 from workers.encode import encode
 from workers.engine.picture import Outcome, PictureSpec, Progress, Stage
 from workers.evidence import verdicts_of
+from workers.job_trace import trace_job
 from workers.metrics import WorkerMetrics, mode_of
 from workers.records import JobRecords
 from workers.results import Judged, Timing, judge, made_again, result_of
@@ -64,6 +66,11 @@ class JobInFlight:
         """Every picture has its verdict."""
         return len(self.judged) == len(self.job.seeds)
 
+    def submitted_at(self, index: int) -> float:
+        """When the picture that is made in this place now was given to the engine."""
+        before = [made.outcome.stages for made in self.discarded.get(index, ())]
+        return before[-1][-1].ended if before and before[-1] else self.started_at
+
 
 class StoreFailed(Exception):
     """The store refused a picture; nothing of the job is left in it."""
@@ -79,12 +86,14 @@ class Delivery:
         records: JobRecords,
         metrics: WorkerMetrics,
         on_complete: Callable[[JobInFlight], None],
+        tracing: Tracing | None = None,
     ) -> None:
         self._info = info
         self._store = store
         self._records = records
         self._metrics = metrics
         self._on_complete = on_complete
+        self._tracing = tracing or Tracing()
 
     def collect(self, in_flight: JobInFlight, outcome: Outcome) -> PictureSpec | None:
         """Judge one picture; with the last one the job is handed on. What is to be made in its place, if anything."""
@@ -98,7 +107,7 @@ class Delivery:
         self._metrics.note_picture(judged.picture, self._info)
         self._metrics.note_stages(outcome.stages)
         if outcome.stages:
-            self._metrics.note_stages([Stage("room", in_flight.started_at, outcome.stages[0].began)])
+            self._metrics.note_stages([Stage("room", in_flight.submitted_at(index), outcome.stages[0].began)])
         if (again := made_again(judged, own)) is not None:
             in_flight.discarded[index] = (*discarded, replace(judged, discarded=()))
             return again
@@ -135,6 +144,7 @@ class Delivery:
             log.warning("job %s: attempt %d came too late and was thrown away", job.id, attempt)
             return None
         self._count(in_flight, result, stages)
+        trace_job(self._tracing, job, attempt, in_flight.started_at, judged, result, stages)
         return result
 
     def _result(self, in_flight: JobInFlight, judged: list[Judged]) -> Result:

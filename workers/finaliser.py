@@ -10,6 +10,7 @@ from queue import Empty, SimpleQueue
 from redis.exceptions import RedisError
 
 from contract.job import MAX_ATTEMPTS
+from contract.logs import about
 from contract.result import Status
 from workers.delivery import Delivery, JobInFlight, StoreFailed
 from workers.ending import Ending
@@ -56,13 +57,14 @@ class Finaliser:
         """Deliver a complete job and free its slot, whatever happens."""
         job_id, ticket = in_flight.job.id, in_flight.ticket
         self.progress.close(job_id)
-        try:
-            self._deliver(in_flight)
-        except Exception as error:  # noqa: BLE001 - one job's trouble must not end the others
-            log_error(f"job {job_id} could not be delivered", error)
-            self.rq.forget(ticket)  # its lease ends by itself, and the reaper finds it
-        finally:
-            self.on_done(job_id)
+        with about(job_id=job_id, request_id=in_flight.job.request_id):
+            try:
+                self._deliver(in_flight)
+            except Exception as error:  # noqa: BLE001 - one job's trouble must not end the others
+                log_error(f"job {job_id} could not be delivered", error)
+                self.rq.forget(ticket)  # its lease ends by itself, and the reaper finds it
+            finally:
+                self.on_done(job_id)
 
     def _deliver(self, in_flight: JobInFlight) -> None:
         ticket, attempt = in_flight.ticket, in_flight.attempt
@@ -77,7 +79,9 @@ class Finaliser:
             return
         if result is None:
             self.rq.release(ticket)
-        elif result.status is Status.FAILED:
+            return
+        log.info("job %s: %s", in_flight.job.id, result.status)
+        if result.status is Status.FAILED:
             self.rq.fail(ticket, result.error.code if result.error else "failed")
         else:
             self.rq.finish(ticket)

@@ -11,8 +11,10 @@ from obstore.store import ObjectStore
 from pydantic import ValidationError
 from redis import Redis
 
+from contract.logs import set_up_logs
 from contract.redis_safety import OVERRIDE, unsafe_settings
 from contract.store import StoreUnusable, open_store, try_writing
+from contract.tracing import Tracing, TracingUnavailable
 from contract.wording import settings_wording
 from workers.checkpoint import UnusableModel
 from workers.engine.engine import Engine, EngineLimits
@@ -106,7 +108,7 @@ def main() -> None:
         settings = Settings()
     except ValidationError as error:
         _give_up(f"the settings cannot be used: {settings_wording(error)}")
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    set_up_logs(settings.log_level, settings.log_format)
     disarm_rq()
     threads = settings.torch_threads or torch.get_num_threads()
     # Every thread that computes gets an OpenMP pool of its own. Two pools are more threads than cores, and then OpenMP
@@ -126,9 +128,12 @@ def _work(settings: Settings, health: HealthServer, threads: int) -> int:
     connection = connect(settings.redis_url)
     began = time.monotonic()
     try:
+        tracing = Tracing.open(settings.otlp_url, "worker", settings.trace_share)
         loaded, panel, store = prepare(settings)
         if not settings.allow_unsafe_redis:
             refuse_unsafe(connection)
+    except TracingUnavailable as error:
+        _give_up(f"SEEMLY_OTLP_URL: {error}")
     except UnusableSetting as error:
         _give_up(str(error))
     load_s = time.monotonic() - began
@@ -140,10 +145,21 @@ def _work(settings: Settings, health: HealthServer, threads: int) -> int:
     metrics.note_model(loaded.info, load_s, memory_of(loaded.parts.device), lambda: variants.held_bytes)
     with MetricsServer(metrics, settings.metrics_port, settings.metrics_host):
         worker = Worker(
-            settings, connection, engine, loaded.info, loaded.tokenizer_json, store, metrics, variants, panel
+            settings,
+            connection,
+            engine,
+            loaded.info,
+            loaded.tokenizer_json,
+            store,
+            metrics,
+            variants,
+            panel,
+            tracing,
         )
         health.worker = worker
-        return worker.run()
+        exit_code = worker.run()
+    tracing.close()
+    return exit_code
 
 
 def _give_up(why: str) -> NoReturn:

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.connection import parse_url
 
+from contract.logs import LogFormat
 from workers.safety.detectors.choices import DetectorChoices
 
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)]
@@ -68,7 +69,12 @@ class Settings(BaseSettings):
     metrics_host: str = Field("127.0.0.1", description="Address that /metrics listens on.")
     health_port: int = Field(0, ge=0, le=65535, description="Port of the worker's /healthz, for probes; 0: none.")
     health_host: str = Field("127.0.0.1", description="Address that /healthz listens on.")
+    otlp_url: str | None = Field(
+        None, pattern=r"^https?://[^\s/]+", description="Where traces are sent by OTLP over HTTP. Null: nowhere."
+    )
+    trace_share: float = Field(1.0, ge=0, le=1, description="Share of the traces begun here that are kept.")
     log_level: LogLevel = Field("INFO", description="Level of the worker's own log; RQ's is kept at WARNING.")
+    log_format: LogFormat = Field("text", description="text, or json: one object a line.")
 
     @field_validator("redis_url")
     @classmethod

@@ -25,8 +25,10 @@ from redis.exceptions import RedisError
 
 from contract import keys
 from contract.job import MAX_ATTEMPTS, Job
+from contract.logs import about
 from contract.model import ModelInfo
 from contract.result import Result, Status
+from contract.tracing import Tracing
 from workers.announce import Announcement
 from workers.delivery import Delivery, JobInFlight, PictureEngine
 from workers.ending import Ending
@@ -70,6 +72,7 @@ class Worker:
         metrics: WorkerMetrics,
         variants: VariantShelf | None = None,
         detectors: Detectors | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -93,7 +96,7 @@ class Worker:
             keys.COMPARE: self._generate,
         }
         complete: SimpleQueue[JobInFlight] = SimpleQueue()
-        self._delivery = Delivery(info, store, self._records, metrics, on_complete=complete.put)
+        self._delivery = Delivery(info, store, self._records, metrics, complete.put, tracing)
         self._ending = Ending(self._records, self._rq, metrics)
         self._finaliser = Finaliser(
             complete,
@@ -218,7 +221,8 @@ class Worker:
         if ticket is None:
             return False
         try:
-            return self._begin(ticket)
+            with about(job_id=ticket.job_id):
+                return self._begin(ticket)
         except Exception:
             self._rq.forget(ticket)  # its lease ends by itself, and the reaper finds it
             if self._in_flight.pop(ticket.job_id, None) is not None:

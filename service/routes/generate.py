@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 
 from contract.compare import CompareRequest
 from contract.job import Job
+from contract.logs import about
 from contract.request import GenerateRequest
 from contract.result import JobView, Status
 from service.admission import Sender
@@ -167,14 +168,19 @@ class Submission:
 
     async def accept(self, body: GenerateRequest | CompareRequest) -> tuple[Standing, float]:
         """Accept a request as a job. The job, and in how many seconds it should be finished."""
-        limits = self.request.scope["state"].get("limits", UNLIMITED)
+        state = self.request.scope["state"]
+        limits = state.get("limits", UNLIMITED)
         prompt_key = (await self.gateway.callers.pepper_or_new()).derived(PURPOSE)
-        sender = Sender(self.caller.tenant, limits, self.idempotency_key, prompt_key)
+        sender = Sender(
+            self.caller.tenant, limits, self.idempotency_key, prompt_key, state["request_id"], state["span"]
+        )
         job, finish_s = await run_in_threadpool(self.gateway.admission.admit, body, sender)
         if job.is_new:
             self.gateway.metrics.accepted.labels(job.model).inc()
+            with about(job_id=job.id):
+                log.info("job %s: accepted", job.id)
         if job.unfinished is not None:
-            told = self.request.scope["state"]["headers"]
+            told = state["headers"]
             for name, value in quota_headers(limits, job.unfinished).items():
                 told[name] = ", ".join(filter(None, (told.get(name), value)))
         return job, finish_s

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
+from contract.logs import set_up_logs
 from contract.wording import settings_wording
 from service.webhooks.connecting import SystemResolver
 from service.webhooks.deliverer import Deliverer
@@ -28,7 +29,7 @@ def main() -> None:
     except ValidationError as error:
         sys.stderr.write(f"the settings cannot be used: {settings_wording(error)}\n")
         sys.exit(os.EX_CONFIG)
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    set_up_logs(settings.log_level, settings.log_format)
     logging.getLogger("httpcore").setLevel(logging.WARNING)  # it would log addresses, which may hold receivers' secrets
     metrics = DeliveryMetrics()
     if settings.webhook_metrics_port:

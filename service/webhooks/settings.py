@@ -7,6 +7,7 @@ from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, field_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.connection import parse_url
 
+from contract.logs import LogFormat
 from service.webhooks.schedule import PAUSES_S
 from service.webhooks.targets import Networks
 
@@ -54,6 +55,7 @@ class Settings(BaseSettings):
     webhook_metrics_port: int = Field(0, ge=0, le=65_535, description="Port of this process's /metrics; 0: none.")
     webhook_metrics_host: str = Field("127.0.0.1", description="Address that /metrics listens on.")
     log_level: LogLevel = "INFO"
+    log_format: LogFormat = Field("text", description="text, or json: one object a line.")
 
     @field_validator("redis_url")
     @classmethod

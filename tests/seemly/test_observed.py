@@ -1,24 +1,29 @@
-"""The whole stack, watched from outside: by a real Prometheus."""
+"""The whole stack, watched from outside: by a real Prometheus, by a collector of traces, through its logs."""
 
 import json
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
 from contract.compare import CompareRequest
 from contract.request import GenerateRequest
+from contract.result import JobView
 from lab import dashboard
 from seemly.client import Client
 from seemly.embedded import EmbeddedStack
 from seemly.settings import Settings
 from seemly.webhooks import app as webhooks_app
+from tests.collector import Collector, Seen, collecting
 from tests.prometheus import asked_over, needs_prometheus, running_prometheus
+from tests.seemly.processes import eventually
 from tests.service.receiver import receiving
 from tests.service.test_webhook_delivery import free_port
 
@@ -29,14 +34,24 @@ PORTS = {"worker": "SEEMLY_METRICS_PORT", "webhooks": "SEEMLY_WEBHOOK_METRICS_PO
 
 
 @pytest.fixture(scope="module")
-def stack(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
+def collector() -> Iterator[Collector]:
+    with collecting() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def stack(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[EmbeddedStack]:
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("SEEMLY_") or name in ("PORT", "REDIS_URL")]:
             patch.delenv(name)
         for name in PORTS.values():
             patch.setenv(name, str(free_port()))
-        for name, value in {"DEVICE": "cpu", "TORCH_THREADS": "1", "WEBHOOK_NETWORKS": "127.0.0.1/32"}.items():
-            patch.setenv(f"SEEMLY_{name}", value)
+        patch.setenv("SEEMLY_DEVICE", "cpu")
+        patch.setenv("SEEMLY_TORCH_THREADS", "1")
+        patch.setenv("SEEMLY_WEBHOOK_NETWORKS", "127.0.0.1/32")
+        patch.setenv("SEEMLY_LOG_FORMAT", "json")
+        patch.setenv("SEEMLY_OTLP_URL", collector.url)
+        patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")  # milliseconds between two sendings
         settings = Settings(model=str(tiny_folder), model_name="tiny", data=tmp_path_factory.mktemp("stack"), port=0)
         with EmbeddedStack(settings) as running:
             yield running
@@ -85,3 +100,71 @@ def test_every_query_of_the_dashboard_returns_data(stack: EmbeddedStack, tmp_pat
         rules = [rule for group in prometheus.ask("rules")["groups"] for rule in group["rules"]]
         assert len(rules) > 10
         assert {(rule["health"], rule["state"]) for rule in rules} == {("ok", "inactive")}, json.dumps(rules, indent=1)
+
+
+PROMPT = "a canary that nobody may repeat"
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def followed(stack: EmbeddedStack, **headers: str) -> JobView:
+    """A job of two pictures, to its end."""
+    body = {"prompt": PROMPT, "steps": 2, "num_images": 2, "safety": "filter"}
+    answer = httpx.post(f"{stack.url}/generate", json=body, headers={"Prefer": "wait=60", **headers}, timeout=70)
+    assert answer.status_code == 200, answer.text
+    return JobView.model_validate(answer.json())
+
+
+def test_a_jobs_trace_leads_from_the_request_to_every_stage(stack: EmbeddedStack, collector: Collector) -> None:
+    job = followed(stack, traceparent=PARENT)
+    assert eventually(lambda: {"POST /generate", "job"} <= {span.name for span in collector.trace_of(job.id)})
+    spans = collector.trace_of(job.id)
+    by_id = {span.span_id: span for span in spans}
+
+    def path(span: Seen) -> str:
+        return f"{path(by_id[span.parent_id])} > {span.name}" if span.parent_id in by_id else span.name
+
+    to_job = "POST /generate > accept > job"
+    of_picture = ("room", "text", "denoise", "turn", "decode", "judge")
+    assert Counter(map(path, spans)) == {
+        "POST /generate": 1,
+        "POST /generate > accept": 1,
+        to_job: 1,
+        **{f"{to_job} > {stage}": 1 for stage in ("queue", "store", "commit")},
+        f"{to_job} > picture": 2,
+        **{f"{to_job} > picture > {stage}": 2 for stage in of_picture},
+    }
+    _, trace_id, parent_id, _ = PARENT.split("-")
+    assert {span.trace_id for span in spans} == {trace_id}
+    [request] = [span for span in spans if span.name == "POST /generate"]
+    assert (request.parent_id, request.process) == (parent_id, "seemly-gateway")
+    assert {span.process for span in spans if span.name not in ("POST /generate", "accept")} == {"seemly-worker"}
+    for span in spans:
+        assert span.began <= span.ended
+        if span.parent_id in by_id and span.name not in ("job", "queue"):  # which begin and end where others do not
+            parent = by_id[span.parent_id]
+            assert parent.began - 0.001 <= span.began <= span.ended <= parent.ended + 0.001, path(span)
+    [told] = [span for span in spans if span.name == "job"]
+    assert (told.attributes["seemly.mode"], told.attributes["seemly.outcome"]) == ("filter", job.status.value)
+    assert not any("canary" in str(span) for span in spans)
+
+
+def test_probes_and_metrics_are_not_traced(stack: EmbeddedStack, collector: Collector) -> None:
+    for path in ("/healthz/live", "/healthz/ready", "/metrics"):
+        httpx.get(f"{stack.url}{path}")
+    followed(stack)
+    assert eventually(lambda: any(span.name == "job" for span in collector.spans))
+    assert not any("healthz" in span.name or "metrics" in span.name for span in collector.spans)
+
+
+def test_logs_are_json_with_ids_and_without_prompts(stack: EmbeddedStack) -> None:
+    job = followed(stack, **{"X-Request-ID": "asked-by-a-test"})
+    logs = {name: (stack.logs / f"{name}.log").read_text() for name in ("gateway", "worker", "webhooks")}
+    assert not any("canary" in text for text in logs.values())
+    lines = {name: [json.loads(line) for line in text.splitlines()] for name, text in logs.items()}
+    assert all({"time", "level", "logger", "message"} <= line.keys() for each in lines.values() for line in each)
+    for name in ("gateway", "worker"):
+        about_job = [line for line in lines[name] if line.get("job_id") == job.id]
+        assert {line["request_id"] for line in about_job} == {"asked-by-a-test"}, name
+    assert [line["message"] for line in lines["worker"] if line.get("job_id") == job.id] == [
+        f"job {job.id}: {job.status}"
+    ]
