@@ -11,6 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from lab.bench.autoscale.comparison import SLO_WAIT_S, Scenario, draw, figures
+from lab.bench.autoscale.comparison import compare as compare_scaling
+from lab.bench.autoscale.cost import CostModel, Measured, read_measured
 from lab.bench.engine import compare
 from lab.bench.gateway import compare_gateway
 from lab.bench.interleaved import Timing
@@ -36,7 +39,7 @@ def engine(
     """The engine against diffusers' StableDiffusionPipeline, both with the safety checker."""
     comparisons = compare(model, tuple(batch or (1, 4, 16)), steps=steps, repeats=repeats)
     if as_json:
-        print(json.dumps([asdict(row) | {"ratio": row.ratio} for row in comparisons]))  # noqa: T201
+        print(json.dumps([asdict(row) | {"steps": steps, "ratio": row.ratio} for row in comparisons]))  # noqa: T201
         return
     table = Table(title=f"{model}, {steps} steps, {repeats} rounds, {torch.get_num_threads()} threads")
     for heading in ("pictures at once", "engine pictures/s", "pipeline pictures/s", "engine / pipeline"):
@@ -126,6 +129,55 @@ def unguidance(
         f"pictures/s, gradients at every step {_rate(pictures, row.ungated)} pictures/s; time with the gate / without "
         f"{row.share:.3f}, of the method's own part {row.share_of_method:.3f}"
     )
+
+
+@app.command()
+def autoscale(
+    measured: Annotated[
+        list[Path] | None,
+        typer.Option(help="What `seemly bench engine --json` printed; repeatable. Default: it is measured now."),
+    ] = None,
+    model: Model = "models/demo",
+    pods: Annotated[float, typer.Option(min=0.1, help="Pods that the day's mean keeps busy.")] = 3,
+    hours: Annotated[float, typer.Option(min=0.5, max=168, help="Length of the day.")] = 24,
+    start: Annotated[float, typer.Option(min=0, help="Seconds from a pod's creation until it is ready.")] = 90,
+    price: Annotated[float | None, typer.Option(min=0, help="Of one pod's hour, in any currency.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the day's arrivals.")] = 1,
+    plot: Annotated[Path | None, typer.Option(help="Draw the day into this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """A simulated day under the shipped scaling rules, and under scaling by the backlog alone."""
+    try:
+        rounds = [one for file in measured for one in read_measured(file)] if measured else _measured_now(model)
+        cost = CostModel.fit(rounds)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--measured") from None
+    scenario = Scenario(cost, pods, hours, start, seed)
+    rows = compare_scaling(scenario)
+    if plot is not None:
+        draw(rows, scenario).savefig(plot, dpi=130)
+    told = [figures(row) | ({} if price is None else {"cost": round(row.came.pod_hours * price, 2)}) for row in rows]
+    if as_json:
+        print(json.dumps({"cost_model": asdict(cost), "error": cost.error(rounds), "rows": told}))  # noqa: T201
+        return
+    table = Table(title=f"{told[0]['jobs']} jobs in {hours:g} h; SLO: p95 of the wait within {SLO_WAIT_S:g} s")
+    for heading in ("scaled by", "p50 s", "p95 s", "p99 s", "SLO", "pod hours", "busy", "most pods", "cost"):
+        table.add_column(heading, justify="left" if heading == "scaled by" else "right")
+    for row in told:
+        kept = "kept" if row["keeps_slo"] else "missed"
+        waits = (f"{row[f'wait_p{share}_s']:.1f}" for share in (50, 95, 99))
+        rest = (f"{row['pod_hours']:.1f}", f"{row['busy']:.0%}", str(row["most_pods"]), str(row.get("cost", "")))
+        table.add_row(str(row["name"]), *waits, kept, *rest)
+    table.caption = (
+        f"a tick takes {cost.overhead_s * 1e3:.2f} ms and {cost.per_row_s * 1e3:.2f} ms a row, within"
+        f" {cost.error(rounds):.0%} of what was measured"
+    )
+    Console().print(table)
+
+
+def _measured_now(model: str) -> list[Measured]:
+    rows = compare(model, (1, 2, 4, 8, 16), steps=20, repeats=4)
+    return [Measured(row.pictures, 20, row.engine.median) for row in rows]
 
 
 def _rate(pictures: int, timing: Timing) -> str:
