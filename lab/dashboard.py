@@ -126,6 +126,10 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ((_rate(_ERRORS, "code"), "{{code}}"),),
         ),
         Panel(
+            "Detectors out of order", "none", "A worker with one takes no jobs.",
+            (("max by (instance) (seemly_worker_detectors_in_trouble)", "{{instance}}"),),
+        ),
+        Panel(
             "Corrections and regenerations", "reqps", "Steps corrected by unguidance; pictures made again.",
             (
                 (_rate("seemly_worker_corrections_total"), "steps corrected"),

@@ -11,7 +11,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contract.logs import about
-from contract.tracing import OFF, Span, Tracing
+from contract.tracing import OFF, Attributes, Span, Tracing
 from service.metrics import Metrics
 from service.problems import problem_response
 
@@ -88,7 +88,7 @@ class Observing:
 
 def _route(scope: Scope) -> str:
     """The route's own path, with its parameters unfilled."""
-    return getattr(scope.get("route"), "path", "unknown")
+    return str(getattr(scope.get("route"), "path", "unknown"))
 
 
 def _method(scope: Scope) -> str:
@@ -97,7 +97,7 @@ def _method(scope: Scope) -> str:
 
 def _end(span: Span, scope: Scope, status: int) -> None:
     name = f"{_method(scope)} {_route(scope)}"
-    attributes = {
+    attributes: Attributes = {
         "http.request.method": _method(scope),
         "http.route": _route(scope),
         "http.response.status_code": status,

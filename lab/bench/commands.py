@@ -17,6 +17,7 @@ from lab.bench.autoscale.cost import CostModel, Measured, read_measured
 from lab.bench.engine import compare
 from lab.bench.gateway import compare_gateway
 from lab.bench.interleaved import Timing
+from lab.bench.profile import profile_job
 from lab.bench.service import compare_service
 from lab.bench.unguidance import compare_gate
 
@@ -172,6 +173,38 @@ def autoscale(
         f"a tick takes {cost.overhead_s * 1e3:.2f} ms and {cost.per_row_s * 1e3:.2f} ms a row, within"
         f" {cost.error(rounds):.0%} of what was measured"
     )
+    Console().print(table)
+
+
+@app.command(name="profile")
+def profile_(
+    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    model: Model = "models/demo",
+    safety: Annotated[
+        list[str] | None, typer.Option(help="As in `seemly generate`; repeatable. Default: none.")
+    ] = None,
+    pictures: Annotated[int, typer.Option(min=1, max=64)] = 1,
+    steps: Steps = 20,
+    shown: Annotated[int, typer.Option(min=1, help="Operators to list.")] = 12,
+    trace: Annotated[Path | None, typer.Option(help="Write the whole trace there, for chrome://tracing.")] = None,
+    as_json: Json = False,
+) -> None:
+    """One job under torch's profiler: its time by stage and by operator."""
+    plan = safety or ["none"]
+    try:
+        told = profile_job(model, prompt=prompt, safety=plan, pictures=pictures, steps=steps, trace=trace)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--safety") from None
+    if as_json:
+        print(json.dumps(asdict(told)))  # noqa: T201
+        return
+    stages = ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in told.stages_s.items())
+    table = Table("operator", title=f"{told.seconds * 1e3:.1f} ms; summed over the pictures: {stages}")
+    for heading in ("calls", "own CPU ms", "own device ms"):
+        table.add_column(heading, justify="right")
+    for each in told.operators[:shown]:
+        table.add_row(each.name, str(each.calls), f"{each.cpu_ms:.2f}", f"{each.device_ms:.2f}")
+    table.caption = f"{told.ticks} ticks, {told.unet_rows} UNet rows and {told.padding_rows} of padding"
     Console().print(table)
 
 

@@ -1,5 +1,6 @@
 """The benchmarks compare what is equal."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,3 +54,17 @@ def test_the_gateway_is_measured_against_a_bare_app(tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [["--tripping", "3", "--pictures", "2"], ["--repeats", "1"]])
 def test_a_mix_that_cannot_be_is_refused(options: list[str]) -> None:
     assert CliRunner().invoke(app, ["unguidance", *options]).exit_code == 2
+
+
+def test_a_job_is_profiled_by_stage_and_operator(tmp_path: Path) -> None:
+    words = ["profile", "a cat", "--model", DEMO, "--steps", "2", "--pictures", "3", "--safety", "filter"]
+    done = CliRunner().invoke(app, [*words, "--trace", str(tmp_path / "trace.json"), "--json"])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert list(told["stages_s"]) == ["text", "denoise", "turn", "decode", "judge"]
+    assert (told["ticks"], told["unet_rows"], told["padding_rows"]) == (2, 12, 0)
+    assert "aten::mkldnn_convolution" in {each["name"] for each in told["operators"][:10]}
+    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    refused = CliRunner().invoke(app, [*words[:-1], "sdl:max"])
+    assert refused.exit_code == 2
+    assert "sdl" in refused.output
