@@ -121,7 +121,7 @@ def test_the_command_reads_what_the_engines_benchmark_prints(tmp_path: Path) -> 
     assert told["error"] < 0.001
     assert told["rows"][0]["cost"] == pytest.approx(2 * told["rows"][0]["pod_hours"], abs=0.02)
     assert (tmp_path / "day.png").read_bytes().startswith(b"\x89PNG")
-    (tmp_path / "engine.json").write_text("{}")
+    (tmp_path / "engine.json").write_text('[{"pictures": 1}]')
     refused = CliRunner().invoke(app, words)
     assert refused.exit_code == 2
     assert "is not what" in " ".join(refused.output.replace("│", " ").split())
