@@ -94,6 +94,7 @@ def draw(rows: Sequence[Row], scenario: Scenario) -> Figure:
         cost, wait = row.came.pod_hours, row.came.wait_s(0.95)
         plane.scatter(cost, wait, color="#1b6ca8" if row is shipped else "#d1495b", zorder=2)
         plane.annotate(row.name, (cost, wait), xytext=(6, 4), textcoords="offset points", fontsize=8)
+    plane.margins(x=0.2, y=0.15)
     plane.axhline(SLO_WAIT_S, color="grey", linestyle="--", linewidth=1, zorder=1)
     plane.annotate("SLO", (plane.get_xlim()[0], SLO_WAIT_S), xytext=(4, 3), textcoords="offset points", color="grey")
     plane.set(xlabel="pod hours", ylabel="p95 of the wait", ylim=(0, None))
