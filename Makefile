@@ -66,14 +66,20 @@ format: $(STAMP) ## Put the sources in shape
 	$(RUN)/ruff format .
 	$(RUN)/ruff check --fix .
 
-docs: $(STAMP) ## Write docs/api.md from the OpenAPI document
+docs: $(STAMP) ## Write docs/api.md from the OpenAPI document, .env.example from the settings
 	@$(RUN)/python -m lab.reference
+	@$(RUN)/python -m lab.environment
 
-lock: ## Resolve the dependencies anew into requirements.lock (needs uv)
+COMPILE := uv pip compile --python-version 3.11 --no-header --no-annotate --generate-hashes --quiet
+lock: ## Resolve the dependencies anew into requirements.lock, and those of the images into deploy/locks (needs uv)
 	@command -v uv >/dev/null || { echo "This target needs uv: https://docs.astral.sh/uv/" >&2; exit 1; }
-	uv pip compile pyproject.toml --extra gpu --extra dev --universal --python-version 3.11 \
-		--no-header --no-annotate --generate-hashes --quiet \
+	$(COMPILE) pyproject.toml --extra gpu --extra dev --universal \
 		$(addprefix --no-emit-package ,$(GPU_LIBRARIES)) --output-file requirements.lock
+	$(COMPILE) pyproject.toml --universal -c requirements.lock --output-file deploy/locks/gateway.lock
+	$(COMPILE) pyproject.toml --extra gpu --universal -c requirements.lock \
+		$(addprefix --no-emit-package ,$(GPU_LIBRARIES)) --output-file deploy/locks/worker.lock
+	echo '$(TORCH)' | $(COMPILE) - --universal -c requirements.lock --output-file deploy/locks/torch-cuda.lock
+	echo 'setuptools>=77' | $(COMPILE) - --universal --output-file deploy/locks/build.lock
 
 clean: ## Remove .venv and what the tools keep; data/ and out/ stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

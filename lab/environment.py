@@ -1,13 +1,18 @@
-"""`python -m lab.environment`: .env.example, written from the settings' own descriptions."""
+"""`python -m lab.environment`: what deployments hold of what stands elsewhere already.
+
+.env.example                    from the settings' own descriptions
+k8s/base/prometheus-rule.yaml   from Prometheus' alert rules
+"""
 
 import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import wrap
-from typing import Annotated, Any
+from typing import Any
 
 import typer
+import yaml  # type: ignore[import-untyped]
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -41,6 +46,8 @@ GRAFANA_PASSWORD=
 # as well: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, ...
 """
 WIDTH = 118
+ROOT = Path(__file__).resolve().parent.parent
+RULE_HEAD = "# Written by `make docs` from deploy/observability/prometheus/alerts.yaml.\n"
 TOLD_ABOVE = {"SEEMLY_PEPPER"}
 
 
@@ -84,15 +91,8 @@ def _shown(default: Any) -> str:
 
 def _relative(default: str | Path) -> str | Path:
     """A folder of this repository by its name within, wherever it lies here."""
-    root = Path(__file__).resolve().parent.parent
     path = Path(default)
-    return path.relative_to(root) if path.is_relative_to(root) else default
-
-
-def write(file: Annotated[Path, typer.Argument(help="Where the file lies.")] = Path(".env.example")) -> None:
-    """Write the example of an environment anew."""
-    file.write_text(example())
-    typer.echo(f"{file} written")
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else default
 
 
 def variables_in(text: str) -> Iterator[str]:
@@ -101,6 +101,25 @@ def variables_in(text: str) -> Iterator[str]:
         name, equals, _ = line.removeprefix("#").partition("=")
         if equals and name.isupper() and " " not in name:
             yield name
+
+
+def prometheus_rule() -> str:
+    """Prometheus' own rules, as its operator takes them."""
+    rules = yaml.safe_load((ROOT / "deploy" / "observability" / "prometheus" / "alerts.yaml").read_text())
+    rule = {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": {"name": "seemly"},
+        "spec": rules,
+    }
+    return RULE_HEAD + str(yaml.safe_dump(rule, sort_keys=False, width=WIDTH))
+
+
+def write() -> None:
+    """Write both anew."""
+    for name, text in ((".env.example", example()), ("k8s/base/prometheus-rule.yaml", prometheus_rule())):
+        (ROOT / name).write_text(text)
+        typer.echo(f"{name} written")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def fetch_(
     with told(as_json) as console:
         try:
             into.parent.mkdir(parents=True, exist_ok=True)
-            found = fetch(source, into, revision=revision, pinned=sha256 or None)
+            found = fetch(source, into, revision=revision or None, pinned=sha256 or None)
         except UnusableModel as error:
             raise SeemlyError(str(error)) from None
         if as_json:

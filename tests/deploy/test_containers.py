@@ -1,0 +1,169 @@
+"""The images and the compose file, as far as they can be checked without an engine that runs them."""
+
+import json
+import os
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+import yaml
+from redis.exceptions import AuthenticationError, NoPermissionError
+
+from seemly.redis_process import find_binary, is_answering
+from tests.deploy.dockerfile import stages
+from tests.redis_server import READY_WITHIN_S
+from tests.seemly.processes import eventually
+from tests.service import parts
+
+ROOT = Path(__file__).parents[2]
+LOCKS = ROOT / "deploy" / "locks"
+SCHEMAS = Path(__file__).parent / "schemas"
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+ONE_SHOT = {"bucket", "model"}
+REFUSED = (NoPermissionError, AuthenticationError)
+TARGETS = ("gateway", "worker", "worker-cpu")
+
+
+@cache
+def pinned(lock: Path) -> dict[str, str]:
+    """Package → version, of a lock of which every entry has a hash."""
+    entries = re.split(r"\n(?=[a-z0-9])", re.sub(r"^(#|--extra).*\n", "", lock.read_text(), flags=re.M))
+    assert all("--hash=sha256:" in entry for entry in entries)
+    return dict(re.match(r"([a-z0-9._-]+)==([^\s;+]+)", entry).groups() for entry in entries)
+
+
+@pytest.mark.parametrize("lock", sorted(LOCKS.glob("*.lock")), ids=lambda path: path.stem)
+def test_images_hold_the_versions_that_were_tested(lock: Path) -> None:
+    torch = re.search(r"^TORCH := torch==(\S+)", (ROOT / "Makefile").read_text(), re.M)[1]
+    tested = pinned(ROOT / "requirements.lock") | {"torch": torch}
+    shared = pinned(lock).keys() & tested.keys()
+    assert shared
+    assert {name: pinned(lock)[name] for name in shared} == {name: tested[name] for name in shared}
+
+
+def test_the_gateways_image_holds_no_torch() -> None:
+    assert not {"torch", "diffusers", "transformers"} & pinned(LOCKS / "gateway.lock").keys()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_image_is_not_roots_and_says_how_it_does(target: str) -> None:
+    words = [step.word for step in stages()[target].steps]
+    [user] = [step.text for step in stages()[target].steps if step.word == "USER"]
+    assert user == "10001:10001"
+    assert {"LABEL", "HEALTHCHECK", "CMD", "WORKDIR"} <= set(words)
+
+
+def test_whatever_is_installed_is_so_by_its_hash() -> None:
+    installs = [
+        command
+        for stage in stages().values()
+        for step in stage.steps
+        if step.word == "RUN"
+        for command in step.text.split("&&")
+        if re.search(r"\bpip\b.* install ", command)
+    ]
+    assert len(installs) >= 8
+    ours = [command for command in installs if "--require-hashes" not in command]
+    assert all(command.split()[-1] == "/wheels/seemly-*.whl" for command in ours)
+    assert all("--no-deps" in command for command in installs)
+
+
+def test_the_build_sees_what_it_copies_and_nothing_more() -> None:
+    seen = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = {
+        source.strip("/")
+        for stage in stages().values()
+        for step in stage.steps
+        if step.word == "COPY" and "--from" not in step.text
+        for source in step.text.split()[:-1]
+    }
+    assert {re.sub(r"(deploy/locks)/.*", r"\1", source) for source in copied} == seen
+    assert all((ROOT / source).exists() for source in copied)
+
+
+def test_the_compose_file_fits_its_schema() -> None:
+    schema = json.loads((SCHEMAS / "compose-spec.json").read_text())
+    assert list(jsonschema_rs.validator_for(schema).iter_errors(COMPOSE)) == []
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_may_do_as_little_as_it_can(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["logging"]["options"]["max-size"]
+    assert "latest" not in service["image"]
+    assert name in ONE_SHOT or {"healthcheck", "restart"} <= service.keys()
+    assert all(port.startswith(("127.0.0.1:", "${GATEWAY_PUBLISHED")) for port in service.get("ports", []))
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_a_service_names_is_there(name: str) -> None:
+    service = SERVICES[name]
+    for volume in service.get("volumes", []):
+        source = volume.partition(":")[0]
+        assert (ROOT / source).exists() if source.startswith(".") else source in COMPOSE["volumes"]
+    if "build" in service:
+        assert service["build"]["target"] in TARGETS
+    assert set(service.get("depends_on", {})) <= SERVICES.keys()
+    assert set(service.get("networks", [])) <= COMPOSE["networks"].keys()
+
+
+def test_workers_and_stores_reach_nobody_outside() -> None:
+    assert COMPOSE["networks"]["inside"] == {"internal": True}
+    for name in ("redis", "store", "worker-cpu", "worker-gpu", "prometheus"):
+        assert SERVICES[name]["networks"] == ["inside"]
+
+
+def test_a_worker_is_not_told_the_gateways_secrets() -> None:
+    for name in ("worker-cpu", "worker-gpu"):
+        environment = SERVICES[name]["environment"]
+        assert {environment[secret] for secret in ("REDIS_GATEWAY_PASSWORD", "SEEMLY_PEPPER", "GRAFANA_PASSWORD")} == {
+            ""
+        }
+
+
+def test_a_worker_may_take_as_long_to_end_as_its_drain() -> None:
+    for name in ("worker-cpu", "worker-gpu"):
+        assert SERVICES[name]["stop_grace_period"] == "10m"
+        assert float(SERVICES[name]["environment"]["SEEMLY_DRAIN_LIMIT_S"]) <= 570
+
+
+def test_redis_users_may_do_what_the_service_does_and_no_more(tmp_path: Path) -> None:
+    """The script of the image, as it runs there but for its paths."""
+    socket = tmp_path / "redis.sock"
+    environment = {
+        "PATH": f"{find_binary().path.parent}:{os.environ['PATH']}",
+        "REDIS_GATEWAY_PASSWORD": "gateway-password",
+        "REDIS_WORKER_PASSWORD": "worker-password",
+        "REDIS_CONF": str(ROOT / "deploy" / "redis" / "redis.conf"),
+        "REDIS_DATA": str(tmp_path),
+        "ACL_FILE": str(tmp_path / "users.acl"),
+    }
+    command = ["sh", str(ROOT / "deploy" / "redis" / "start.sh"), "--port", "0", "--unixsocket", str(socket)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        assert eventually(lambda: is_answering(f"unix://gateway:gateway-password@{socket}"), READY_WITHIN_S)
+        with parts.client(f"unix://worker:worker-password@{socket}") as worker:
+            parts.announce(worker)
+            assert worker.info("persistence")["aof_enabled"] == 1
+            assert worker.info("memory")["maxmemory_policy"] == "noeviction"
+            for forbidden in ("CONFIG GET *", "FLUSHALL", "SET elsewhere 1", "KEYS *", "ACL LIST"):
+                with pytest.raises(REFUSED):
+                    worker.execute_command(*forbidden.split())
+        with parts.client(f"unix://probe:any@{socket}") as probe:
+            assert probe.ping()
+            with pytest.raises(REFUSED):
+                probe.get("seemly:models")
+        with parts.client(f"unix://{socket}") as nobody, pytest.raises(REFUSED):
+            nobody.ping()
+        assert "worker-password" not in (tmp_path / "users.acl").read_text()
+    finally:
+        process.terminate()
+        process.wait(10)

@@ -1,0 +1,171 @@
+"""The overlays as `kubectl kustomize` renders them: valid, restricted, and of one mind about scaling and ending."""
+
+import json
+import shutil
+import subprocess
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+import yaml
+
+from lab.environment import prometheus_rule
+from seemly.doctor.settings import KINDS, variables
+from workers.checkpoint import hash_weights
+
+ROOT = Path(__file__).parents[2]
+SCHEMAS = Path(__file__).parent / "schemas"
+OVERLAYS = ("demo-cpu", "gpu")
+OTHERS = {
+    "keda.sh/v1alpha1/ScaledObject": "scaledobject.json",
+    "monitoring.coreos.com/v1/ServiceMonitor": "servicemonitor.json",
+    "monitoring.coreos.com/v1/PrometheusRule": "prometheusrule.json",
+}
+Object = dict[str, Any]
+
+needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not on PATH")
+
+
+@cache
+def objects(overlay: str) -> list[Object]:
+    """What would be applied."""
+    command = ["kubectl", "kustomize", str(ROOT / "k8s" / "overlays" / overlay)]
+    return list(yaml.safe_load_all(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+
+
+def of_kind(overlay: str, *kinds: str) -> list[Object]:
+    return [one for one in objects(overlay) if one["kind"] in kinds]
+
+
+def pods(overlay: str) -> dict[str, Object]:
+    """Name → pod spec."""
+    owners = of_kind(overlay, "Deployment", "StatefulSet")
+    return {owner["metadata"]["name"]: owner["spec"]["template"]["spec"] for owner in owners}
+
+
+def containers(overlay: str) -> list[Object]:
+    return list(
+        chain.from_iterable(pod["containers"] + pod.get("initContainers", []) for pod in pods(overlay).values())
+    )
+
+
+@cache
+def validators() -> dict[str, Any]:
+    bundle = json.loads((SCHEMAS / "kubernetes-1.33.json").read_text())
+    known = {kind: schema | {"$defs": bundle["$defs"]} for kind, schema in bundle["kinds"].items()}
+    known |= {kind: json.loads((SCHEMAS / name).read_text()) for kind, name in OTHERS.items()}
+    return {kind: jsonschema_rs.validator_for(schema) for kind, schema in known.items()}
+
+
+@needs_kubectl
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_fits_the_schemas_of_kubernetes_keda_and_prometheus(overlay: str) -> None:
+    wrong = []
+    for one in objects(overlay):
+        validator = validators()[f"{one['apiVersion']}/{one['kind']}"]
+        wrong += [f"{one['kind']} {one['metadata']['name']}: {error}" for error in validator.iter_errors(one)]
+    assert wrong == []
+
+
+def test_the_schemas_find_a_misspelt_field() -> None:
+    for kind, validator in validators().items():
+        version, _, name = kind.rpartition("/")
+        wrong = {"apiVersion": version, "kind": name, "metadata": {"name": "a"}, "spek": {}}
+        assert any("spek" in str(error) for error in validator.iter_errors(wrong)), kind
+
+
+@needs_kubectl
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_pod_keeps_to_the_restricted_standard(overlay: str) -> None:
+    [namespace] = of_kind(overlay, "Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    for pod in pods(overlay).values():
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in containers(overlay):
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container["resources"].keys() == {"requests", "limits"}
+        assert not container["image"].endswith((":latest", "seemly-gateway", "seemly-worker"))
+
+
+@needs_kubectl
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_long_running_container_is_probed(overlay: str) -> None:
+    for pod in pods(overlay).values():
+        for container in pod["containers"]:
+            assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys()
+
+
+@needs_kubectl
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_nothing_is_open_that_no_policy_opens(overlay: str) -> None:
+    policies = {one["metadata"]["name"]: one["spec"] for one in of_kind(overlay, "NetworkPolicy")}
+    assert policies["default-deny"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    for spec in policies.values():
+        rules = spec.get("ingress", []) + spec.get("egress", [])
+        assert all(rule["ports"] and (rule.get("from") or rule.get("to")) for rule in rules)
+
+
+@needs_kubectl
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_secrets_are_referred_to_and_never_held(overlay: str) -> None:
+    assert of_kind(overlay, "Secret") == []
+    settings = chain.from_iterable(one["data"].items() for one in of_kind(overlay, "ConfigMap"))
+    assert not [name for name, _ in settings if any(word in name for word in ("PASSWORD", "SECRET", "PEPPER"))]
+
+
+@needs_kubectl
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_is_set_is_a_setting(overlay: str) -> None:
+    known = {variable for kind in KINDS.values() for variable in variables(kind)}
+    told = {entry["name"] for container in containers(overlay) for entry in container.get("env", [])}
+    told |= {name for one in of_kind(overlay, "ConfigMap") for name in one["data"] if name.isupper()}
+    assert {name for name in told if name.startswith("SEEMLY_")} <= known
+
+
+@needs_kubectl
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_workers_are_scaled_by_all_there_is_to_do_and_end_in_peace(overlay: str) -> None:
+    for scaled in of_kind(overlay, "ScaledObject"):
+        name = scaled["spec"]["scaleTargetRef"]["name"]
+        [owner] = [one for one in of_kind(overlay, "Deployment") if one["metadata"]["name"] == name]
+        assert "replicas" not in owner["spec"]  # or every apply would undo the scaling
+        [trigger] = scaled["spec"]["triggers"]
+        model = worker_settings(overlay)["SEEMLY_MODEL_NAME"]
+        assert trigger["metadata"]["query"] == f'max(seemly_queue_unfinished{{model="{model}"}})'
+        assert trigger["metadata"]["activationThreshold"] == "0"
+        assert scaled["spec"]["fallback"]["replicas"] >= 1
+        pod = pods(overlay)[name]
+        [worker] = pod["containers"]
+        drain_s = float(next(one["value"] for one in worker["env"] if one["name"] == "SEEMLY_DRAIN_LIMIT_S"))
+        assert drain_s < pod["terminationGracePeriodSeconds"]
+
+
+def worker_settings(overlay: str) -> dict[str, str]:
+    [found] = [one["data"] for one in of_kind(overlay, "ConfigMap") if "SEEMLY_MODEL_NAME" in one["data"]]
+    return found
+
+
+@needs_kubectl
+def test_the_demonstrations_model_is_pinned_to_the_one_of_this_repository() -> None:
+    assert worker_settings("demo-cpu")["SEEMLY_MODEL_SHA256"] == hash_weights(ROOT / "models" / "demo")
+
+
+@needs_kubectl
+def test_a_worker_on_a_gpu_has_one_and_may_run_where_they_are() -> None:
+    [pod] = [pod for name, pod in pods("gpu").items() if name.startswith("worker")]
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
+    assert not [name for name in pods("gpu") if name in ("redis", "store")]
+
+
+def test_the_rules_of_kubernetes_are_those_of_prometheus() -> None:
+    assert (ROOT / "k8s" / "base" / "prometheus-rule.yaml").read_text() == prometheus_rule(), "run `make docs`"
