@@ -75,8 +75,8 @@ lock: ## Resolve the dependencies anew into requirements.lock, and those of the 
 	@command -v uv >/dev/null || { echo "This target needs uv: https://docs.astral.sh/uv/" >&2; exit 1; }
 	$(COMPILE) pyproject.toml --extra gpu --extra dev --universal \
 		$(addprefix --no-emit-package ,$(GPU_LIBRARIES)) --output-file requirements.lock
-	$(COMPILE) pyproject.toml --universal -c requirements.lock --output-file deploy/locks/gateway.lock
-	$(COMPILE) pyproject.toml --extra gpu --universal -c requirements.lock \
+	$(COMPILE) pyproject.toml --extra tracing --universal -c requirements.lock --output-file deploy/locks/gateway.lock
+	$(COMPILE) pyproject.toml --extra gpu --extra tracing --universal -c requirements.lock \
 		$(addprefix --no-emit-package ,$(GPU_LIBRARIES)) --output-file deploy/locks/worker.lock
 	echo '$(TORCH)' | $(COMPILE) - --universal -c requirements.lock --output-file deploy/locks/torch-cuda.lock
 	echo 'setuptools>=77' | $(COMPILE) - --universal --output-file deploy/locks/build.lock

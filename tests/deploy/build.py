@@ -39,16 +39,18 @@ def copy(step: Step, root: Path, roots: dict[str, Path], workdir: str) -> None:
         place = into / found.name if target.endswith("/") or (len(sources) > 1) else into
         place.parent.mkdir(parents=True, exist_ok=True)
         if found.is_dir():
-            shutil.copytree(found, place, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+            unwanted = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(found, place, symlinks=True, dirs_exist_ok=True, ignore=unwanted)
         else:
             shutil.copy2(found, place)
 
 
-def run(step: Step, root: Path, environment: dict[str, str], workdir: str) -> None:
+def run(step: Step, root: Path, workdir: str) -> None:
     """RUN."""
     inside = f"cd {shlex.quote(workdir)} && {step.text}"
     command = ["chroot", str(root), "/bin/sh", "-ec", inside]
-    subprocess.run(command, check=True, env={"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"} | environment | PASSED_ON)
+    path = {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    subprocess.run(command, check=True, env=path | PASSED_ON)
 
 
 def build(stage: Stage, base: Path, into: Path, roots: dict[str, Path]) -> Path:
@@ -63,13 +65,13 @@ def build(stage: Stage, base: Path, into: Path, roots: dict[str, Path]) -> Path:
             (root / folder.lstrip("/")).mkdir(parents=True, exist_ok=True)
             subprocess.run(["mount", "--bind", "-o", "ro", folder, str(root / folder.lstrip("/"))], check=True)
             mounted.append(root / folder.lstrip("/"))
-        workdir, environment = "/", {}
+        workdir = "/"
         for step in stage.steps:
             match step.word:
                 case "RUN":
                     sys.stdout.write(f"[{stage.name}] RUN {step.text}\n")
                     sys.stdout.flush()
-                    run(step, root, environment, workdir)
+                    run(step, root, workdir)
                 case "COPY":
                     copy(step, root, roots, workdir)
                 case "WORKDIR":

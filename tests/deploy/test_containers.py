@@ -4,7 +4,9 @@ import json
 import os
 import re
 import subprocess
+import tomllib
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,14 @@ def test_images_hold_the_versions_that_were_tested(lock: Path) -> None:
     shared = pinned(lock).keys() & tested.keys()
     assert shared
     assert {name: pinned(lock)[name] for name in shared} == {name: tested[name] for name in shared}
+
+
+@pytest.mark.parametrize(("lock", "extras"), [("gateway", ["tracing"]), ("worker", ["gpu", "tracing"])])
+def test_an_image_has_everything_that_its_process_imports(lock: str, extras: list[str]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *chain.from_iterable(project["optional-dependencies"][one] for one in extras)]
+    names = {re.match(r"[a-z0-9-]+", one)[0] for one in wanted} - {"torch"}  # which has locks of its own
+    assert names - pinned(LOCKS / f"{lock}.lock").keys() == set(), "run `make lock`"
 
 
 def test_the_gateways_image_holds_no_torch() -> None:
