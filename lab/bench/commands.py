@@ -162,12 +162,12 @@ def autoscale(
         print(json.dumps({"cost_model": asdict(cost), "error": cost.error(rounds), "rows": told}))  # noqa: T201
         return
     table = Table(title=f"{told[0]['jobs']} jobs in {hours:g} h; SLO: p95 of the wait within {SLO_WAIT_S:g} s")
-    for heading in ("scaled by", "p50 s", "p95 s", "p99 s", "SLO", "pod h", "busy", "most", "cost"):
+    for heading in ("scaled by", "p50 s", "p95 s", "p99 s", "SLO", "pod h", "busy", "cost"):
         table.add_column(heading, justify="left" if heading == "scaled by" else "right", no_wrap=True)
     for row in told:
         kept = "kept" if row["keeps_slo"] else "missed"
         waits = (f"{row[f'wait_p{share}_s']:.1f}" for share in (50, 95, 99))
-        rest = (f"{row['pod_hours']:.1f}", f"{row['busy']:.0%}", str(row["most_pods"]), str(row.get("cost", "")))
+        rest = (f"{row['pod_hours']:.0f}", f"{row['busy']:.0%}", str(row.get("cost", "")))
         table.add_row(str(row["name"]), *waits, kept, *rest)
     table.caption = (
         f"a tick takes {cost.overhead_s * 1e3:.2f} ms and {cost.per_row_s * 1e3:.2f} ms a row, within"

@@ -70,7 +70,7 @@ def compare(scenario: Scenario, rules: ScalingRules = SHIPPED) -> list[Row]:
     shipped = Row(f"unfinished, {rules.target:g} a pod", simulate(arrivals, pods, rules, unfinished, SCRAPE_LAG_S))
     others = [
         Row(
-            f"backlog alone, {target} a pod",
+            f"backlog, {target} a pod",
             simulate(arrivals, pods, replace(rules, target=target, least=max(1, rules.least)), backlog),
         )
         for target in BACKLOG_TARGETS
