@@ -7,7 +7,7 @@ from pydantic import AwareDatetime, Field, model_validator
 from contract.at_rest import PromptAtRest
 from contract.plan import SafetyPlan
 from contract.request import OutputFormat, RequestedPlan, Scheduler
-from contract.strict import Strict
+from contract.strict import Number, Strict
 
 MAX_ATTEMPTS = 3
 
@@ -16,7 +16,7 @@ class PolicyRef(Strict):
     """Which policy decided, and in which version."""
 
     id: str
-    version: int
+    version: Annotated[int, Number]
 
 
 class ComparedPlan(Strict):
@@ -61,6 +61,11 @@ class Job(Strict):
         if any(each.plan.output is not None and each.plan.output.most_regenerations for each in self.compared):
             raise ValueError("a compare keeps to one seed, so none of its plans can act by 'regenerate'")
         return self
+
+    @property
+    def plans(self) -> "tuple[ComparedPlan | Job, ...]":
+        """Where its plans stand: one, or of a compare, each picture's."""
+        return self.compared or (self,)
 
     def of_picture(self, index: int) -> "Job":
         """The job as it is for one of its pictures: itself, or, of a compare, under that picture's own plan."""

@@ -7,6 +7,8 @@ READY_WORKERS = f"{PREFIX}workers:ready"  # sorted set: "model|worker" → time 
 ACCEPTED = f"{PREFIX}jobs:accepted"  # sorted set: job id → acceptance, epoch seconds; holds every job not yet terminal
 AUDITED = f"{PREFIX}audited"  # set: tenants that have an audit
 TENANTS = f"{PREFIX}tenants"  # hash: tenant → `service.limits.TenantLimits` as JSON, where it has its own
+POLICIES = f"{PREFIX}policies"  # hash: "id@version" → `contract.policy.Policy` as JSON; none is changed or removed
+ASSIGNMENTS = f"{PREFIX}policies:assigned"  # hash: tenant, or `policy.EVERYONE` → `contract.policy.Assignment` as JSON
 API_KEYS = f"{PREFIX}api-keys"  # hash: key id → `service.api_keys.ApiKey` as JSON; none is ever removed
 SERVICE_TIMES = f"{PREFIX}jobs:service-times"  # list, capped: seconds a job took, newest first
 

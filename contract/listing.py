@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import AwareDatetime, BaseModel, Field
 
 from contract.effect import MeasuredEffects
+from contract.job import PolicyRef
 from contract.model import ModelInfo, VariantInfo
 from contract.result import Status
 from contract.strict import Strict
@@ -69,3 +70,27 @@ class Variants(BaseModel):
     """Every variant there is; those that are available can be asked for."""
 
     variants: list[Variant]
+
+
+class PolicySummary(BaseModel):
+    """A version of a policy in a list."""
+
+    id: str
+    version: int
+    description: str
+
+
+class AssignedPolicy(BaseModel):
+    """What a tenant is under."""
+
+    tenant: str = Field(description="`*`: every tenant without an assignment of its own.")
+    enforce: PolicyRef
+    shadow: PolicyRef | None
+
+
+class Policies(BaseModel):
+    """Every version of every policy, and who is under which."""
+
+    own: PolicyRef = Field(description="The deployment's: it holds where nothing else is assigned.")
+    policies: list[PolicySummary]
+    assignments: list[AssignedPolicy]

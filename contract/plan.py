@@ -16,7 +16,15 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    StrictBool,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from contract.strict import Strict, Text
 
@@ -61,6 +69,14 @@ class Action(StrEnum):
     REGENERATE = "regenerate"  # made again with other seeds; the first picture with nothing to withhold is delivered
     REVIEW = "review"  # withheld until a person has looked
     BLOCK = "block"  # withheld
+
+
+_RANKS = {action: rank for rank, action in enumerate(Action)}
+
+
+def stricter(*actions: Action | None) -> Action:
+    """The strictest of some actions, None being milder than any."""
+    return max((action for action in actions if action is not None), key=_RANKS.__getitem__)
 
 
 class Safree(Strict):
@@ -200,16 +216,40 @@ class FilterConcept(Strict):
     action: Action | None = Field(None, description="Null takes the filter's own action.")
 
 
+class ConceptRule(Strict):
+    """What is different for one concept that a detector already scores. What it leaves null stays as it is."""
+
+    name: ConceptName
+    threshold: float | None = Field(None, ge=-1, le=1, description="Null takes the detector's own.")
+    action: Action | None = Field(None, description="Null takes the filter's own action.")
+    loosens: StrictBool = Field(
+        False,
+        description="Whether the threshold may lie over the detector's own; else the lower of the two holds. Under a"
+        " floor with a filter, that of a request never does.",
+    )
+
+    @field_validator("loosens")
+    @classmethod
+    def _there_is_a_threshold(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and "threshold" in info.data and info.data["threshold"] is None:
+            raise ValueError("does nothing without a threshold; give one, or leave this out")
+        return value
+
+
 class Filter(Strict):
     """The output filter: a picture in which a concept is found is acted on instead of delivered as it is.
 
     Concepts may share a text, so that one can be annotated from a low threshold on and blocked from a high one.
+    A filter that names no action takes that of the policy's floor; without one, it blocks.
     """
 
     method: Literal["filter"] = "filter"
     action: Action = Action.BLOCK
     concepts: Annotated[tuple[FilterConcept, ...], Field(max_length=MAX_CONCEPTS)] = Field(
         (), description="Concepts beyond those of the model's own checker."
+    )
+    rules: Annotated[tuple[ConceptRule, ...], Field(max_length=MAX_CONCEPTS)] = Field(
+        (), description="What is different for single concepts of the model's own."
     )
     regenerations: int | None = Field(
         None,
@@ -220,9 +260,19 @@ class Filter(Strict):
     )
 
     @property
+    def named(self) -> "tuple[FilterConcept | ConceptRule, ...]":
+        """Everything in it that has a name of its own."""
+        return (*self.concepts, *self.rules)
+
+    @property
     def actions(self) -> frozenset[Action]:
         """Every action that a concept found may have."""
-        return frozenset({self.action, *(concept.action for concept in self.concepts if concept.action)})
+        return frozenset({self.action, *(each.action for each in self.named if each.action)})
+
+    def action_on(self, name: str) -> Action:
+        """The action on a concept that was found: its own, else the filter's."""
+        own = [each.action for each in self.named if each.name == name and each.action]
+        return stricter(*own) if own else self.action
 
     @property
     def most_regenerations(self) -> int:
@@ -233,17 +283,18 @@ class Filter(Strict):
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
-        names = [concept.name for concept in self.concepts]
-        if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"concept names must be unique; repeated: {', '.join(repeated)}")
+        for what, names in (("concept", [each.name for each in self.concepts]), ("rule", [r.name for r in self.rules])):
+            if repeated := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{what} names must be unique; repeated: {', '.join(repeated)}")
         return self
 
     @field_validator("regenerations")
     @classmethod
     def _something_regenerates(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is None or not {"action", "concepts"} <= info.data.keys():
+        if value is None or not {"action", "concepts", "rules"} <= info.data.keys():
             return value
-        if Action.REGENERATE not in {info.data["action"], *(concept.action for concept in info.data["concepts"])}:
+        named = (*info.data["concepts"], *info.data["rules"])
+        if Action.REGENERATE not in {info.data["action"], *(each.action for each in named)}:
             raise ValueError("does nothing without the action 'regenerate'; take that action, or leave this out")
         return value
 
@@ -265,6 +316,17 @@ class SafetyPlan(Strict):
         """Names of the methods the plan uses, in the order of the places."""
         places = (self.prompt, self.weights, self.guidance, self.trajectory, self.output)
         return tuple(place.method for place in places if place is not None)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """By method: the short form that means the same, with its preset; the method alone where there is none."""
+        places = (self.prompt, self.weights, self.guidance, self.trajectory, self.output)
+        names: dict[str, str] = {}
+        for filled in (place for place in places if place is not None):
+            place, field, _ = _SHORT_NAMES[filled.method]
+            name = f"{filled.method}:{getattr(filled, field)}" if field else filled.method
+            names[filled.method] = name if getattr(SafetyPlan.from_short_form(name), place) == filled else filled.method
+        return names
 
     @classmethod
     def from_short_form(cls, names: str | Sequence[str]) -> Self:

@@ -102,7 +102,7 @@ def _texts_read_as_numbers(sent: Any, read: Any, location: Location = ()) -> Ite
     elif isinstance(sent, list | tuple):
         for index, (part, value) in enumerate(zip(sent, read, strict=True)):
             yield from _texts_read_as_numbers(part, value, (*location, index))
-    elif isinstance(sent, bool | str | bytes) and isinstance(read, int | float):
+    elif isinstance(sent, bool | str | bytes) and isinstance(read, int | float) and not isinstance(read, bool):
         yield location
 
 
@@ -117,6 +117,7 @@ def _numbers_are_numbers(sent: Any, handler: ValidatorFunctionWrapHandler) -> An
 
 
 AskedPlan = Annotated[RequestedPlan, WrapValidator(_numbers_are_numbers)]
+WrittenPlan = Annotated[SafetyPlan, WrapValidator(_numbers_are_numbers)]
 
 
 def plan_of(requested: RequestedPlan) -> SafetyPlan:

@@ -1,12 +1,14 @@
 """Verdicts: what was found in a picture, by which detector, against which threshold, and what follows from it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 from pydantic import Field
 
-from contract.plan import Action, Filter
+from contract.plan import Action, ConceptRule, Filter, stricter
 from contract.strict import Strict
+
+TEXT_CONCEPTS = "clip-concepts"  # the detector of concepts given as text
 
 
 class Verdict(StrEnum):
@@ -26,10 +28,13 @@ class ConceptScore(Strict):
     detector: str
     detector_version: str
     score: float = Field(description="A cosine of picture and concept, or a probability: the detector's own.")
-    threshold: float = Field(description="The effective threshold, after any special-care adjustment.")
+    threshold: float = Field(description="The effective threshold, after any special-care adjustment and any rule.")
     margin: float
     flagged: bool
     special_care: bool = Field(False, description="A special-care concept lowers the others' thresholds; never flags.")
+    own_threshold: float | None = Field(
+        None, description="The detector's own threshold, where a rule or a policy has set another."
+    )
 
 
 class Decision(Strict):
@@ -41,12 +46,25 @@ class Decision(Strict):
 
 
 _VERDICTS = {Action.ANNOTATE: Verdict.PASSED, Action.REVIEW: Verdict.REVIEW, Action.BLOCK: Verdict.BLOCKED}
-_STRICTNESS = {action: rank for rank, action in enumerate(Action)}  # declared from mildest to strictest
 
 
-def stricter(*actions: Action) -> Action:
-    """The strictest of some actions."""
-    return max(actions, key=_STRICTNESS.__getitem__)
+def at_thresholds_of(output: Filter | None, scores: Sequence[ConceptScore]) -> tuple[ConceptScore, ...]:
+    """A picture's scores against the thresholds that a filter sets, whatever they were held against before."""
+    concepts = {concept.name: concept.threshold for concept in output.concepts} if output else {}
+    rules = {rule.name: rule for rule in output.rules} if output else {}
+    return tuple(_at_threshold(score, concepts, rules.get(score.name)) for score in scores)
+
+
+def _at_threshold(score: ConceptScore, concepts: Mapping[str, float], rule: ConceptRule | None) -> ConceptScore:
+    own = score.threshold if score.own_threshold is None else score.own_threshold
+    threshold = concepts.get(score.name, own) if score.detector == TEXT_CONCEPTS else own
+    if rule is not None and rule.threshold is not None:
+        threshold = rule.threshold if rule.loosens else min(threshold, rule.threshold)
+    if score.special_care or threshold == score.threshold:
+        return score
+    margin = round(score.score - threshold, 3)
+    changes = {"threshold": threshold, "margin": margin, "flagged": margin > 0, "own_threshold": own}
+    return score.model_copy(update=changes)
 
 
 def decide(scores: Sequence[ConceptScore], output: Filter | None, *, is_blurred: bool = False) -> Decision:
@@ -54,17 +72,18 @@ def decide(scores: Sequence[ConceptScore], output: Filter | None, *, is_blurred:
 
     Of the concepts found, the strictest action holds. One that only a worker could carry out blocks as long as it has
     not: `blur` passes a picture that is blurred; `regenerate` passes none, but the picture made in its stead may pass.
+    The scores are held against the filter's thresholds; see `at_thresholds_of` for them as they then are.
 
     Raises:
         ValueError: when there is nothing to decide on; a picture without scores is never passed.
     """
     if not scores:
         raise ValueError("a picture without scores cannot be judged")
-    flagged = sorted((score for score in scores if score.flagged), key=lambda score: -score.margin)
+    held = at_thresholds_of(output, scores)
+    flagged = sorted((score for score in held if score.flagged), key=lambda score: -score.margin)
     if output is None or not flagged:
         return Decision(verdict=Verdict.PASSED)
-    own_action = {concept.name: concept.action for concept in output.concepts if concept.action is not None}
-    action = stricter(*(own_action.get(score.name, output.action) for score in flagged))
+    action = stricter(*(output.action_on(score.name) for score in flagged))
     verdict = _VERDICTS.get(action, Verdict.BLOCKED)
     if action is Action.BLUR and is_blurred:
         verdict = Verdict.PASSED

@@ -15,13 +15,13 @@ from contract.idle import idle_settings
 from contract.job import ComparedPlan, Job
 from contract.model import ModelInfo, VariantStatus
 from contract.plan import MAX_CONCEPTS, Action, Negative, SafetyPlan, Sega, Sld, joined
+from contract.policy import InForce
 from contract.request import MAX_SEED, GenerateRequest, PicturesRequest, RequestedPlan, plan_of
 from contract.tracing import OFF, Span
 from service.at_rest import prompt_at_rest
 from service.comparing import errors_of_plans, regeneration_errors, without_regeneration
 from service.idempotency import fingerprint_of
 from service.models import Catalogue, count_tokens, holds_mark, too_long
-from service.policy import Policy, effective_plan
 from service.problems import FieldError, ForbiddenByPolicy, InvalidRequest, PolicyNotServed
 from service.queue import JobQueue, Standing
 from service.tenants import UNLIMITED, TenantLimits
@@ -35,6 +35,7 @@ class Sender:
     """Who sends a request, and under which key it counts once."""
 
     tenant: str
+    in_force: InForce
     limits: TenantLimits = UNLIMITED
     idempotency_key: str | None = None  # a digest
     prompt_key: bytes = b""  # under which its prompts are hashed, where the policy wants that
@@ -48,14 +49,12 @@ class Admission:
     def __init__(
         self,
         catalogue: Catalogue,
-        policy: Policy,
         queue: JobQueue,
         queue_limit: int,
         idempotency_ttl_s: int,
         webhook_networks: Sequence[Network] = (),
     ) -> None:
         self._catalogue = catalogue
-        self._policy = policy
         self._queue = queue
         self._queue_limit = queue_limit
         self._idempotency_ttl_s = idempotency_ttl_s
@@ -74,10 +73,11 @@ class Admission:
             self._check_webhook(request.webhook_url, sender.tenant)
         model = self._catalogue.model(request.model)
         if isinstance(request, CompareRequest):
-            job = self._compare_job(request, model, sender.tenant)
+            job = self._compare_job(request, model, sender)
         else:
-            job = self._generate_job(request, model, sender.tenant)
-        at_rest = prompt_at_rest(self._policy.prompts, job.prompt, job.negative_prompt, sender.prompt_key)
+            job = self._generate_job(request, model, sender)
+        form = sender.in_force.policy.prompts
+        at_rest = prompt_at_rest(form, job.prompt, job.negative_prompt, sender.prompt_key)
         job = job.model_copy(update={"prompt_at_rest": at_rest})
         load = self._queue.recent_load(model.name)
         limits = sender.limits
@@ -113,47 +113,41 @@ class Admission:
         if why is not None:
             raise InvalidRequest(FieldError(field="webhook_url", message=why))
 
-    def _generate_job(self, request: GenerateRequest, model: ModelInfo, tenant: str) -> Job:
-        if why := self._why_forbidden(request.plan):
+    def _generate_job(self, request: GenerateRequest, model: ModelInfo, sender: Sender) -> Job:
+        if why := _why_forbidden(request.plan, sender.in_force):
             raise ForbiddenByPolicy(why)
-        if crowded := self._crowding_errors(request.plan):
+        if crowded := _crowding_errors(request.plan, sender.in_force):
             raise InvalidRequest(*crowded)
-        job = self._job(request, request.safety, _seeds(request.seed, request.num_images), model, tenant)
-        if errors := self._errors(job, model):
+        job = self._job(request, request.safety, _seeds(request.seed, request.num_images), model, sender)
+        if errors := self._errors(job, model, sender.in_force):
             raise InvalidRequest(*errors)
-        self._check_floor(job, model)
+        _check_policy(job, sender.in_force)
+        _check_served(job, model, sender.in_force)
         return job
 
-    def _compare_job(self, request: CompareRequest, model: ModelInfo, tenant: str) -> Job:
+    def _compare_job(self, request: CompareRequest, model: ModelInfo, sender: Sender) -> Job:
         """Every plan is checked as if it came alone to `POST /generate`."""
-        forbidden = [(index, self._why_forbidden(plan_of(plan))) for index, plan in enumerate(request.plans)]
+        in_force = sender.in_force
+        forbidden = [(index, _why_forbidden(plan_of(plan), in_force)) for index, plan in enumerate(request.plans)]
         if refused := [FieldError(field=f"plans.{index}", message=why) for index, why in forbidden if why]:
             raise ForbiddenByPolicy(f"{refused[0].field}: {refused[0].message}", errors=tuple(refused))
-        if crowded := errors_of_plans([self._crowding_errors(plan_of(plan)) for plan in request.plans]):
+        if crowded := errors_of_plans([_crowding_errors(plan_of(plan), in_force) for plan in request.plans]):
             raise InvalidRequest(*crowded)
         seeds = _seeds(request.seed, 1) * len(request.plans)
-        jobs = [self._job(request, plan, seeds, model, tenant) for plan in request.plans]
-        if errors := errors_of_plans([[*self._errors(job, model), *regeneration_errors(job)] for job in jobs]):
+        jobs = [self._job(request, plan, seeds, model, sender) for plan in request.plans]
+        if errors := errors_of_plans(
+            [[*self._errors(job, model, in_force), *regeneration_errors(job)] for job in jobs]
+        ):
             raise InvalidRequest(*errors)
-        for job in jobs:
-            self._check_floor(job, model)
         compared = tuple(
             ComparedPlan(label=label, requested=job.requested, plan=without_regeneration(job.plan))
             for label, job in zip(request.names, jobs, strict=True)
         )
-        return jobs[0].model_copy(update={"plan": compared[0].plan, "compared": compared})
-
-    def _why_forbidden(self, requested: SafetyPlan) -> str | None:
-        if forbidden := self._policy.forbidden_methods(requested):
-            return f"The policy {self._policy.id!r} does not allow: {', '.join(forbidden)}. Choose another safety plan."
-        return None
-
-    def _crowding_errors(self, requested: SafetyPlan) -> list[FieldError]:
-        """Asked before the effective plan is made: a filter takes no more concepts than these."""
-        if (total := self._policy.concepts_beside(requested)) <= MAX_CONCEPTS:
-            return []
-        message = f"together with those of the policy they are {total} of at most {MAX_CONCEPTS}; leave some out"
-        return [FieldError(field="safety.output.concepts", message=message)]
+        whole = jobs[0].model_copy(update={"plan": compared[0].plan, "compared": compared})
+        _check_policy(whole, in_force)
+        for job in jobs:
+            _check_served(job, model, in_force)
+        return whole
 
     def _job(
         self,
@@ -161,12 +155,12 @@ class Admission:
         requested: RequestedPlan,
         seeds: tuple[int, ...],
         model: ModelInfo,
-        tenant: str,
+        sender: Sender,
     ) -> Job:
         created_at = datetime.now(UTC)
         return Job(
             id=uuid.uuid4().hex,
-            tenant=tenant,
+            tenant=sender.tenant,
             created_at=created_at,
             deadline_at=created_at + timedelta(seconds=request.deadline_s) if request.deadline_s else None,
             model=model.name,
@@ -180,26 +174,20 @@ class Admission:
             scheduler=request.scheduler,
             output_format=request.output_format,
             requested=requested,
-            plan=effective_plan(plan_of(requested), self._policy),
-            policy=self._policy.ref,
+            plan=sender.in_force.effective(plan_of(requested)),
+            policy=sender.in_force.policy.ref,
         )
 
-    def _errors(self, job: Job, model: ModelInfo) -> list[FieldError]:
+    def _errors(self, job: Job, model: ModelInfo, in_force: InForce) -> list[FieldError]:
         requested = plan_of(job.requested)
         return [
             *_size_errors(job, model),
             *_scheduler_errors(job, model),
             *plan_errors(requested, model),
-            *_renamed_concept_errors(requested, self._policy, model),
+            *_renamed_concept_errors(requested, in_force, model),
             *_idle_errors(job),
             *self._token_errors(job, model),
         ]
-
-    def _check_floor(self, job: Job, model: ModelInfo) -> None:
-        if any(True for _ in plan_errors(job.plan, model)):
-            raise PolicyNotServed(
-                f"The policy {self._policy.id!r} demands a method that this model's workers do not serve.", 60
-            )
 
     def _token_errors(self, job: Job, model: ModelInfo) -> Iterator[FieldError]:
         tokenizer = self._catalogue.tokenizer(model)
@@ -241,6 +229,32 @@ def _encoded_texts(job: Job, model: ModelInfo) -> Iterator[tuple[str, str]]:
 
 def _concept_text(concepts: Sequence[str] | None, model: ModelInfo) -> str:
     return joined(concepts or model.default_concepts)
+
+
+def _why_forbidden(requested: SafetyPlan, in_force: InForce) -> str | None:
+    if refused := in_force.policy.refused_methods(requested):
+        return f"The policy {in_force.policy.id!r} does not allow: {', '.join(refused)}. Choose another safety plan."
+    return None
+
+
+def _crowding_errors(requested: SafetyPlan, in_force: InForce) -> list[FieldError]:
+    """Asked before the effective plan is made: a filter takes no more concepts, and no more rules, than these."""
+    if (total := in_force.crowd_beside(requested)) <= MAX_CONCEPTS:
+        return []
+    message = f"together with those of the policy they are {total} of at most {MAX_CONCEPTS}; leave some out"
+    return [FieldError(field="safety.output.concepts", message=message)]
+
+
+def _check_policy(job: Job, in_force: InForce) -> None:
+    if errors := tuple(FieldError(field=field, message=why) for field, why in in_force.faults(job)):
+        told = "; ".join(f"{error.field} {error.message}" for error in errors)
+        raise ForbiddenByPolicy(f"The request is not within the policy: {told}.", errors=errors)
+
+
+def _check_served(job: Job, model: ModelInfo, in_force: InForce) -> None:
+    if any(True for _ in plan_errors(job.plan, model)):
+        what = f"The policy {in_force.policy.id!r} demands what this model's workers do not serve."
+        raise PolicyNotServed(what, 60)
 
 
 def _idle_errors(job: Job) -> list[FieldError]:
@@ -308,9 +322,16 @@ def plan_errors(plan: SafetyPlan, model: ModelInfo) -> Iterator[FieldError]:
                 field="safety.output.concepts",
                 message=f"this model scores its own concepts only: {', '.join(model.concepts)}; leave the list out",
             )
+        scored = {*model.concepts, *(concept.name for concept in plan.output.concepts)}
         for index, concept in enumerate(plan.output.concepts):
-            if concept.action is not None:
-                yield from _action_error(f"safety.output.concepts.{index}.action", concept.action, model)
+            yield from _action_error(f"safety.output.concepts.{index}.action", concept.action, model)
+        for index, rule in enumerate(plan.output.rules):
+            yield from _action_error(f"safety.output.rules.{index}.action", rule.action, model)
+            if rule.name not in scored:
+                message = (
+                    f"no detector here scores it; scored: {', '.join(model.concepts)}, and `concepts` given as text"
+                )
+                yield FieldError(field=f"safety.output.rules.{index}.name", message=message)
 
 
 def _variant_error(name: str, model: ModelInfo) -> Iterator[FieldError]:
@@ -329,15 +350,15 @@ def _variant_error(name: str, model: ModelInfo) -> Iterator[FieldError]:
     )
 
 
-def _action_error(field: str, action: Action, model: ModelInfo) -> Iterator[FieldError]:
-    if action not in model.actions:
+def _action_error(field: str, action: Action | None, model: ModelInfo) -> Iterator[FieldError]:
+    if action is not None and action not in model.actions:
         available = ", ".join(served.value for served in model.actions)
         yield FieldError(field=field, message=f"{action.value!r} is not served by this model; available: {available}")
 
 
-def _renamed_concept_errors(requested: SafetyPlan, policy: Policy, model: ModelInfo) -> Iterator[FieldError]:
+def _renamed_concept_errors(requested: SafetyPlan, in_force: InForce, model: ModelInfo) -> Iterator[FieldError]:
     """Under a floor, nobody may put a text of their own in the place of a concept that the model's checker knows."""
-    if policy.floor.output is None or requested.output is None:
+    if in_force.floor.output is None or requested.output is None:
         return
     for index, concept in enumerate(requested.output.concepts):
         if concept.name in model.concepts:

@@ -13,7 +13,18 @@ from service.gateway import Gateway
 from service.heads import Heads
 from service.loopback import LoopbackOnly
 from service.observing import Observing
-from service.routes import catalogue, compare, contact_sheet, explanation, generate, health, images, jobs, webhooks
+from service.routes import (
+    catalogue,
+    compare,
+    contact_sheet,
+    explanation,
+    generate,
+    health,
+    images,
+    jobs,
+    policies,
+    webhooks,
+)
 from service.settings import Settings
 
 DESCRIPTION = """
@@ -46,7 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.gateway = gateway
     add_error_handlers(app)
-    for routes in (generate, compare, jobs, contact_sheet, explanation, images, catalogue, webhooks, health):
+    for routes in (generate, compare, jobs, contact_sheet, explanation, images, catalogue, policies, webhooks, health):
         app.include_router(routes.router)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(LoopbackOnly, callers=gateway.callers)

@@ -28,7 +28,7 @@ def without_regeneration(plan: SafetyPlan) -> SafetyPlan:
     if plan.output is None:
         return plan
     written = plan.output.model_dump(exclude={"regenerations"})
-    for each in (written, *written["concepts"]):
+    for each in (written, *written["concepts"], *written["rules"]):
         if each["action"] is Action.REGENERATE:
             each["action"] = Action.BLOCK
     return plan.model_copy(update={"output": Filter.model_validate(written)})
@@ -42,6 +42,11 @@ def regeneration_errors(job: Job) -> Iterator[FieldError]:
     message = "'regenerate' takes another seed, and a compare keeps to one; choose another action, such as 'block'"
     if output.action is Action.REGENERATE:
         yield FieldError(field="safety.output.action", message=message)
-    for index, concept in enumerate(output.concepts):
-        if concept.action is Action.REGENERATE:
-            yield FieldError(field=f"safety.output.concepts.{index}.action", message=message)
+    actions = {
+        "concepts": [concept.action for concept in output.concepts],
+        "rules": [rule.action for rule in output.rules],
+    }
+    for part, of_part in actions.items():
+        for index, action in enumerate(of_part):
+            if action is Action.REGENERATE:
+                yield FieldError(field=f"safety.output.{part}.{index}.action", message=message)

@@ -31,6 +31,7 @@ _NAMED: dict[str, dict[str, str]] = {
     "generate": {"job_id": "$response.body#/id"},
     "compare": {"job_id": "$response.body#/id"},
     "create_images": {"job_id": "$response.body#/job_id"},
+    "add_policy": {"policy_id": "$response.body#/id"},
     "list_jobs": {"job_id": "$response.body#/jobs/0/id"},
     "list_deliveries": {
         "delivery_id": "$response.body#/deliveries/0/id",
@@ -93,7 +94,7 @@ def _describe_errors(path: str, method: str, operation: Operation) -> None:
     # FastAPI adds a 422 of its own form to whatever has parameters, also where none can be invalid.
     if "application/json" in responses.get("422", {}).get("content", {}):
         del responses["422"]
-        if any(map(_can_be_invalid, operation["parameters"])):
+        if "requestBody" in operation or any(map(_can_be_invalid, operation["parameters"])):
             responses |= {str(status): response for status, response in documented(InvalidRequest).items()}
     common: list[type[Refusal]] = [ForeignOrigin, ForeignHost]
     if "security" in operation:

@@ -5,10 +5,22 @@ from datetime import UTC, datetime, timedelta
 from pydantic import BaseModel
 
 from contract.job import PolicyRef
-from contract.listing import JobPage, JobSummary, Models, SafetyMethod, SafetyMethods, Variant, Variants
+from contract.listing import (
+    AssignedPolicy,
+    JobPage,
+    JobSummary,
+    Models,
+    Policies,
+    PolicySummary,
+    SafetyMethod,
+    SafetyMethods,
+    Variant,
+    Variants,
+)
 from contract.model import ModelInfo, VariantInfo
 from contract.outbox import DeliveryState
-from contract.plan import Action, SafetyPlan
+from contract.plan import Action, ConceptRule, Filter, SafetyPlan
+from contract.policy import Policy
 from contract.request import OutputFormat, Scheduler
 from contract.result import AppliedSafety, JobView, Metrics, Picture, Status
 from contract.verdict import ConceptScore, Verdict, decide
@@ -119,6 +131,15 @@ _METHOD = SafetyMethod(
     measured={},
 )
 
+_POLICY = Policy(
+    id="storefront",
+    version=2,
+    description="Weapons wait for a person, all else that is found is blocked.",
+    floor=SafetyPlan(output=Filter(rules=(ConceptRule(name="weapon", threshold=0.2, action=Action.REVIEW),))),
+    forbidden=("none",),
+)
+_ASSIGNED = AssignedPolicy(tenant="someone", enforce=PolicyRef(id="default", version=1), shadow=_POLICY.ref)
+
 _DELIVERY = Delivery(
     id=f"msg_{_ID}",
     job_id=_ID,
@@ -146,6 +167,15 @@ EXAMPLES: tuple[BaseModel, ...] = (
     ),
     Models(default="demo", models=[_MODEL]),
     SafetyMethods(policy="default", methods=[_METHOD]),
+    _POLICY,
+    Policies(
+        own=PolicyRef(id="default", version=1),
+        policies=[
+            PolicySummary(id=_POLICY.id, version=_POLICY.version, description=_POLICY.description),
+        ],
+        assignments=[_ASSIGNED],
+    ),
+    _ASSIGNED,
     Variants(variants=[Variant(model="demo", **_VARIANT.model_dump())]),
     _DELIVERY,
     DeliveryPage(deliveries=(_DELIVERY,), next_cursor=None),

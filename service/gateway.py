@@ -24,7 +24,8 @@ from service.listing import Listing
 from service.loopback import is_loopback
 from service.metrics import Metrics
 from service.models import Catalogue
-from service.policy import Policy, load_policy
+from service.policies import Policies
+from service.policy import load_policy
 from service.queue import JobQueue
 from service.settings import Settings
 from service.silence import Silence
@@ -39,7 +40,7 @@ class Gateway:
     """Everything behind the routes."""
 
     settings: Settings
-    policy: Policy
+    policies: Policies
     redis: "Redis"
     silence: Silence
     callers: Callers
@@ -63,7 +64,6 @@ class Gateway:
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """Build every part. Nothing connects yet."""
-        policy = load_policy(settings.policy)
         timeout_s = settings.redis_timeout_s
         redis = Redis.from_url(
             settings.redis_url,
@@ -85,10 +85,11 @@ class Gateway:
             pepper_file=settings.pepper_path,
         )
         store = open_store(settings.pictures_url)
-        jobs = Jobs(redis, silence, queue, settings.result_ttl_s)
+        policies = Policies(redis, silence, load_policy(settings.policy), settings.floor)
+        jobs = Jobs(redis, silence, queue, policies, settings.result_ttl_s)
         return cls(
             settings=settings,
-            policy=policy,
+            policies=policies,
             redis=redis,
             silence=silence,
             callers=callers,
@@ -98,14 +99,13 @@ class Gateway:
             links=Links(callers, jobs, settings.public_url),
             admission=Admission(
                 catalogue,
-                policy,
                 queue,
                 settings.queue_limit,
                 settings.idempotency_ttl_s,
                 settings.webhook_networks,
             ),
             deliveries=Deliveries(redis, silence),
-            listing=Listing(redis, silence),
+            listing=Listing(redis, silence, policies),
             jobs=jobs,
             events=events,
             drawings=Drawings(),

@@ -15,8 +15,12 @@ from starlette.concurrency import run_in_threadpool
 
 from contract import keys
 from contract.job import Job
+from contract.plan import SafetyPlan
+from contract.rejudging import rejudged
 from contract.result import JobError, JobView, Picture, Result, Status, status_of
+from contract.strictness import shortfalls, strictest
 from contract.verdict import ConceptScore, Verdict, decide
+from service.policies import Policies
 from service.problems import AlreadyFinished, JobNotFound, RecordDamaged, ResultExpired
 from service.queue import JobQueue
 from service.silence import Silence
@@ -43,9 +47,10 @@ class JobRecord:
     started_at: datetime | None
     finished_at: datetime | None
     result: Result | None
+    floor: SafetyPlan  # under which it is read: what was passed once may be withheld by now
 
     @classmethod
-    def from_fields(cls, fields: Mapping[str, str]) -> "JobRecord":
+    def from_fields(cls, fields: Mapping[str, str], floor: SafetyPlan) -> "JobRecord":
         """Parse the record's hash."""
         result = fields.get("result")
         return cls(
@@ -55,15 +60,16 @@ class JobRecord:
             started_at=_moment(fields.get("started_at")),
             finished_at=_moment(fields.get("finished_at")),
             result=None if result is None else Result.model_validate_json(result),
+            floor=floor,
         )
 
     @classmethod
-    def read(cls, fields: Mapping[str, str] | None) -> "JobRecord | None":
+    def read(cls, fields: Mapping[str, str] | None, floor: SafetyPlan) -> "JobRecord | None":
         """The record; None where there is none, or one that cannot be read."""
         if not fields:
             return None
         try:
-            return cls.from_fields(fields)
+            return cls.from_fields(fields, floor)
         except (KeyError, ValueError) as error:  # pydantic's are among the latter, and quote what they found
             log.error("a job's record cannot be read: %s", type(error).__name__)
             return None
@@ -79,7 +85,9 @@ class JobRecord:
         """The pictures' verdicts, each checked for release."""
         if self.result is None:
             return ()
-        return tuple(released(picture, self.job.of_picture(picture.index)) for picture in self.result.images)
+        return tuple(
+            released(picture, self.job.of_picture(picture.index), self.floor) for picture in self.result.images
+        )
 
     @property
     def view(self) -> JobView:
@@ -100,14 +108,19 @@ class JobRecord:
         )
 
 
-def released(picture: Picture, job: Job) -> Picture:
-    """A picture as its caller may see it: with an address only when its scores still bear out that it passed."""
+def released(picture: Picture, job: Job, floor: SafetyPlan) -> Picture:
+    """A picture as its caller may see it: with an address only when its scores bear out that it passed, also under the
+    floor of today."""
     withheld = {"url": None, "signed_url": None, "sha256": None}
     if picture.verdict is not Verdict.PASSED:
         return picture.model_copy(update=withheld)
     if reason := doubt_about(picture, job):
         error = JobError(code="not_released", message=reason)
         return picture.model_copy(update={"verdict": Verdict.ERROR, **withheld, "error": error})
+    if shortfalls(job.plan, floor):
+        now = rejudged(picture, job.plan.output, strictest(job.plan, floor).output)
+        if now.verdict is not Verdict.PASSED:
+            return now.model_copy(update=withheld)
     return picture.model_copy(update={"url": f"/jobs/{job.id}/images/{picture.index}", "signed_url": None})
 
 
@@ -139,7 +152,10 @@ def _is_coherent(score: ConceptScore) -> bool:
 class Jobs:
     """Reads and ends jobs."""
 
-    def __init__(self, redis: "Redis", silence: Silence, queue: JobQueue, result_ttl_s: int) -> None:
+    def __init__(
+        self, redis: "Redis", silence: Silence, queue: JobQueue, policies: Policies, result_ttl_s: int
+    ) -> None:
+        self._policies = policies
         self._redis = redis
         self._silence = silence
         self._queue = queue
@@ -185,7 +201,7 @@ class Jobs:
             raise JobNotFound
         async with self._silence.noticed_in_turn():
             fields = await fields_of(self._redis, job_id)
-        found = JobRecord.read(fields)
+        found = JobRecord.read(fields, (await self._policies.in_force(tenant)).floor)
         if found is not None:
             if found.job.tenant != tenant:
                 raise JobNotFound

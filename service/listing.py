@@ -12,6 +12,7 @@ from contract import keys
 from contract.listing import JobPage, JobSummary
 from contract.result import Status
 from service.jobs import JobRecord, is_no_hash
+from service.policies import Policies
 from service.problems import FieldError, InvalidRequest
 from service.silence import Silence
 
@@ -62,18 +63,20 @@ class Place:
 class Listing:
     """Reads lists of jobs."""
 
-    def __init__(self, redis: "Redis", silence: Silence) -> None:
+    def __init__(self, redis: "Redis", silence: Silence, policies: Policies) -> None:
         self._redis = redis
         self._silence = silence
+        self._policies = policies
 
     async def page(self, tenant: str, wanted: Wanted, limit: int, after: Place | None) -> JobPage:
         """At most `limit` jobs from a place on. Ids whose records are gone, or cannot be read, are passed over."""
         found: list[JobSummary] = []
+        floor = (await self._policies.in_force(tenant)).floor
         for _ in range(LOOKED_AT_MOST // READ_AT_ONCE):
             places = await self._places(keys.tenant_jobs_key(tenant), wanted.since, after)
             for place, fields in zip(places, await self._records(places), strict=True):
                 after = place
-                if (record := JobRecord.read(fields)) and wanted.holds(record):
+                if (record := JobRecord.read(fields, floor)) and wanted.holds(record):
                     found.append(_summary(record))
                 if len(found) == limit:
                     return JobPage(jobs=tuple(found), next_cursor=after.cursor() if after else None)

@@ -13,7 +13,9 @@
     ├── PictureWithheld          404     picture_withheld
     ├── NothingToDraw            404     nothing_to_draw
     ├── DeliveryNotFound         404     delivery_not_found
+    ├── PolicyNotFound           404     policy_not_found
     ├── AlreadyFinished          409     already_finished
+    ├── PolicyExists             409     policy_exists
     ├── ResultExpired            410     result_expired
     ├── LinkExpired              410     link_expired
     ├── BodyTooLarge             413     body_too_large
@@ -179,6 +181,24 @@ class DeliveryNotFound(Refusal):
         super().__init__(
             "There is no such delivery. Ids come from GET /webhooks/deliveries; they are kept for some days."
         )
+
+
+class PolicyNotFound(Refusal):
+    """No such policy, or no such version of it."""
+
+    status, code = 404, "policy_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such policy, or no such version of it; GET /policies lists all.")
+
+
+class PolicyExists(Refusal):
+    """A version never changes, so its number is taken."""
+
+    status, code = 409, "policy_exists"
+
+    def __init__(self, policy_id: str, version: int) -> None:
+        super().__init__(f"Version {version} of {policy_id!r} exists with another content; raise the version.")
 
 
 class AlreadyFinished(Refusal):

@@ -8,6 +8,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.connection import parse_url
 
 from contract.logs import LogFormat
+from contract.plan import SafetyPlan
+from contract.strictness import FloorPlan
 from service.tenants import Rate, TenantLimits
 from service.webhooks.targets import Networks
 
@@ -39,6 +41,9 @@ class Settings(BaseSettings):
         None, description="Where pictures lie: file://, s3://, gs://, az://. Null: in `data`."
     )
     policy: str = Field("default", description="Name of a shipped policy, or path of a YAML file.")
+    floor: FloorPlan = Field(
+        SafetyPlan(), description="What every request gets at least, whatever its policy, as in sld:strong,filter."
+    )
     public_url: str | None = Field(
         None,
         pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",

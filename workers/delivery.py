@@ -27,8 +27,9 @@ from workers.engine.picture import Outcome, PictureSpec, Progress, Stage
 from workers.evidence import verdicts_of
 from workers.job_trace import trace_job
 from workers.metrics import WorkerMetrics, mode_of
-from workers.records import JobRecords
-from workers.results import Judged, Timing, judge, made_again, result_of
+from workers.policies import PolicyReader
+from workers.records import JobRecords, persistently
+from workers.results import Judged, Timing, judge, made_again, released, result_of
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class Delivery:
         info: ModelInfo,
         store: ObjectStore,
         records: JobRecords,
+        policies: PolicyReader,
         metrics: WorkerMetrics,
         on_complete: Callable[[JobInFlight], None],
         tracing: Tracing | None = None,
@@ -91,6 +93,7 @@ class Delivery:
         self._info = info
         self._store = store
         self._records = records
+        self._policies = policies
         self._metrics = metrics
         self._on_complete = on_complete
         self._tracing = tracing or Tracing()
@@ -124,10 +127,12 @@ class Delivery:
 
         Raises:
             StoreFailed: nothing was committed and nothing is left in the store.
+            UnknownPolicy: likewise.
         """
         job, attempt = in_flight.job, in_flight.attempt
         began = time.time()
-        judged = [in_flight.judged[index] for index in range(len(job.seeds))]
+        in_force = persistently(lambda: self._policies.in_force(job))  # also what was tightened meanwhile
+        judged = [released(in_flight.judged[index], job.of_picture(index), in_force) for index in range(len(job.seeds))]
         draft = self._result(in_flight, judged)
         is_delivering = draft.status in (Status.SUCCEEDED, Status.PARTIAL)
         if is_delivering:

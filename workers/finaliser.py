@@ -16,6 +16,7 @@ from workers.delivery import Delivery, JobInFlight, StoreFailed
 from workers.ending import Ending
 from workers.lifecycle import RqWorker
 from workers.metrics import WorkerMetrics
+from workers.policies import UnknownPolicy
 from workers.progress import ProgressBoard
 from workers.results import failed
 from workers.trouble import log_error, log_redis_error
@@ -76,6 +77,9 @@ class Finaliser:
                 self.rq.retry(ticket, "the store refused a picture")
             else:
                 self.ending.end(ticket, attempt, failed("storage_failed", "the pictures could not be stored"))
+            return
+        except UnknownPolicy as error:
+            self.ending.end(ticket, attempt, failed("policy_unknown", str(error)))
             return
         if result is None:
             self.rq.release(ticket)

@@ -14,8 +14,11 @@ from contract.idle import idle_settings
 from contract.job import Job
 from contract.model import ModelInfo
 from contract.plan import Action
+from contract.policy import InForce
+from contract.rejudging import rejudged
 from contract.result import AppliedSafety, Discarded, JobError, Metrics, Picture, Result, Status, status_of
-from contract.verdict import Decision, Verdict, decide
+from contract.strictness import shortfalls
+from contract.verdict import Decision, Verdict, at_thresholds_of, decide
 from workers.blur import blurred
 from workers.engine.picture import Failure, Outcome, PictureSpec
 
@@ -49,7 +52,7 @@ class Timing:
 
 
 def why_refused(job: Job, info: ModelInfo) -> JobError | None:
-    """Why this worker must not run a job although the gateway let it through; None when it may."""
+    """Why this worker cannot run a job although the gateway let it through; None when it can."""
     if job.model != info.name:
         return JobError(code="invalid_job", message=f"the job is for the model {job.model!r}, not {info.name!r}")
     if unknown := [method for method in job.plan.methods if method not in info.methods]:
@@ -60,6 +63,21 @@ def why_refused(job: Job, info: ModelInfo) -> JobError | None:
     for field, reason in idle_settings(job.plan, job.guidance_scale, job.steps, job.scheduler, job.negative_prompt):
         return JobError(code="invalid_job", message=f"{field}: {reason}")
     return None
+
+
+def why_forbidden(job: Job, in_force: InForce) -> JobError | None:
+    """Why a job may not run under the policy of now; None when it may."""
+    for field, reason in in_force.faults(job):
+        return JobError(code="forbidden_by_policy", message=f"{field}: {reason}; send the request again")
+    return None
+
+
+def released(judged: Judged, job: Job, in_force: InForce) -> Judged:
+    """A judged picture as it may leave under the policy of now: one that does not pass any more loses its pixels."""
+    if judged.picture.verdict is not Verdict.PASSED or not shortfalls(job.plan, in_force.floor):
+        return judged
+    now = rejudged(judged.picture, job.plan.output, in_force.effective(job.plan).output)
+    return replace(judged, picture=now, pixels=judged.pixels if now.verdict is Verdict.PASSED else None)
 
 
 def judge(outcome: Outcome, job: Job, info: ModelInfo, discarded: tuple[Judged, ...] = ()) -> Judged:
@@ -89,7 +107,7 @@ def judge(outcome: Outcome, job: Job, info: ModelInfo, discarded: tuple[Judged, 
         verdict=decision.verdict,
         action=decision.action,
         blurred=is_blurred,
-        concepts=outcome.scores,
+        concepts=at_thresholds_of(job.plan.output, outcome.scores),
         reasons=(*decision.reasons, *_what_was_done(decision, spec, job)),
         **common,
     )
@@ -127,7 +145,8 @@ def _what_is_wrong(outcome: Outcome, job: Job, info: ModelInfo) -> Failure | Non
     numbers = [number for score in outcome.scores for number in (score.score, score.threshold, score.margin)]
     if not numbers or not all(math.isfinite(number) for number in numbers):
         return Failure("detector_error", "the picture's scores are missing or not finite")
-    asked = {*info.concepts, *(concept.name for concept in (job.plan.output.concepts if job.plan.output else ()))}
+    output = job.plan.output
+    asked = {*info.concepts, *(each.name for each in (output.named if output else ()))}
     if unscored := sorted(asked - {score.name for score in outcome.scores}):
         return Failure("detector_error", f"the picture was not scored for: {', '.join(unscored)}")
     return None

@@ -8,6 +8,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.connection import parse_url
 
 from contract.logs import LogFormat
+from contract.plan import SafetyPlan
+from contract.strictness import FloorPlan
 from workers.safety.detectors.choices import DetectorChoices
 
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)]
@@ -50,6 +52,7 @@ class Settings(BaseSettings):
 
     data: Path = Field(Path("data/state"), description="Folder of everything kept on this machine.")
     store_url: str | None = Field(None, description="Where pictures go: file://, s3://, gs://, az://; null: in data.")
+    floor: FloorPlan = Field(SafetyPlan(), description="What every job gets at least; as the gateway has it.")
     record_ttl_s: int = Field(86_400, ge=1, description="How long a finished job's record is kept.")
     audit_keep_s: int = Field(30 * 86_400, ge=1, description="How long verdicts stay on record; see `seemly audit`.")
     sweep_s: float = Field(3600, gt=0, description="Between two removals of what is old: pictures, entries of audits.")

@@ -38,11 +38,12 @@ from workers.finaliser import Finaliser
 from workers.keeper import Keeper
 from workers.lifecycle import RqWorker, Ticket, Unreadable
 from workers.metrics import WorkerMetrics
+from workers.policies import PolicyReader, UnknownPolicy
 from workers.progress import ProgressBoard
 from workers.readiness import Detectors, Readiness
 from workers.reaper import Reaper
 from workers.records import JobRecords, NotStarted, Started
-from workers.results import expired, failed, why_refused
+from workers.results import expired, failed, why_forbidden, why_refused
 from workers.settings import Settings
 from workers.sweeper import Sweeper
 from workers.trouble import log_error, log_redis_error
@@ -96,7 +97,8 @@ class Worker:
             keys.COMPARE: self._generate,
         }
         complete: SimpleQueue[JobInFlight] = SimpleQueue()
-        self._delivery = Delivery(info, store, self._records, metrics, complete.put, tracing)
+        self._policies = PolicyReader(connection, settings.floor)
+        self._delivery = Delivery(info, store, self._records, self._policies, metrics, complete.put, tracing)
         self._ending = Ending(self._records, self._rq, metrics)
         self._finaliser = Finaliser(
             complete,
@@ -300,7 +302,11 @@ class Worker:
         for index in range(max(1, len(job.compared))):
             if (error := why_refused(job.of_picture(index), self._info)) is not None:
                 return Result(status=Status.FAILED, error=error)
-        return None
+        try:
+            error = why_forbidden(job, self._policies.in_force(job))
+        except UnknownPolicy as unknown:
+            return failed("policy_unknown", str(unknown))
+        return Result(status=Status.FAILED, error=error) if error is not None else None
 
     def _wait_until_alone(self) -> bool:
         """Wait until nothing is in flight; False when the worker is to end first."""

@@ -1,6 +1,7 @@
 """What can be asked for: models and safety methods."""
 
 from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
 
 from contract.effect import MeasuredEffects
 from contract.listing import Models, SafetyMethod, SafetyMethods, Variant, Variants
@@ -24,11 +25,12 @@ _METHODS: tuple[tuple[str, str, type[Strict]], ...] = (
 
 
 @router.get("/safety/methods", operation_id="list_safety_methods", summary="Safety methods")
-def list_safety_methods(gateway: Here, caller: Anyone) -> SafetyMethods:
-    """Every method with its place, its parameters and the models that serve it."""
-    models = gateway.catalogue.models()
+async def list_safety_methods(gateway: Here, caller: Anyone) -> SafetyMethods:
+    """Every method with its place, its parameters and the models that serve it; what the caller's policy refuses."""
+    policy = (await gateway.policies.in_force(caller.tenant)).policy
+    models = await run_in_threadpool(gateway.catalogue.models)
     return SafetyMethods(
-        policy=gateway.policy.id,
+        policy=policy.id,
         methods=[
             SafetyMethod(
                 name=name,
@@ -37,7 +39,7 @@ def list_safety_methods(gateway: Here, caller: Anyone) -> SafetyMethods:
                 presets=_presets(name, method, models),
                 parameters=method.model_json_schema(),
                 models=[model.name for model in models.values() if name in model.methods],
-                forbidden=name in gateway.policy.forbidden,
+                forbidden=not policy.allows_some(name),
                 measured=_measured(name, models),
             )
             for place, name, method in _METHODS

@@ -170,9 +170,10 @@ class Submission:
         """Accept a request as a job. The job, and in how many seconds it should be finished."""
         state = self.request.scope["state"]
         limits = state.get("limits", UNLIMITED)
+        in_force = await self.gateway.policies.in_force(self.caller.tenant)
         prompt_key = (await self.gateway.callers.pepper_or_new()).derived(PURPOSE)
         sender = Sender(
-            self.caller.tenant, limits, self.idempotency_key, prompt_key, state["request_id"], state["span"]
+            self.caller.tenant, in_force, limits, self.idempotency_key, prompt_key, state["request_id"], state["span"]
         )
         job, finish_s = await run_in_threadpool(self.gateway.admission.admit, body, sender)
         if job.is_new:

@@ -102,7 +102,7 @@ def announce_worker(redis: "Redis", lease_s: float = 60) -> None:
 def redis_keys(redis: "Redis") -> set[str]:
     """Every key but the gateway's own passing ones."""
     found = {key if isinstance(key, str) else key.decode() for key in redis.keys("*")}
-    return {key for key in found if not key.startswith(f"{keys.PREFIX}bell:")}
+    return {key for key in found if not key.startswith(f"{keys.PREFIX}bell:") and key != keys.POLICIES}
 
 
 def redis_contents(url: str) -> dict[bytes, bytes]:

@@ -9,8 +9,9 @@ from redis import Redis
 
 from contract import keys
 from contract.job import Job
-from contract.plan import Action, Erased, Filter, FilterConcept, Negative, SafetyPlan, Safree, Sld, Unguidance
-from service.policy import SHIPPED, Policy, effective_plan, load_policy
+from contract.plan import Action, Filter, FilterConcept, SafetyPlan
+from contract.policy import Policy
+from service.policy import SHIPPED, load_policy
 from tests.redis_server import RedisServer
 from tests.service import parts
 from tests.service.conftest import running_gateway
@@ -19,98 +20,6 @@ from tests.service.test_bad_input import problem
 
 def policy(**floor: object) -> Policy:
     return Policy(id="test", version=1, floor=SafetyPlan.model_validate(floor))
-
-
-def test_without_a_floor_the_plan_stays_as_requested() -> None:
-    plan = SafetyPlan.from_short_form(["sld:max", "erased:v1", "safree"])
-    assert effective_plan(plan, load_policy("default")) == plan
-    assert effective_plan(SafetyPlan(), load_policy("default")) == SafetyPlan()
-
-
-def test_an_empty_place_takes_the_floors_method() -> None:
-    floor = policy(prompt=Safree(), weights=Erased(variant="v1"), trajectory=Unguidance(), output=Filter())
-    plan = effective_plan(SafetyPlan.from_short_form("sld"), floor)
-    assert plan.methods == ("safree", "erased", "sld", "unguidance", "filter")
-
-
-def test_the_floors_method_takes_the_place_of_another() -> None:
-    floor = policy(guidance=Sld(method="sld", preset="strong"))
-    assert effective_plan(SafetyPlan(guidance=Negative()), floor).guidance == floor.floor.guidance
-
-
-@pytest.mark.parametrize(
-    ("requested", "stays"),
-    [
-        (Sld(method="sld", preset="max"), True),
-        (Sld(method="sld", preset="strong"), True),
-        (Sld(method="sld", preset="medium"), False),
-        (Sld(method="sld", preset="max", scale=0), False),
-        (Sld(method="sld", preset="max", concepts=("kittens",)), False),
-    ],
-)
-def test_sld_stays_only_as_a_preset_that_is_not_weaker(requested: Sld, stays: bool) -> None:
-    floor = policy(guidance=Sld(method="sld", preset="strong"))
-    assert (effective_plan(SafetyPlan(guidance=requested), floor).guidance == requested) is stays
-
-
-@pytest.mark.parametrize("asked", list(Action))
-@pytest.mark.parametrize("demanded", list(Action))
-def test_the_stricter_action_holds(asked: Action, demanded: Action) -> None:
-    order = list(Action)
-    plan = effective_plan(SafetyPlan(output=Filter(action=asked)), policy(output=Filter(action=demanded)))
-    assert plan.output is not None
-    assert order.index(plan.output.action) == max(order.index(asked), order.index(demanded))
-
-
-def test_a_requested_concept_cannot_weaken_the_floor() -> None:
-    demanded = Filter(action=Action.BLOCK, concepts=(FilterConcept(name="knife", text="a knife", threshold=0.2),))
-    asked = Filter(
-        action=Action.ANNOTATE,
-        concepts=(
-            FilterConcept(name="knife", text="a kitten", threshold=0.9, action=Action.ANNOTATE),
-            FilterConcept(name="weapon", text="a kitten", threshold=0.9, action=Action.ANNOTATE),
-        ),
-    )
-    output = effective_plan(SafetyPlan(output=asked), policy(output=demanded)).output
-    assert output is not None
-    assert output.action is Action.BLOCK
-    knife, weapon = output.concepts
-    assert (knife.text, knife.threshold, knife.action) == ("a knife", 0.2, Action.BLOCK)
-    assert weapon.action is Action.BLOCK
-
-
-def test_a_requested_concept_can_be_stricter_than_the_floor() -> None:
-    demanded = Filter(action=Action.ANNOTATE, concepts=(FilterConcept(name="knife", text="a knife", threshold=0.2),))
-    asked = Filter(concepts=(FilterConcept(name="knife", text="a knife", threshold=0.1, action=Action.BLOCK),))
-    output = effective_plan(SafetyPlan(output=asked), policy(output=demanded)).output
-    assert output is not None
-    assert (output.concepts[0].threshold, output.concepts[0].action) == (0.1, Action.BLOCK)
-
-
-@pytest.mark.parametrize("weaker", [Action.ANNOTATE, Action.BLUR, Action.REGENERATE, Action.REVIEW])
-def test_a_floor_that_blocks_is_not_weakened(weaker: Action) -> None:
-    asked = Filter(action=weaker, concepts=(FilterConcept(name="knife", text="a knife", threshold=0.2, action=weaker),))
-    output = effective_plan(SafetyPlan(output=asked), load_policy("production")).output
-    assert output is not None
-    assert output.actions == {Action.BLOCK}
-
-
-@pytest.mark.parametrize(
-    ("asked", "demanded", "times"),
-    [
-        (Filter(action=Action.REGENERATE, regenerations=5), Filter(action=Action.REGENERATE, regenerations=1), 1),
-        (Filter(action=Action.REGENERATE, regenerations=1), Filter(action=Action.REGENERATE), 1),
-        (Filter(action=Action.REGENERATE, regenerations=5), Filter(action=Action.BLUR), 5),
-        (Filter(action=Action.ANNOTATE), Filter(action=Action.REGENERATE, regenerations=3), 3),
-        (Filter(action=Action.REGENERATE, regenerations=5), Filter(), 0),
-        (Filter(), Filter(action=Action.REGENERATE, regenerations=3), 0),
-    ],
-)
-def test_no_request_regenerates_more_often_than_the_floor(asked: Filter, demanded: Filter, times: int) -> None:
-    plan = effective_plan(SafetyPlan(output=asked), policy(output=demanded))
-    assert plan.output is not None
-    assert plan.output.most_regenerations == times
-    assert SafetyPlan.model_validate_json(plan.model_dump_json()) == plan  # as it crosses Redis
 
 
 def test_every_shipped_policy_can_be_loaded_by_its_id() -> None:

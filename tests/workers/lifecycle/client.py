@@ -17,6 +17,7 @@ from contract import keys, record
 from contract.audit import Verdicts
 from contract.job import Job, PolicyRef
 from contract.plan import SafetyPlan
+from contract.policy import Policy, field_of
 from contract.request import OutputFormat, Scheduler
 from contract.result import Result, Status
 
@@ -60,7 +61,9 @@ class Client:
         return Queue(keys.queue_name(model), connection=self.redis, serializer=JSONSerializer)
 
     def accept(self, wanted: Job, function: str = keys.GENERATE) -> str:
-        """Accept a job as the contract says: one MULTI."""
+        """Accept a job as the contract says: one MULTI, its policy being on record."""
+        policy = Policy(id=wanted.policy.id, version=wanted.policy.version)
+        self.redis.hsetnx(keys.POLICIES, field_of(wanted.policy), policy.model_dump_json())
         with self.redis.pipeline() as pipeline:
             self.queue(wanted.model).enqueue_call(
                 function,

@@ -1,0 +1,39 @@
+"""Pictures judged again, from the scores that stand on record, as another filter would have judged them.
+
+What was not scored then cannot be judged now: a picture is not passed on scores that are missing.
+"""
+
+from contract.plan import Filter
+from contract.result import JobError, Picture
+from contract.verdict import Verdict, at_thresholds_of, decide
+
+
+def unscored(picture: Picture, made_under: Filter | None, output: Filter | None) -> tuple[str, ...]:
+    """The concepts that a filter looks for and that the picture was not scored for."""
+    if output is None:
+        return ()
+    texts = {concept.name: concept.text for concept in made_under.concepts} if made_under else {}
+    names = {score.name for score in picture.concepts}
+    missing = [concept.name for concept in output.concepts if texts.get(concept.name) != concept.text]
+    return tuple(sorted({*missing, *(rule.name for rule in output.rules)} - (names - {*missing})))
+
+
+def rejudged(picture: Picture, made_under: Filter | None, output: Filter | None) -> Picture:
+    """A picture as a filter judges it that may be another than the one it was made under; what has no scores stays.
+
+    `blur` and `regenerate` block here unless they were carried out: nothing is made anew.
+    """
+    if not picture.concepts:
+        return picture
+    if missing := unscored(picture, made_under, output):
+        told = f"the picture was not scored for what the policy now demands: {', '.join(missing)}"
+        error = JobError(code="not_released", message=told)
+        return picture.model_copy(update={"verdict": Verdict.ERROR, "error": error})
+    decision = decide(picture.concepts, output, is_blurred=picture.blurred)
+    changes = {
+        "verdict": decision.verdict,
+        "action": decision.action,
+        "reasons": decision.reasons,
+        "concepts": at_thresholds_of(output, picture.concepts),
+    }
+    return picture.model_copy(update=changes)

@@ -1,0 +1,192 @@
+"""Policies over HTTP: versions, assignments, and what a tenant under one gets."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from contract.plan import SafetyPlan
+from contract.policy import Policy
+from contract.result import Status
+from service.api_keys import Scope
+from service.policies import Policies
+from service.problems import InvalidRequest, NotReady, PolicyExists
+from service.silence import Silence
+from tests.redis_server import RedisServer
+from tests.service import parts
+from tests.service.conftest import KeyedGateway
+from tests.service.test_bad_input import problem
+
+STREET = {"prompt": "a quiet street"}
+DEFAULT = {"id": "default", "version": 1}
+
+
+@pytest.fixture
+def admin(keyed: KeyedGateway) -> Iterator[httpx.Client]:
+    with keyed.http("operators", Scope.ADMIN) as client:
+        yield client
+
+
+@pytest.fixture
+def ruled(keyed: KeyedGateway, admin: httpx.Client) -> Iterator[httpx.Client]:
+    """A tenant whose policy the test sets; it has none afterwards."""
+    with keyed.http("ruled", Scope.GENERATE) as client:
+        yield client
+    assert admin.delete("/tenants/ruled/policy").status_code == 204
+
+
+def put_under(admin: httpx.Client, policy_id: str, **fields: Any) -> None:
+    policy = {"id": policy_id, "version": 1, **fields}
+    assert admin.post("/policies", json=policy).status_code in (200, 201)
+    answer = admin.put("/tenants/ruled/policy", json={"enforce": {"id": policy_id, "version": 1}})
+    assert (answer.status_code, answer.json()["enforce"]["id"]) == (200, policy_id), answer.text
+
+
+def finished(keyed: KeyedGateway, http: httpx.Client, **score: Any) -> str:
+    """A job of which a worker has passed the one picture."""
+    job_id: str = http.post("/generate", json={**STREET, "safety": "filter:annotate"}).json()["id"]
+    attempt, job = parts.take(keyed.redis, job_id)
+    parts.store_picture(keyed.gateway.pictures, job, attempt, 0)
+    picture = parts.picture(job, 0, concepts=(parts.score(detector="checker", **score),))
+    parts.commit(keyed.redis, job_id, attempt, parts.result(job, Status.SUCCEEDED, picture))
+    return job_id
+
+
+def test_a_version_is_added_once_and_never_changes(admin: httpx.Client) -> None:
+    first = {"id": "versions", "version": 1, "forbidden": ["none"]}
+    added = admin.post("/policies", json=first)
+    assert (added.status_code, added.headers["Location"]) == (201, "/policies/versions?version=1")
+    assert admin.post("/policies", json=first).status_code == 200
+    changed = admin.post("/policies", json={**first, "forbidden": []})
+    assert (changed.status_code, problem(changed)["code"]) == (409, "policy_exists")
+    assert admin.post("/policies", json={**first, "version": 2, "forbidden": []}).status_code == 201
+    assert admin.get("/policies/versions").json()["version"] == 2
+    assert admin.get("/policies/versions", params={"version": 1}).json()["forbidden"] == ["none"]
+    listed = admin.get("/policies").json()
+    assert listed["own"] == DEFAULT
+    assert [p["version"] for p in listed["policies"] if p["id"] == "versions"] == [1, 2]
+    for missing in ("/policies/none-such", "/policies/versions?version=3"):
+        assert problem(admin.get(missing))["code"] == "policy_not_found"
+    unknown = admin.put("/tenants/ruled/policy", json={"enforce": {"id": "versions", "version": 3}})
+    assert problem(unknown)["code"] == "policy_not_found"
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "told"),
+    [
+        ({"allowed": ["sld:mild"]}, "allowed.0", "unknown preset 'mild'"),
+        ({"bounds": {"steps": {"min": 9, "max": 3}}}, "bounds.steps", "min 9 is over max 3"),
+        ({"floor": {"output": {"rules": [{"name": "a", "loosens": True}]}}}, "floor.output.rules.0.loosens", "nothing"),
+        ({"florr": {}}, "florr", "is not a field"),
+    ],
+)
+def test_what_is_wrong_with_a_policy_is_told(
+    admin: httpx.Client, fields: dict[str, Any], field: str, told: str
+) -> None:
+    answer = admin.post("/policies", json={"id": "wrong", "version": 1, **fields})
+    assert answer.status_code == 422
+    [error] = problem(answer)["errors"]
+    assert error["field"] == field
+    assert told in error["message"]
+
+
+def test_a_tenant_gets_what_its_policy_allows_and_others_are_not_touched(
+    keyed: KeyedGateway, admin: httpx.Client, ruled: httpx.Client
+) -> None:
+    put_under(
+        admin,
+        "narrow",
+        allowed=["filter", "sld:strong"],
+        bounds={"num_images": {"max": 2}, "steps": {"min": 10}},
+        floor={"output": {"method": "filter", "action": "annotate", "rules": [{"name": "weapon", "threshold": 0.1}]}},
+    )
+    for safety in ("none", "sld:max", ["sld:strong", "safree"], {"guidance": {"method": "sld", "scale": 1}}):
+        refused = ruled.post("/generate", json={**STREET, "safety": safety})
+        assert (refused.status_code, problem(refused)["code"]) == (403, "forbidden_by_policy"), safety
+    refused = ruled.post("/generate", json={**STREET, "num_images": 3, "steps": 9})
+    assert refused.status_code == 403
+    told = {error["field"]: error["message"] for error in problem(refused)["errors"]}
+    assert told == {
+        "steps": "must be at least 10 under the policy 'narrow'",
+        "num_images": "must be at most 2 under the policy 'narrow'",
+    }
+    forbidden = {each["name"] for each in ruled.get("/safety/methods").json()["methods"] if each["forbidden"]}
+    assert forbidden == {"safree", "erased", "negative", "sega", "unguidance"}
+    accepted = ruled.post("/generate", json={**STREET, "safety": "sld:strong"})
+    _, job = parts.take(keyed.redis, accepted.json()["id"])
+    assert job.policy.id == "narrow"
+    assert job.plan.output is not None
+    assert [rule.threshold for rule in job.plan.output.rules] == [0.1]
+    unknown = {"output": {"rules": [{"name": "kittens", "action": "block"}]}}
+    refused = ruled.post("/generate", json={**STREET, "safety": unknown})
+    assert problem(refused)["errors"][0]["field"] == "safety.output.rules.0.name"
+    with keyed.http("first", Scope.GENERATE) as other:
+        assert other.post("/generate", json={**STREET, "safety": "none"}).status_code == 202
+
+
+def test_a_policy_for_what_no_detector_scores_is_not_served(admin: httpx.Client, ruled: httpx.Client) -> None:
+    put_under(admin, "unscored", floor={"output": {"rules": [{"name": "kittens", "action": "block"}]}})
+    refused = ruled.post("/generate", json=STREET)
+    assert (refused.status_code, problem(refused)["code"]) == (503, "policy_not_served")
+
+
+@pytest.mark.parametrize(
+    ("policy_id", "output", "verdict"),
+    [
+        ("tighter", {"rules": [{"name": "weapon", "threshold": 0.1, "action": "review"}]}, "review"),
+        ("blocks", {"action": "block", "rules": [{"name": "weapon", "threshold": 0.1}]}, "blocked"),
+        ("asks-more", {"concepts": [{"name": "knife", "text": "a knife", "threshold": 0.2}]}, "error"),
+        ("blurs", {"action": "blur", "rules": [{"name": "weapon", "threshold": 0.1}]}, "blocked"),
+        ("shows", {"action": "annotate", "rules": [{"name": "weapon", "threshold": 0.1}]}, "passed"),
+        ("as-before", {"rules": [{"name": "weapon", "threshold": 0.16}]}, "passed"),
+    ],
+)
+def test_an_old_result_obeys_the_policy_of_today(
+    keyed: KeyedGateway, admin: httpx.Client, ruled: httpx.Client, policy_id: str, output: Any, verdict: str
+) -> None:
+    """The picture passed at a threshold of 0.2, with a score of 0.15."""
+    job_id = finished(keyed, ruled, value=0.15)
+    link = ruled.get(f"/jobs/{job_id}", params={"links_for_s": 60}).json()["images"][0]["signed_url"]
+    assert httpx.get(link).content == parts.PNG
+    put_under(admin, policy_id, floor={"output": output})
+    view = ruled.get(f"/jobs/{job_id}", params={"links_for_s": 60}).json()
+    [picture] = view["images"]
+    assert picture["verdict"] == verdict
+    if verdict == "passed":
+        assert httpx.get(link).content == ruled.get(picture["url"]).content == parts.PNG
+        return
+    assert (picture["url"], picture["signed_url"], picture["sha256"]) == (None, None, None)
+    assert view["status"] == ("failed" if verdict == "error" else "blocked")
+    assert problem(httpx.get(link))["code"] == "picture_withheld"
+    assert problem(ruled.get(f"/jobs/{job_id}/images/0"))["code"] == "picture_withheld"
+    assert [job["status"] for job in ruled.get("/jobs", params={"limit": 1}).json()["jobs"]] == [view["status"]]
+    admin.delete("/tenants/ruled/policy")
+    assert httpx.get(link).content == parts.PNG  # nothing was changed at rest
+
+
+def test_a_version_that_decided_is_not_replaced_and_a_floor_that_cannot_hold_is_refused(
+    redis_server: RedisServer, redis: Any
+) -> None:
+    floor = SafetyPlan.from_short_form("sld:max")
+
+    async def policies(client: "Redis", **fields: Any) -> Policies:
+        return Policies(client, Silence(), Policy(id="own", version=1, **fields), floor)
+
+    async def check() -> None:
+        async with Redis.from_url(redis_server.url, decode_responses=True, protocol=2) as client:
+            in_force = await (await policies(client)).in_force("someone")
+            assert in_force.floor == floor
+            other = await policies(client, forbidden=("none",))
+            with pytest.raises(NotReady, match="raise its version"):
+                await other.in_force("someone")
+            with pytest.raises(PolicyExists):
+                await other.add(Policy(id="own", version=1, description="another"))
+            with pytest.raises(InvalidRequest) as refused:
+                await other.add(Policy(id="new", version=1, floor=SafetyPlan.from_short_form("sega")))
+            assert [error.field for error in refused.value.errors] == ["floor.guidance"]
+            assert await other.add(Policy(id="new", version=1, floor=floor))
+
+    asyncio.run(check())

@@ -1,0 +1,86 @@
+"""A worker looks at the policy of now, before it runs a job and before it releases what it made."""
+
+import time
+from pathlib import Path
+
+from contract import keys
+from contract.job import Job, PolicyRef
+from contract.plan import Action, ConceptRule, Filter, SafetyPlan
+from contract.policy import Assignment, Policy, field_of
+from contract.result import Result, Status
+from contract.verdict import Verdict
+from tests.redis_server import RedisServer
+from tests.workers.lifecycle.client import Client, job
+from tests.workers.lifecycle.conftest import RunningWorker, working
+from tests.workers.lifecycle.paced_engine import PacedEngine
+
+
+def put_under(client: Client, policy: Policy, tenant: str = "someone") -> None:
+    client.redis.hset(keys.POLICIES, field_of(policy.ref), policy.model_dump_json())
+    client.redis.hset(keys.ASSIGNMENTS, tenant, Assignment(enforce=policy.ref).model_dump_json())
+
+
+def outcome_of(client: Client, wanted: Job) -> Result:
+    client.accept(wanted)
+    client.wait_for([wanted.id])
+    return client.result(wanted.id)
+
+
+def test_a_job_under_the_policy_of_now_is_not_run(client: Client, worker: RunningWorker) -> None:
+    put_under(client, Policy(id="now", version=1, forbidden=("none",), floor=SafetyPlan.from_short_form("filter")))
+    for wanted, told in (
+        (job(requested="none", plan=SafetyPlan()), "does not allow: none"),
+        (job(plan=SafetyPlan()), "safety.output: is under the floor of the policy 'now'"),
+    ):
+        error = outcome_of(client, wanted).error
+        assert error is not None
+        assert error.code == "forbidden_by_policy"
+        assert told in error.message
+    assert outcome_of(client, job()).status is Status.SUCCEEDED
+    assert len(worker.files()) == 1
+
+
+def test_a_job_whose_policy_is_not_on_record_is_not_run(client: Client, worker: RunningWorker) -> None:
+    missing = Assignment(enforce=PolicyRef(id="gone", version=1))
+    client.redis.hset(keys.ASSIGNMENTS, "*", missing.model_dump_json())
+    error = outcome_of(client, job()).error
+    assert error is not None
+    assert (error.code, error.message) == ("policy_unknown", "the policy gone@1 is not on record")
+    client.redis.hset(keys.ASSIGNMENTS, "*", "no JSON")
+    error = outcome_of(client, job()).error
+    assert error is not None
+    assert error.code == "policy_unknown"
+
+
+def test_the_deployments_floor_holds_whatever_the_policy(server: RedisServer, tmp_path: Path, client: Client) -> None:
+    with working(server, tmp_path, PacedEngine(), floor=SafetyPlan.from_short_form("filter")):
+        error = outcome_of(client, job(plan=SafetyPlan())).error
+        assert error is not None
+        assert error.code == "forbidden_by_policy"
+
+
+def test_a_policy_that_is_tightened_while_a_job_runs_holds_for_its_pictures(
+    client: Client, worker: RunningWorker
+) -> None:
+    wanted = job("a harbour|a weapon", pictures=2, steps=100, plan=SafetyPlan(output=Filter(action=Action.ANNOTATE)))
+    client.accept(wanted)
+    while client.redis.hget(keys.job_key(wanted.id), "status") != b"running":
+        time.sleep(0.01)
+    put_under(client, Policy(id="tighter", version=1, floor=SafetyPlan(output=Filter(action=Action.REVIEW))))
+    client.wait_for([wanted.id])
+    result = client.result(wanted.id)
+    assert result.status is Status.PARTIAL
+    assert [picture.verdict for picture in result.images] == [Verdict.PASSED, Verdict.REVIEW]
+    assert len(worker.files()) == 1
+
+
+def test_a_rules_threshold_is_what_a_picture_is_held_against(client: Client, worker: RunningWorker) -> None:
+    rule = ConceptRule(name="weapon", threshold=0.01, action=Action.REVIEW)
+    [picture] = outcome_of(client, job(plan=SafetyPlan(output=Filter(rules=(rule,))))).images
+    assert (picture.verdict, picture.action) == (Verdict.REVIEW, Action.REVIEW)
+    [score] = (score for score in picture.concepts if score.name == "weapon")
+    assert (score.threshold, score.own_threshold, score.flagged) == (0.01, 0.2, True)
+    unknown = Filter(rules=(ConceptRule(name="kittens", action=Action.BLOCK),))
+    error = outcome_of(client, job(plan=SafetyPlan(output=unknown))).error
+    assert error is not None
+    assert error.code == "detector_error"
