@@ -66,9 +66,10 @@ format: $(STAMP) ## Put the sources in shape
 	$(RUN)/ruff format .
 	$(RUN)/ruff check --fix .
 
-docs: $(STAMP) ## Write docs/api.md from the OpenAPI document, .env.example from the settings
+docs: $(STAMP) ## Write docs/api.md from the OpenAPI document, .env.example from the settings, the dashboard
 	@$(RUN)/python -m lab.reference
 	@$(RUN)/python -m lab.environment
+	@$(RUN)/python -m lab.dashboard
 
 COMPILE := uv pip compile --python-version 3.11 --no-header --no-annotate --generate-hashes --quiet
 lock: ## Resolve the dependencies anew into requirements.lock, and those of the images into deploy/locks (needs uv)

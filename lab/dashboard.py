@@ -1,4 +1,4 @@
-"""`python -m lab.dashboard`: writes Grafana's dashboard from the panels below.
+"""`make docs` writes Grafana's dashboard from the panels below.
 
 A panel is a title, a unit of Grafana's, what it tells, and its queries with their legends.
 """

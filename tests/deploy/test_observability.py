@@ -43,7 +43,7 @@ def metrics_in(query: str) -> set[str]:
 
 
 def test_the_dashboard_is_as_its_panels_say() -> None:
-    assert dashboard.FILE.read_text() == dashboard.text(), "write it again: python -m lab.dashboard"
+    assert dashboard.FILE.read_text() == dashboard.text(), "write it again: make docs"
 
 
 def test_every_query_asks_for_metrics_that_exist() -> None:
