@@ -16,6 +16,7 @@ import yaml  # type: ignore[import-untyped]
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from contract.plan import SafetyPlan
 from seemly.doctor.settings import KINDS, variables
 
 HEAD = """\
@@ -82,6 +83,8 @@ def _shown(default: Any) -> str:
             return ""
         case bool():
             return str(default).lower()
+        case SafetyPlan():
+            return ",".join(default.methods)
         case tuple():
             return ",".join(f"{part:g}" for part in default)
         case _ if default is PydanticUndefined:
