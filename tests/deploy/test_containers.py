@@ -15,8 +15,9 @@ import pytest
 import yaml
 from redis.exceptions import AuthenticationError, NoPermissionError
 
+from seemly.cli import app as cli
 from seemly.redis_process import find_binary, is_answering
-from tests.deploy.dockerfile import stages
+from tests.deploy.dockerfile import Step, stages
 from tests.redis_server import READY_WITHIN_S
 from tests.seemly.processes import eventually
 from tests.service import parts
@@ -37,6 +38,10 @@ def pinned(lock: Path) -> dict[str, str]:
     entries = re.split(r"\n(?=[a-z0-9])", re.sub(r"^(#|--extra).*\n", "", lock.read_text(), flags=re.M))
     assert all("--hash=sha256:" in entry for entry in entries)
     return dict(re.match(r"([a-z0-9._-]+)==([^\s;+]+)", entry).groups() for entry in entries)
+
+
+def all_steps(word: str) -> list[Step]:
+    return [step for stage in stages().values() for step in stage.steps if step.word == word]
 
 
 @pytest.mark.parametrize("lock", sorted(LOCKS.glob("*.lock")), ids=lambda path: path.stem)
@@ -69,14 +74,8 @@ def test_an_image_is_not_roots_and_says_how_it_does(target: str) -> None:
 
 
 def test_whatever_is_installed_is_so_by_its_hash() -> None:
-    installs = [
-        command
-        for stage in stages().values()
-        for step in stage.steps
-        if step.word == "RUN"
-        for command in step.text.split("&&")
-        if re.search(r"\bpip\b.* install ", command)
-    ]
+    commands = chain.from_iterable(step.text.split("&&") for step in all_steps("RUN"))
+    installs = [command for command in commands if re.search(r"\bpip\b.* install ", command)]
     assert len(installs) >= 8
     ours = [command for command in installs if "--require-hashes" not in command]
     assert all(command.split()[-1] == "/wheels/seemly-*.whl" for command in ours)
@@ -87,9 +86,8 @@ def test_the_build_sees_what_it_copies_and_nothing_more() -> None:
     seen = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = {
         source.strip("/")
-        for stage in stages().values()
-        for step in stage.steps
-        if step.word == "COPY" and "--from" not in step.text
+        for step in all_steps("COPY")
+        if "--from" not in step.text
         for source in step.text.split()[:-1]
     }
     assert {re.sub(r"(deploy/locks)/.*", r"\1", source) for source in copied} == seen
@@ -123,6 +121,19 @@ def test_what_a_service_names_is_there(name: str) -> None:
         assert service["build"]["target"] in TARGETS
     assert set(service.get("depends_on", {})) <= SERVICES.keys()
     assert set(service.get("networks", [])) <= COMPOSE["networks"].keys()
+
+
+def test_every_command_is_one_of_ours() -> None:
+    known = {command.name or command.callback.__name__ for command in cli.registered_commands if command.callback}
+    kubernetes = chain.from_iterable(
+        re.findall(r"args: \[seemly, ([a-z]+)", path.read_text()) for path in (ROOT / "k8s").rglob("*.yaml")
+    )
+    commands = [service["command"] for service in SERVICES.values() if "command" in service]
+    composed = [words[1] for words in commands if words[0] == "seemly"]
+    images = [re.findall(r'"seemly", "([a-z]+)"', step.text) for step in all_steps("CMD")]
+    named = {*kubernetes, *composed, *chain.from_iterable(images)}
+    assert named <= known
+    assert {"gateway", "worker", "webhooks", "models"} == named
 
 
 def test_workers_and_stores_reach_nobody_outside() -> None:
