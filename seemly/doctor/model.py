@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from contract import keys
 from contract.model import ModelInfo
 from seemly.doctor.finding import Deployment, Findings, fault, ok, skipped, warning
+from workers.safety.detectors.choices import DetectorChoices
 
 LEAST_FREE = 0.25  # of the device's memory
 
@@ -62,6 +63,7 @@ def check_model(deployment: Deployment) -> Findings:
         yield fault("detector", str(error), "take a checkpoint that brings its safety checker in safetensors")
     else:
         yield ok("detector", "the checker has its concepts and their thresholds")
+    yield from _chosen_detectors(settings.detectors)
     try:
         found = check_pin(folder, settings.model_sha256)
     except UnusableModel as error:
@@ -71,6 +73,19 @@ def check_model(deployment: Deployment) -> Findings:
         yield warning("model", "its hash is not pinned, so others' weights would be served", _pin(found))
     else:
         yield ok("model", f"{folder} is as pinned")
+
+
+def _chosen_detectors(chosen: DetectorChoices) -> Findings:
+    """Those beside the model's own."""
+    for choice in chosen:
+        file = getattr(choice, "file", None)
+        if file is not None and not file.is_file():
+            yield fault(
+                "detector", f"{choice.name} has no weights at {file}", "mend SEEMLY_DETECTORS, or put them there"
+            )
+        elif choice.name == "nudenet" and find_spec("nudenet") is None:
+            todo = 'pip install -e ".[evaluation]", or take it out of SEEMLY_DETECTORS'
+            yield fault("detector", "nudenet is chosen and not installed here", todo)
 
 
 def _of_hub(model: str, revision: str | None) -> Findings:
@@ -106,6 +121,11 @@ def check_announced(deployment: Deployment) -> Findings:
         if name == deployment.worker.model_name and pinned is not None and pinned != info.weights_sha256:
             told_of = f"the workers of {name} serve {info.weights_sha256[:12]}…, and {pinned[:12]}… is pinned"
             yield fault("workers", told_of, "set SEEMLY_MODEL_SHA256 for the workers too, and restart them")
+        if name == deployment.worker.model_name:
+            scoring = {detector.name for detector in info.detectors}
+            for missing in sorted({choice.name for choice in deployment.worker.detectors} - scoring):
+                told_of = f"{missing} is in SEEMLY_DETECTORS, and the workers of {name} score without it"
+                yield fault("detector", told_of, "set SEEMLY_DETECTORS for the workers too, and restart them")
         waiting, count = redis.llen(f"rq:queue:{keys.queue_name(name)}"), ready.count(name)
         if count:
             yield ok("workers", f"{name}: {count} ready, {waiting} jobs waiting")

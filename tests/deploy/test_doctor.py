@@ -112,6 +112,10 @@ def without_thresholds(patient: Patient) -> None:
     parts.announce(patient.redis, parts.model_info(weights_sha256=hash_weights(model)))
 
 
+def without_a_chosen_detector(patient: Patient) -> None:
+    patient.set(SEEMLY_DETECTORS=json.dumps([{"name": "clip-concepts", "sha256": "0" * 64}]))
+
+
 def store_is_a_file(patient: Patient) -> None:
     (patient.folder / "taken").touch()
     patient.set(SEEMLY_STORE_URL=f"file://{patient.folder}/taken")
@@ -156,6 +160,7 @@ def no_such_policy(patient: Patient) -> None:
         (without_gpu, "gpu", "nvidia.com/gpu"),
         (other_weights, "model", "seemly models fetch"),
         (without_thresholds, "detector", "brings its safety checker"),
+        (without_a_chosen_detector, "detector", "set SEEMLY_DETECTORS"),
         (store_is_a_file, "storage", "SEEMLY_STORE_URL"),
         (clocks_apart, "clock", "NTP"),
         (nobody_delivers, "webhooks", "seemly webhooks deliver"),
