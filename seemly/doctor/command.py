@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
@@ -13,7 +14,7 @@ from rich.console import Console
 from seemly.commands.asking import AsJson, read_settings
 from seemly.commands.terminal import FAILED, told, write_json
 from seemly.doctor import gateway, model, redis, settings
-from seemly.doctor.finding import Deployment, Finding, Findings, State
+from seemly.doctor.finding import Deployment, Finding, Findings, Process, State
 from seemly.redis_process import RedisPlace
 from service.settings import Settings as GatewaySettings
 from service.webhooks.settings import Settings as DeliverySettings
@@ -25,14 +26,19 @@ app = typer.Typer(pretty_exceptions_enable=False)
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """Check a deployment with the environment of one of its processes, and say what to do; 1 where anything is wrong.
+def doctor(
+    of: Annotated[
+        Process | None, typer.Option(help="Whose environment this is, where not that of all processes.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a deployment with the environment of its processes, and say what to do; 1 where anything is wrong.
 
     Looked at: settings, Redis, clock, GPU, model and detector, workers, storage, policy, keys, webhooks. Run it where a
     worker runs to see the GPU and the model.
     """
     with told(as_json) as console:
-        found = list(examine())
+        found = list(examine(of))
         if as_json:
             write_json([{name: getattr(one, name) for name in ("check", "state", "told", "todo")} for one in found])
         else:
@@ -41,11 +47,11 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(FAILED)
 
 
-def examine() -> Findings:
+def examine(process: Process | None = None) -> Findings:
     """Everything that can be seen from here. What hangs on Redis is left out while it does not answer."""
     yield from settings.check(os.environ)
     try:
-        with deployment() as at:
+        with deployment(process) as at:
             yield from redis.check(at)
             for look in (model.check_device, model.check_model, gateway.check_store, gateway.check_policy):
                 yield from look(at)
@@ -57,7 +63,7 @@ def examine() -> Findings:
 
 
 @contextmanager
-def deployment() -> Iterator[Deployment]:
+def deployment(process: Process | None) -> Iterator[Deployment]:
     """What the environment describes; without a Redis in it, the embedded stack, where one runs."""
     own = read_settings()
     data = own.data.expanduser().resolve()
@@ -78,7 +84,7 @@ def deployment() -> Iterator[Deployment]:
         described = GatewaySettings(), WorkerSettings(), DeliverySettings()
     url = described[0].redis_url
     with Redis.from_url(url, socket_timeout=5, socket_connect_timeout=2, decode_responses=True) as client:
-        yield Deployment(*described, client, model.is_worker_here())
+        yield Deployment(*described, client, process, process in (None, Process.WORKER) and model.is_torch_here())
 
 
 def show(console: Console, found: list[Finding]) -> None:

@@ -33,15 +33,28 @@ class Finding:
 Findings = Iterator[Finding]
 
 
+class Process(StrEnum):
+    """Whose environment the doctor has."""
+
+    GATEWAY = "gateway"
+    WORKER = "worker"
+    WEBHOOKS = "webhooks"
+
+
 @dataclass(frozen=True)
 class Deployment:
-    """A deployment, as the environment of this process describes it."""
+    """A deployment, as the environment of one of its processes, or of all, describes it."""
 
     gateway: GatewaySettings
     worker: WorkerSettings
     delivery: DeliverySettings
     redis: Redis
+    process: Process | None  # whose environment it is; None: all of them run here
     is_worker_here: bool  # whether what a worker needs is installed where the doctor runs
+
+    def has(self, process: Process) -> bool:
+        """Whether that process would run under this environment."""
+        return self.process in (None, process)
 
 
 def ok(check: str, told: str) -> Finding:

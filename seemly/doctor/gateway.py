@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from contract import keys
 from contract.store import StoreUnusable, open_store, try_reading, try_writing
-from seemly.doctor.finding import Deployment, Findings, fault, ok, warning
+from seemly.doctor.finding import Deployment, Findings, Process, fault, ok, skipped, warning
 from service.api_keys import NoPepper, Pepper
 from service.loopback import is_loopback
 from service.policy import load_policy
@@ -47,6 +47,9 @@ def check_store(deployment: Deployment) -> Findings:
 
 def check_policy(deployment: Deployment) -> Findings:
     """Look at the policy: what others can reach should have a floor."""
+    if not deployment.has(Process.GATEWAY):
+        yield skipped("policy", "the gateway's own; look there")
+        return
     try:
         policy = load_policy(deployment.gateway.policy)
     except (OSError, ValueError) as error:
@@ -62,6 +65,9 @@ def check_policy(deployment: Deployment) -> Findings:
 def check_keys(deployment: Deployment) -> Findings:
     """Look at API keys and the pepper under which they and signing secrets are kept."""
     settings = deployment.gateway
+    if not (deployment.has(Process.GATEWAY) or deployment.has(Process.WEBHOOKS)):
+        yield skipped("keys", "a worker has no pepper and needs none")
+        return
     has_keys = bool(deployment.redis.exists(keys.API_KEYS))
     if not has_keys and not is_loopback(settings.host):
         yield fault("keys", "there are no API keys, so the gateway does not start", "seemly keys create TENANT")
@@ -95,7 +101,11 @@ def check_webhooks(deployment: Deployment) -> Findings:
         found = True
         todo = "seemly webhooks list --state dead tells why; seemly webhooks replay sends them again"
         yield warning("webhooks", f"{dead} webhooks were given up", todo)
-    if redis.exists(keys.SIGNING_SECRETS) and deployment.delivery.public_url is None:
+    if (
+        redis.exists(keys.SIGNING_SECRETS)
+        and deployment.has(Process.WEBHOOKS)
+        and deployment.delivery.public_url is None
+    ):
         found = True
         told = "messages will hold addresses without a host"
         yield warning("webhooks", told, "set SEEMLY_PUBLIC_URL to where users reach the gateway")

@@ -15,7 +15,7 @@ from workers.safety.detectors.choices import DetectorChoices
 LEAST_FREE = 0.25  # of the device's memory
 
 
-def is_worker_here() -> bool:
+def is_torch_here() -> bool:
     """Whether torch is installed, which only a worker needs."""
     return find_spec("torch") is not None
 
@@ -23,7 +23,7 @@ def is_worker_here() -> bool:
 def check_device(deployment: Deployment) -> Findings:
     """Look at the GPU."""
     if not deployment.is_worker_here:
-        yield skipped("gpu", "no torch is installed here; run this where a worker runs as well")
+        yield skipped("gpu", "no worker runs here; look with --of worker where one does")
         return
     import torch
 
@@ -49,7 +49,7 @@ def check_model(deployment: Deployment) -> Findings:
     """Look at the checkpoint and its detector, where they lie on this machine."""
     settings = deployment.worker
     if not deployment.is_worker_here:
-        yield skipped("model", "no worker is installed here, so there is no model to look at")
+        yield skipped("model", "no worker runs here, so there is no model to look at")
         return
     from workers.checkpoint import UnusableModel, check_detector, check_pin
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from contract import keys
 from seemly.doctor import redis as redis_checks
 from seemly.doctor.command import app, examine
-from seemly.doctor.finding import State
+from seemly.doctor.finding import Process, State
 from service.api_keys import KeyRing, Scope
 from service.webhooks.signing import SecretRing
 from tests.redis_server import running_redis
@@ -178,6 +178,17 @@ def test_a_planted_fault_is_found_and_nothing_else(
     faults = [one for one in examine() if one.state is State.FAULT]
     assert [one.check for one in faults] == [check]
     assert todo in faults[0].todo
+
+
+def test_a_process_is_not_blamed_for_what_another_has(patient: Patient) -> None:
+    without_pepper(patient)
+    patient.monkeypatch.delenv("SEEMLY_PUBLIC_URL")
+    patient.set(SEEMLY_POLICY="default")
+    of_worker = {one.check: one.state for one in examine(Process.WORKER)}
+    assert not {State.FAULT, State.WARNING} & set(of_worker.values())
+    assert [of_worker[check] for check in ("keys", "policy")] == [State.SKIPPED] * 2
+    of_gateway = {one.check: one.state for one in examine(Process.GATEWAY)}
+    assert [of_gateway[check] for check in ("keys", "policy", "model")] == [State.FAULT, State.WARNING, State.SKIPPED]
 
 
 def test_the_command_ends_with_1_over_a_fault_and_0_over_none(patient: Patient) -> None:
