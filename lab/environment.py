@@ -29,6 +29,9 @@ HEAD = """\
 REDIS_GATEWAY_PASSWORD=
 REDIS_WORKER_PASSWORD=
 
+# Password of the user admin of Redis, who may change its settings; empty: there is none.
+#REDIS_ADMIN_PASSWORD=
+
 # Key and secret of the object store.
 STORE_ACCESS_KEY=
 STORE_SECRET_KEY=

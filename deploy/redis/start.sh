@@ -4,8 +4,9 @@
 #   gateway   the gateway, the delivery of webhooks, the commands
 #   worker    workers
 #   probe     the health check: it may PING, and needs no password
+#   admin     whoever looks after Redis; only with REDIS_ADMIN_PASSWORD set
 #
-# Neither of the first may change Redis' settings, read what others send it, or touch a key that is not the service's.
+# Neither of the first two may change Redis' settings, read what others send it, or touch a key that is not the service's.
 set -eu
 umask 077
 
@@ -21,5 +22,8 @@ user probe on nopass resetchannels -@all +ping
 user gateway on #$(hashed "${REDIS_GATEWAY_PASSWORD:?is not set}") $may
 user worker on #$(hashed "${REDIS_WORKER_PASSWORD:?is not set}") $may
 ACL
-unset REDIS_GATEWAY_PASSWORD REDIS_WORKER_PASSWORD
+if [ -n "${REDIS_ADMIN_PASSWORD:-}" ]; then
+    echo "user admin on #$(hashed "$REDIS_ADMIN_PASSWORD") ~* &* +@all" >>"$users"
+fi
+unset REDIS_ADMIN_PASSWORD REDIS_GATEWAY_PASSWORD REDIS_WORKER_PASSWORD
 exec redis-server "${REDIS_CONF:-/etc/seemly/redis.conf}" --dir "${REDIS_DATA:-/data}" --aclfile "$users" "$@"

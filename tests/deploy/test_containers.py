@@ -163,6 +163,7 @@ def test_redis_users_may_do_what_the_service_does_and_no_more(tmp_path: Path) ->
         "PATH": f"{find_binary().path.parent}:{os.environ['PATH']}",
         "REDIS_GATEWAY_PASSWORD": "gateway-password",
         "REDIS_WORKER_PASSWORD": "worker-password",
+        "REDIS_ADMIN_PASSWORD": "admin-password",
         "REDIS_CONF": str(ROOT / "deploy" / "redis" / "redis.conf"),
         "REDIS_DATA": str(tmp_path),
         "ACL_FILE": str(tmp_path / "users.acl"),
@@ -184,6 +185,8 @@ def test_redis_users_may_do_what_the_service_does_and_no_more(tmp_path: Path) ->
                 probe.get("seemly:models")
         with parts.client(f"unix://{socket}") as nobody, pytest.raises(REFUSED):
             nobody.ping()
+        with parts.client(f"unix://admin:admin-password@{socket}") as admin:
+            assert admin.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
         assert "worker-password" not in (tmp_path / "users.acl").read_text()
     finally:
         process.terminate()
