@@ -27,6 +27,15 @@ class ComparedPlan(Strict):
     plan: SafetyPlan
 
 
+class Upload(Strict):
+    """A picture that is to be judged, by its header."""
+
+    sha256: str
+    format: OutputFormat
+    width: int  # as stored, before any rotation that its EXIF asks for
+    height: int
+
+
 class Job(Strict):
     """Everything a worker needs; nothing in it is left to a default of the worker's."""
 
@@ -54,10 +63,16 @@ class Job(Strict):
     request_id: str | None = Field(None, description="Of the request that it came with, as in the logs.")
     traceparent: str | None = Field(None, description="The span that accepted it; null without tracing.")
 
+    uploads: tuple[Upload, ...] = Field(
+        (), description="Of a moderation: the pictures that are judged; none is made, and only the filter acts."
+    )
+
     @model_validator(mode="after")
     def _every_picture_has_its_plan(self) -> Self:
         if self.compared and len(self.compared) != len(self.seeds):
             raise ValueError(f"{len(self.compared)} plans cannot be compared on {len(self.seeds)} pictures")
+        if self.uploads and len(self.uploads) != len(self.seeds):
+            raise ValueError(f"{len(self.uploads)} uploads are not {len(self.seeds)} pictures")
         if any(each.plan.output is not None and each.plan.output.most_regenerations for each in self.compared):
             raise ValueError("a compare keeps to one seed, so none of its plans can act by 'regenerate'")
         return self

@@ -19,6 +19,7 @@ DEAD_DELIVERIES = f"{PREFIX}webhooks:dead"  # sorted set: ids of deliveries that
 # names in a worker's handler table
 GENERATE = "generate"  # jobs of POST /generate
 COMPARE = "compare"  # jobs of POST /compare
+MODERATE = "moderate"  # jobs of POST /moderate
 
 
 def queue_name(model: str) -> str:
@@ -29,6 +30,11 @@ def queue_name(model: str) -> str:
 def job_key(job_id: str) -> str:
     """Hash of a job's record; its fields are those of `contract.record`."""
     return f"{PREFIX}job:{job_id}"
+
+
+def upload_key(job_id: str, index: int) -> str:
+    """String: a picture that is to be judged, as it was sent; it is deleted with the answer, and ends by itself."""
+    return f"{PREFIX}upload:{job_id}:{index}"
 
 
 def events_key(job_id: str) -> str:

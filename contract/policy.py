@@ -127,7 +127,7 @@ class Policy(Strict):
             if refused := self.refused_methods(plan_of(each.requested)):
                 field = f"plans.{index}" if job.compared else "safety"
                 yield field, f"the policy {self.id!r} does not allow: {', '.join(refused)}; choose another safety plan"
-        for field, fault in self.bounds.faults(job):
+        for field, fault in () if job.uploads else self.bounds.faults(job):
             yield field, f"{fault} under the policy {self.id!r}"
 
 

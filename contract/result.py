@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import AwareDatetime, Field
 
@@ -45,6 +45,14 @@ class Discarded(Strict):
     seed: int
     concepts: tuple[ConceptScore, ...] = Field(description="The concepts found in it.")
     reasons: tuple[str, ...]
+
+
+class Scored(Protocol):
+    """Whatever was scored for concepts."""
+
+    @property
+    def concepts(self) -> tuple[ConceptScore, ...]:
+        """Every score."""
 
 
 class Picture(Strict):
@@ -165,7 +173,7 @@ def verdict_words(picture: Picture) -> str:
     return ", ".join([picture.verdict.value, *blurred, *tries])
 
 
-def nearest_scores(picture: Picture, count: int) -> list[ConceptScore]:
+def nearest_scores(picture: Scored, count: int) -> list[ConceptScore]:
     """The concepts furthest over their thresholds or nearest to them; special care, which never flags, left out."""
     judged = [score for score in picture.concepts if not score.special_care]
     return sorted(judged, key=lambda score: -score.margin)[:count]

@@ -123,6 +123,7 @@ class Client:
 
     generate = _blocking(Exchanges.generate)
     compare = _blocking(Exchanges.compare)
+    moderate = _blocking(Exchanges.moderate)
     job = _blocking(Exchanges.job)
     job_page = _blocking(Exchanges.job_page)
     cancel = _blocking(Exchanges.cancel)
@@ -243,6 +244,7 @@ class AsyncClient:
 
     generate = _awaited(Exchanges.generate)
     compare = _awaited(Exchanges.compare)
+    moderate = _awaited(Exchanges.moderate)
     job = _awaited(Exchanges.job)
     job_page = _awaited(Exchanges.job_page)
     cancel = _awaited(Exchanges.cancel)

@@ -1,6 +1,7 @@
 """What the command line shows: a table of verdicts, a bar for every job."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -9,7 +10,17 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from contract.result import JobView, Picture, concepts_to_compare, nearest_scores, scores_of, verdict_words
+from contract.moderation import Moderation
+from contract.result import (
+    JobError,
+    JobView,
+    Picture,
+    Scored,
+    concepts_to_compare,
+    nearest_scores,
+    scores_of,
+    verdict_words,
+)
 from contract.verdict import Verdict
 from seemly.events import Event
 
@@ -33,9 +44,15 @@ def verdict_table(jobs: Sequence[tuple[str, JobView]], scores_shown: int = SCORE
 
 def _add_picture(table: Table, title: str, picture: Picture, scores_shown: int) -> None:
     head: list[str | Text] = [title, str(picture.index), str(picture.seed), _verdict(picture)]
+    _add_scores(table, head, picture, picture.error, scores_shown)
+
+
+def _add_scores(
+    table: Table, head: list[str | Text], picture: Scored, error: JobError | None, scores_shown: int
+) -> None:
     shown = nearest_scores(picture, scores_shown)
     if not shown:
-        table.add_row(*head, picture.error.message if picture.error else "", "", "", "")
+        table.add_row(*head, error.message if error else "", "", "", "")
     for number, score in enumerate(shown):
         style = "red" if score.flagged else ""
         cells = (score.name, f"{score.score:.3f}", f"{score.threshold:.3f}", f"{score.margin:+.3f}")
@@ -65,6 +82,20 @@ def comparison_table(job: JobView) -> Table:
             cells.append(Text(text, style="red" if score is not None and score.flagged else ""))
         distance = "" if entry.distance is None else f"{entry.distance:.1f}"
         table.add_row(entry.label, _verdict(picture), str(entry.unet_rows), distance, *cells)
+    return table
+
+
+def moderation_table(judged: Sequence[tuple[Sequence[Path], Moderation]], scores_shown: int = SCORES_SHOWN) -> Table:
+    """A line for each of the concepts nearest to their thresholds, by file."""
+    table = Table(header_style="bold")
+    for name in ("file", "verdict", "concept"):
+        table.add_column(name, no_wrap=True)
+    for name in ("score", "threshold", "margin"):
+        table.add_column(name, justify="right")
+    for files, moderation in judged:
+        for file, picture in zip(files, moderation.images, strict=True):
+            head: list[str | Text] = [file.name, Text(picture.verdict.value, style=STYLES[picture.verdict])]
+            _add_scores(table, head, picture, picture.error, scores_shown)
     return table
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from contract.compare import CompareRequest
 from contract.listing import JobPage, Models, SafetyMethods, Variants
+from contract.moderation import ModerateRequest, Moderation
 from contract.outbox import DeliveryState
 from contract.request import GenerateRequest
 from contract.result import JobView, Status
@@ -54,6 +55,12 @@ class Exchanges:
     def compare(self, request: CompareRequest, *, idempotency_key: str | None = None) -> Exchange[JobView]:
         """Hand in a compare of safety plans; returns as soon as it is accepted."""
         return (yield from self._make_job("/compare", request, idempotency_key))
+
+    def moderate(self, request: ModerateRequest) -> Exchange[Moderation]:
+        """Have pictures and texts judged; returns with the verdicts."""
+        sent = self._build("POST", "/moderate", json=request.model_dump(mode="json"))
+        response = yield from self._send(sent, counts_once=True)
+        return parsed(Moderation, response)
 
     def job(self, job_id: str, links_for_s: int | None = None) -> Exchange[JobView]:
         """A job as it stands now; where asked, with a `signed_url` at every passed picture, good for so long."""

@@ -12,11 +12,20 @@ from contract.acceptance import Terms
 from contract.compare import CompareRequest
 from contract.cost import cost_of
 from contract.idle import idle_settings
-from contract.job import ComparedPlan, Job
+from contract.job import ComparedPlan, Job, Upload
 from contract.model import ModelInfo, VariantStatus
+from contract.moderation import ModerateRequest
 from contract.plan import MAX_CONCEPTS, Action, Negative, SafetyPlan, Sega, Sld, joined
 from contract.policy import InForce
-from contract.request import MAX_SEED, GenerateRequest, PicturesRequest, RequestedPlan, plan_of
+from contract.request import (
+    MAX_SEED,
+    GenerateRequest,
+    OutputFormat,
+    PicturesRequest,
+    RequestedPlan,
+    Scheduler,
+    plan_of,
+)
 from contract.tracing import OFF, Span
 from service.at_rest import prompt_at_rest
 from service.comparing import errors_of_plans, regeneration_errors, without_regeneration
@@ -105,6 +114,64 @@ class Admission:
         finally:
             span.end()
         return accepted, load.finish_s(accepted.position) if accepted.position else 0
+
+    def moderation(self, request: ModerateRequest, uploads: tuple[Upload, ...], sender: Sender) -> Job:
+        """The job that judges uploads, checked and not yet in the queue.
+
+        Raises:
+            Refusal: when it is not served.
+        """
+        model = self._catalogue.model(request.model)
+        requested = SafetyPlan(output=request.output)
+        if crowded := _crowding_errors(requested, sender.in_force):
+            raise InvalidRequest(*map(_beside_output, crowded))
+        job = Job(
+            id=uuid.uuid4().hex,
+            tenant=sender.tenant,
+            created_at=datetime.now(UTC),
+            deadline_at=None,
+            model=model.name,
+            prompt="",
+            negative_prompt="",
+            seeds=(0,) * len(uploads),
+            width=max(upload.width for upload in uploads),
+            height=max(upload.height for upload in uploads),
+            steps=1,
+            guidance_scale=1,
+            scheduler=Scheduler.DDIM,
+            output_format=OutputFormat.PNG,
+            requested=requested,
+            plan=sender.in_force.effective(requested),
+            policy=sender.in_force.policy.ref,
+            uploads=uploads,
+            request_id=sender.request_id,
+        )
+        errors = [
+            *plan_errors(requested, model),
+            *_renamed_concept_errors(requested, sender.in_force, model),
+            *self._token_errors(job.model_copy(update={"plan": requested}), model),
+        ]
+        if errors:
+            raise InvalidRequest(*map(_beside_output, errors))
+        _check_policy(job, sender.in_force)
+        _check_served(job, model, sender.in_force)
+        return job
+
+    def enqueue(self, job: Job, sender: Sender) -> Standing:
+        """Put a job into the queue that no idempotency key, webhook or end user came with.
+
+        Raises:
+            Refusal: when it is one too many, of whatever kind.
+        """
+        load, limits = self._queue.recent_load(job.model), sender.limits
+        terms = Terms(
+            queue_limit=self._queue_limit,
+            service_s=load.mean_service_s,
+            in_flight=load.in_flight,
+            jobs=limits.jobs,
+            cost=limits.cost,
+        )
+        return self._queue.accept(job, terms)
 
     def _check_webhook(self, url: str, tenant: str) -> None:
         why = why_refused(url, self._webhook_networks)
@@ -197,6 +264,11 @@ class Admission:
                 yield too_long(field, count, model.max_tokens)
             if count.stray_mark:
                 yield holds_mark(field, count)
+
+
+def _beside_output(error: FieldError) -> FieldError:
+    """The same for a request that has no plan but a filter."""
+    return FieldError(field=error.field.removeprefix("safety."), message=error.message)
 
 
 def _encoded_texts(job: Job, model: ModelInfo) -> Iterator[tuple[str, str]]:

@@ -22,11 +22,18 @@ from service.routes import (
     health,
     images,
     jobs,
+    moderate,
+    moderations,
     policies,
+    provenance,
     webhooks,
 )
 from service.settings import Settings
 
+ROUTES = (
+    *(generate, compare, jobs, contact_sheet, explanation, moderate),
+    *(images, moderations, provenance, catalogue, policies, webhooks, health),
+)
 DESCRIPTION = """
 Pictures from text, kept decent, with a verdict on every picture.
 
@@ -57,9 +64,10 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.gateway = gateway
     add_error_handlers(app)
-    for routes in (generate, compare, jobs, contact_sheet, explanation, images, catalogue, policies, webhooks, health):
+    for routes in ROUTES:
         app.include_router(routes.router)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    larger = dict.fromkeys(("/moderate", "/v1/moderations", "/v1/provenance/verify"), settings.max_upload_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, larger=larger)
     app.add_middleware(LoopbackOnly, callers=gateway.callers)
     app.add_middleware(Observing, metrics=gateway.metrics, tracing=gateway.tracing)
     app.add_middleware(OpenAIErrors)

@@ -4,6 +4,7 @@ An answer while the client still writes would often be lost: a connection closed
 """
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,21 +19,23 @@ DROPPED_MAX_S = 2.0
 class BodyLimit:
     """Reads at most `max_bytes` of a body before the app sees any of it, whether its length was declared or not."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, larger: Mapping[str, int] | None = None) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.larger = larger or {}  # by path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self.app(scope, receive, send)
             return
-        messages = [] if self._declares_too_much(scope) else await self._read(receive)
+        limit = self.larger.get(scope["path"], self.max_bytes)
+        messages = [] if _declares_more(scope, limit) else await _read(receive, limit)
         if not messages:
             if not _waits_to_be_asked(scope):
                 await _drop(receive)
             refusal = BodyTooLarge(
-                f"The body is larger than {self.max_bytes} bytes; send less.",
-                errors=(FieldError(field="body", message=f"must have at most {self.max_bytes} bytes"),),
+                f"The body is larger than {limit} bytes; send less.",
+                errors=(FieldError(field="body", message=f"must have at most {limit} bytes"),),
                 headers={"Connection": "close"},
             )
             await refusal_response(refusal, request_id_of(scope))(scope, receive, send)
@@ -44,22 +47,24 @@ class BodyLimit:
 
         await self.app(scope, replay, send)
 
-    def _declares_too_much(self, scope: Scope) -> bool:
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        return not declared.isdigit() or len(declared) > 15 or int(declared) > self.max_bytes
 
-    async def _read(self, receive: Receive) -> list[Message]:
-        """The body's messages, or none of them when they are too much."""
-        messages: list[Message] = []
-        size = 0
-        while True:
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self.max_bytes:
-                return []
-            messages.append(message)
-            if not message.get("more_body", False):
-                return messages
+def _declares_more(scope: Scope, limit: int) -> bool:
+    declared = dict(scope["headers"]).get(b"content-length", b"0")
+    return not declared.isdigit() or len(declared) > 15 or int(declared) > limit
+
+
+async def _read(receive: Receive, limit: int) -> list[Message]:
+    """The body's messages, or none of them when they are too much."""
+    messages: list[Message] = []
+    size = 0
+    while True:
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > limit:
+            return []
+        messages.append(message)
+        if not message.get("more_body", False):
+            return messages
 
 
 def _waits_to_be_asked(scope: Scope) -> bool:

@@ -18,14 +18,17 @@ from contract.listing import (
     Variants,
 )
 from contract.model import ModelInfo, VariantInfo
+from contract.moderation import ModeratedPicture, Moderation
 from contract.outbox import DeliveryState
 from contract.plan import Action, ConceptRule, Filter, SafetyPlan
 from contract.policy import Policy
+from contract.provenance import DIGITAL_SOURCE, Manifest, Origin, Provenance, Provenances
 from contract.request import OutputFormat, Scheduler
 from contract.result import AppliedSafety, JobView, Metrics, Picture, Status
 from contract.verdict import ConceptScore, Verdict, decide
 from contract.webhook import Delivery, DeliveryPage, EventType, ToldJob, ToldPicture, WebhookMessage
 from service.compatible.answer import Image, ImagesAnswer, Withheld
+from service.compatible.moderations import ImageInput, ImageUrl, ModerationsRequest, answer_of
 from service.listing import Place
 from service.routes.health import Health
 
@@ -154,6 +157,52 @@ _DELIVERY = Delivery(
     next_attempt_at=_FINISHED + timedelta(milliseconds=4790),
 )
 
+_MODERATION = Moderation(
+    id=_ID,
+    model="demo",
+    policy=PolicyRef(id="default", version=1),
+    flagged=True,
+    images=(
+        ModeratedPicture(
+            index=0,
+            verdict=_BLOCKED.verdict,
+            action=_BLOCKED.action,
+            sha256=_SHA256,
+            width=64,
+            height=64,
+            concepts=_BLOCKED.concepts,
+            reasons=_BLOCKED.reasons,
+            error=None,
+        ),
+    ),
+    texts=(),
+)
+_ORIGIN = Origin(
+    job=_ID,
+    picture=1,
+    model="demo",
+    weights_sha256=_SHA256,
+    plan="sld+filter",
+    policy="default@1",
+    detectors="clip-checker@5c7e3b1d9f2a clip-concepts@5c7e3b1d9f2a",
+)
+_PROVENANCE = Provenance(
+    index=0,
+    sha256=_SHA256,
+    packet=_ORIGIN,
+    manifest=Manifest(
+        state="Valid",
+        issuer="Seemly development",
+        generator="Seemly",
+        digital_source=DIGITAL_SOURCE,
+        origin=_ORIGIN,
+        problems=("signingCredential.untrusted",),
+    ),
+    manifest_read=True,
+    delivered=True,
+)
+_PART = ImageInput(type="image_url", image_url=ImageUrl(url="data:image/png;base64,iVBORw0KGgo="))
+
 EXAMPLES: tuple[BaseModel, ...] = (
     _JOB,
     JobPage(jobs=(_LISTED,), next_cursor=Place(_CREATED.timestamp(), _ID).cursor()),
@@ -192,4 +241,7 @@ EXAMPLES: tuple[BaseModel, ...] = (
         ),
     ),
     Health(status="live"),
+    _MODERATION,
+    Provenances(images=(_PROVENANCE,)),
+    answer_of(ModerationsRequest(input=(_PART,)), _MODERATION, _ID),
 )

@@ -24,8 +24,10 @@ from service.listing import Listing
 from service.loopback import is_loopback
 from service.metrics import Metrics
 from service.models import Catalogue
+from service.moderating import Moderator
 from service.policies import Policies
 from service.policy import load_policy
+from service.provenance import Verifier
 from service.queue import JobQueue
 from service.settings import Settings
 from service.silence import Silence
@@ -59,6 +61,8 @@ class Gateway:
     metrics: Metrics
     tracing: Tracing
     sheets: asyncio.Semaphore  # contact sheets drawn at once: each holds a decoded picture
+    moderator: Moderator
+    verifier: Verifier
     leaving: asyncio.Event  # set once the process is asked to end: whoever waits is answered now
 
     @classmethod
@@ -114,6 +118,8 @@ class Gateway:
             metrics=Metrics(events.listeners),
             tracing=Tracing.open(settings.otlp_url, "gateway", settings.trace_share),
             sheets=asyncio.Semaphore(SHEETS_AT_ONCE),
+            verifier=Verifier.of(jobs, settings.provenance_anchors),
+            moderator=Moderator.of(settings.moderation_wait_s, settings.moderations_at_once),
             leaving=asyncio.Event(),
         )
 

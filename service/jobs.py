@@ -121,6 +121,8 @@ def released(picture: Picture, job: Job, floor: SafetyPlan) -> Picture:
         now = rejudged(picture, job.plan.output, strictest(job.plan, floor).output)
         if now.verdict is not Verdict.PASSED:
             return now.model_copy(update=withheld)
+    if job.uploads:
+        return picture.model_copy(update={"url": None, "signed_url": None})
     return picture.model_copy(update={"url": f"/jobs/{job.id}/images/{picture.index}", "signed_url": None})
 
 

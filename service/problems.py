@@ -34,6 +34,8 @@
         ├── NoModel                      no_model
         ├── PolicyNotServed              policy_not_served
         ├── QueueFull                    queue_full
+        ├── ModerationBusy               moderation_busy
+        ├── NotJudged                    not_judged
         ├── DrawingBusy                  drawing_busy
         ├── NotReady                     not_ready
         ├── StoreAway                    store_unavailable
@@ -334,6 +336,18 @@ class QueueFull(Unavailable):
     """As many jobs wait as may wait."""
 
     code = "queue_full"
+
+
+class ModerationBusy(Unavailable):
+    """As many moderations are in hand as may be."""
+
+    code = "moderation_busy"
+
+
+class NotJudged(Unavailable):
+    """Uploads could not be judged, or not in time; nothing is known of them."""
+
+    code = "not_judged"
 
 
 class DrawingBusy(Unavailable):

@@ -191,7 +191,7 @@ class JobQueue:
 
     def _rq_fields(self, job: Job) -> dict[str, Any]:
         """RQ's own hash of a job, as its `Job.to_dict` has it. Jobs differ in the moment only, so it is asked once."""
-        function = keys.COMPARE if job.compared else keys.GENERATE
+        function = keys.MODERATE if job.uploads else keys.COMPARE if job.compared else keys.GENERATE
         if (job.model, function) not in self._templates:
             rq_job = self._queue(job.model).create_job(
                 function,

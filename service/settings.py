@@ -70,6 +70,12 @@ class Settings(BaseSettings):
     idempotency_ttl_s: int = Field(86_400, ge=1, description="How long an Idempotency-Key stands for its job.")
     queue_limit: int = Field(1000, ge=0, description="Jobs that may wait for one model; further ones get 503.")
     max_body_bytes: int = Field(64 * 1024, ge=1024, description="Longest body of a request.")
+    max_upload_bytes: int = Field(24 << 20, ge=1024, description="Largest body that brings pictures to be judged.")
+    moderations_at_once: int = Field(16, ge=1, description="Moderations in hand, with their uploads; others get 503.")
+    moderation_wait_s: float = Field(60, gt=0, description="How long a moderation waits for its verdicts.")
+    provenance_anchors: Path | None = Field(
+        None, description="Authorities in PEM whose manifests count as trusted; null: nobody's do."
+    )
     result_ttl_s: int = Field(86_400, ge=1, description="How long the record of a job ended here is kept.")
     images_wait_s: float = Field(300, gt=0, description="How long POST /v1/images/generations waits for its pictures.")
     webhook_networks: Networks = Field(

@@ -22,10 +22,10 @@ from contract.model import ModelInfo
 from contract.result import Result, Status
 from contract.tracing import Tracing
 from workers.comparison import Distances, with_comparison
-from workers.encode import encode
 from workers.engine.picture import Outcome, PictureSpec, Progress, Stage
 from workers.evidence import verdicts_of
 from workers.job_trace import trace_job
+from workers.marking import Marking
 from workers.metrics import WorkerMetrics, mode_of
 from workers.policies import PolicyReader
 from workers.records import JobRecords, persistently
@@ -89,8 +89,10 @@ class Delivery:
         metrics: WorkerMetrics,
         on_complete: Callable[[JobInFlight], None],
         tracing: Tracing | None = None,
+        marking: Marking | None = None,
     ) -> None:
         self._info = info
+        self._marking = marking or Marking(info)
         self._store = store
         self._records = records
         self._policies = policies
@@ -168,7 +170,7 @@ class Delivery:
         try:
             for one in judged:
                 if one.pixels is not None:
-                    file = encode(one.pixels, job.output_format)
+                    file = self._marking.file_of(one.pixels, job, one.picture.index)
                     key = picture_key(job.id, job.tenant, attempt, one.picture.index, job.output_format)
                     stored.append(key)
                     obstore.put(self._store, key, file)

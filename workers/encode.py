@@ -1,4 +1,4 @@
-"""Pixels to the bytes of a file. Nothing but the picture goes in: no metadata, no prompt."""
+"""Pixels to the bytes of a file. Nothing but the picture goes in, and the XMP packet that is given: no prompt."""
 
 from io import BytesIO
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from contract.request import OutputFormat
 
@@ -17,8 +18,13 @@ _OPTIONS: dict[OutputFormat, dict[str, Any]] = {
 }
 
 
-def encode(pixels: NDArray[np.uint8], output_format: OutputFormat) -> bytes:
-    """(height, width, 3) RGB → a file's bytes."""
-    file = BytesIO()
-    Image.fromarray(pixels, "RGB").save(file, **_OPTIONS[output_format])
+def encode(pixels: NDArray[np.uint8], output_format: OutputFormat, packet: bytes | None = None) -> bytes:
+    """(height, width, 3) RGB → a file's bytes, with an XMP packet in the place that its format has for one."""
+    file, told = BytesIO(), dict[str, Any]()
+    if packet is not None and output_format is OutputFormat.PNG:
+        told["pnginfo"] = PngInfo()
+        told["pnginfo"].add_itxt("XML:com.adobe.xmp", packet.decode())
+    elif packet is not None:
+        told["xmp"] = packet
+    Image.fromarray(pixels, "RGB").save(file, **_OPTIONS[output_format], **told)
     return file.getvalue()

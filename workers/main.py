@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from redis import Redis
 
 from contract.logs import set_up_logs
+from contract.model import ModelInfo
+from contract.provenance import NoLibrary, Signature, UnusableCertificate
 from contract.redis_safety import OVERRIDE, unsafe_settings
 from contract.store import StoreUnusable, open_store, try_writing
 from contract.tracing import Tracing, TracingUnavailable
@@ -19,6 +21,7 @@ from contract.wording import settings_wording
 from workers.checkpoint import UnusableModel
 from workers.engine.engine import Engine, EngineLimits
 from workers.health import HealthServer
+from workers.marking import Marking
 from workers.memory import memory_of
 from workers.metrics import MetricsServer, WorkerMetrics
 from workers.models import LoadedModel, load
@@ -91,6 +94,34 @@ def prepare(settings: Settings) -> tuple[LoadedModel, Panel, ObjectStore]:
         raise UnusableSetting(f"SEEMLY_MODEL: {error}") from error
 
 
+def marking_of(settings: Settings, info: ModelInfo) -> Marking:
+    """How files are marked; a signature is tried on a small picture first.
+
+    Raises:
+        UnusableSetting: it cannot sign.
+    """
+    if settings.provenance != "signed":
+        return Marking(info, is_telling=settings.provenance == "metadata")
+    named = {
+        "SEEMLY_PROVENANCE_CERTIFICATE": settings.provenance_certificate,
+        "SEEMLY_PROVENANCE_KEY": settings.provenance_key,
+    }
+    contents = []
+    for variable, file in named.items():
+        if file is None:
+            raise UnusableSetting(f"SEEMLY_PROVENANCE=signed needs {variable}; see `seemly provenance certificate`")
+        try:
+            contents.append(file.read_bytes())
+        except OSError as error:
+            raise UnusableSetting(f"{variable}={file}: {error.strerror}") from error
+    marking = Marking(info, signature=Signature(*contents))
+    try:
+        marking.try_out()
+    except (NoLibrary, UnusableCertificate) as error:
+        raise UnusableSetting(f"SEEMLY_PROVENANCE: {error}") from error
+    return marking
+
+
 def refuse_unsafe(redis: Redis) -> None:
     """Work over no Redis that may lose jobs.
 
@@ -130,6 +161,7 @@ def _work(settings: Settings, health: HealthServer, threads: int) -> int:
     try:
         tracing = Tracing.open(settings.otlp_url, "worker", settings.trace_share)
         loaded, panel, store = prepare(settings)
+        marking = marking_of(settings, loaded.info)
         if not settings.allow_unsafe_redis:
             refuse_unsafe(connection)
     except TracingUnavailable as error:
@@ -155,6 +187,7 @@ def _work(settings: Settings, health: HealthServer, threads: int) -> int:
             variants,
             panel,
             tracing,
+            marking,
         )
         health.worker = worker
         exit_code = worker.run()

@@ -6,6 +6,7 @@ A picture's pixels go on only with a complete, finite set of scores and a verdic
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,8 @@ def why_refused(job: Job, info: ModelInfo) -> JobError | None:
     actions = job.plan.output.actions if job.plan.output is not None else frozenset()
     if unserved := sorted(action.value for action in actions - {*info.actions}):
         return JobError(code="invalid_job", message=f"this worker cannot act by: {', '.join(unserved)}")
+    if job.uploads:
+        return None  # nothing is made that a setting could be idle for
     for field, reason in idle_settings(job.plan, job.guidance_scale, job.steps, job.scheduler, job.negative_prompt):
         return JobError(code="invalid_job", message=f"{field}: {reason}")
     return None
@@ -86,7 +89,7 @@ def judge(outcome: Outcome, job: Job, info: ModelInfo, discarded: tuple[Judged, 
     spec, pixels = outcome.spec, outcome.pixels
     failure = outcome.failure or _what_is_wrong(outcome, job, info)
     kept = replace(outcome, pixels=None, failure=failure)
-    common = {
+    common: dict[str, Any] = {
         "index": spec.index,
         "seed": spec.seed,
         "width": spec.width,
@@ -95,12 +98,14 @@ def judge(outcome: Outcome, job: Job, info: ModelInfo, discarded: tuple[Judged, 
         "trajectory": outcome.trajectory,
         "discarded": tuple(_as_told(one) for one in discarded),
     }
-    if failure is not None or pixels is None:
-        error = JobError(code=failure.code, message=failure.message) if failure else None
+    if spec.views:
+        common["sha256"] = job.uploads[spec.index].sha256
+    if failure is not None:
+        error = JobError(code=failure.code, message=failure.message)
         return Judged(Picture(verdict=Verdict.ERROR, error=error, **common), kept, discarded=discarded)
     decision = decide(outcome.scores, job.plan.output)
-    is_blurred = decision.action is Action.BLUR
-    if is_blurred:
+    is_blurred = decision.action is Action.BLUR and pixels is not None  # an upload is its owner's to blur
+    if is_blurred and pixels is not None:
         pixels = blurred(pixels)
         decision = decide(outcome.scores, job.plan.output, is_blurred=True)
     picture = Picture(
@@ -126,7 +131,7 @@ def _what_was_done(decision: Decision, spec: PictureSpec, job: Job) -> Iterator[
 def made_again(judged: Judged, job: Job) -> PictureSpec | None:
     """What to make in this picture's place; None when it stays."""
     spec, output = judged.outcome.spec, job.plan.output
-    if output is None or judged.picture.action is not Action.REGENERATE:
+    if spec.views or output is None or judged.picture.action is not Action.REGENERATE:
         return None
     return spec.again if spec.regeneration < output.most_regenerations else None
 
@@ -140,7 +145,7 @@ def _as_told(discarded: Judged) -> Discarded:
 def _what_is_wrong(outcome: Outcome, job: Job, info: ModelInfo) -> Failure | None:
     """Why an outcome that claims to be a picture is none."""
     spec, pixels = outcome.spec, outcome.pixels
-    if pixels is None or pixels.dtype != np.uint8 or pixels.shape != (spec.height, spec.width, 3):
+    if not spec.views and (pixels is None or pixels.dtype != np.uint8 or pixels.shape != (spec.height, spec.width, 3)):
         return Failure("invalid_output", "the engine returned no picture of the size asked for")
     numbers = [number for score in outcome.scores for number in (score.score, score.threshold, score.margin)]
     if not numbers or not all(math.isfinite(number) for number in numbers):

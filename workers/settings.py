@@ -50,6 +50,12 @@ class Settings(BaseSettings):
     )
     detector_limit_s: float = Field(30, gt=0, description="Longest answer of a detector; then pictures are withheld.")
 
+    provenance: Literal["none", "metadata", "signed"] = Field(
+        "metadata", description="What files say of their origin: nothing, ids and hashes, or also a C2PA manifest."
+    )
+    provenance_certificate: Path | None = Field(None, description="Chain in PEM, for `signed`.")
+    provenance_key: Path | None = Field(None, description="Its key in PEM, P-256.")
+
     data: Path = Field(Path("data/state"), description="Folder of everything kept on this machine.")
     store_url: str | None = Field(None, description="Where pictures go: file://, s3://, gs://, az://; null: in data.")
     floor: FloorPlan = Field(SafetyPlan(), description="What every job gets at least; as the gateway has it.")

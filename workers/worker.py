@@ -37,6 +37,7 @@ from workers.engine.weights import ErasedWeights
 from workers.finaliser import Finaliser
 from workers.keeper import Keeper
 from workers.lifecycle import RqWorker, Ticket, Unreadable
+from workers.marking import Marking
 from workers.metrics import WorkerMetrics
 from workers.policies import PolicyReader, UnknownPolicy
 from workers.progress import ProgressBoard
@@ -47,6 +48,7 @@ from workers.results import expired, failed, why_forbidden, why_refused
 from workers.settings import Settings
 from workers.sweeper import Sweeper
 from workers.trouble import log_error, log_redis_error
+from workers.uploads import UploadGone, Uploads
 from workers.variants.reading import UnusableVariant
 from workers.variants.shelf import VariantShelf
 
@@ -74,6 +76,7 @@ class Worker:
         variants: VariantShelf | None = None,
         detectors: Detectors | None = None,
         tracing: Tracing | None = None,
+        marking: Marking | None = None,
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -81,6 +84,7 @@ class Worker:
         self._variants = variants
         self._metrics = metrics
         self._records = JobRecords(connection, settings.record_ttl_s)
+        self._uploads = Uploads(connection)
         self._rq = RqWorker(keys.queue_name(info.name), connection, settings.lease_s, on_stop_job=engine.cancel)
         announcement = Announcement(connection, info, tokenizer_json, self._rq.name, settings.lease_s, variants)
         self._readiness = Readiness(announcement, metrics, detectors)
@@ -91,14 +95,15 @@ class Worker:
         self._thread_failed = threading.Event()
         self._step_began: float | None = None  # monotonic; None between two steps
         self._turned_at = time.monotonic()  # when the engine's loop last began anew
-        # A compare is the same to run: the job itself tells its pictures' plans.
+        # Compares and moderations are the same to run: the job itself tells its pictures' plans, or its uploads.
         self._handlers: dict[str, Callable[[Ticket, Started], bool]] = {
             keys.GENERATE: self._generate,
             keys.COMPARE: self._generate,
+            keys.MODERATE: self._generate,
         }
         complete: SimpleQueue[JobInFlight] = SimpleQueue()
         self._policies = PolicyReader(connection, settings.floor)
-        self._delivery = Delivery(info, store, self._records, self._policies, metrics, complete.put, tracing)
+        self._delivery = Delivery(info, store, self._records, self._policies, metrics, complete.put, tracing, marking)
         self._ending = Ending(self._records, self._rq, metrics)
         self._finaliser = Finaliser(
             complete,
@@ -260,7 +265,7 @@ class Worker:
         return is_taken
 
     def _generate(self, ticket: Ticket, started: Started) -> bool:
-        """Start a job of POST /generate or POST /compare, or end it at once when there is a reason to."""
+        """Start a job of POST /generate, /compare or /moderate, or end it at once when there is a reason to."""
         try:
             job = Job.model_validate_json(started.job_json)
         except ValidationError as error:
@@ -272,7 +277,13 @@ class Worker:
             self._ending.end(ticket, started.attempt, reason)
             return False
         try:
-            specs = PictureSpec.all_of(job, self._variants_of(job))
+            if job.uploads:
+                specs = PictureSpec.uploaded(job, self._uploads.views_of(job))
+            else:
+                specs = PictureSpec.all_of(job, self._variants_of(job))
+        except UploadGone as error:
+            self._ending.end(ticket, started.attempt, failed("upload_gone", str(error)))
+            return False
         except UnusableVariant as error:
             self._ending.end(ticket, started.attempt, failed("unusable_variant", str(error)))
             return False

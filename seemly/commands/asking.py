@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
     from rich.console import Console
 
-    from contract.request import PicturesRequest
+    from contract.strict import Strict
     from seemly.client import Client
     from seemly.settings import Settings
 
-    Request = TypeVar("Request", bound=PicturesRequest)
+    Request = TypeVar("Request", bound=Strict)
 
 ApiKey = Annotated[
     str | None, typer.Option("--api-key", help="Shown to the service (or SEEMLY_API_KEY, which others cannot see).")

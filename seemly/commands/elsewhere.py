@@ -16,6 +16,7 @@ ELSEWHERE: Final = {
     "webhooks": ("seemly.webhooks", "Make signing secrets, deliver webhooks, send them again."),
     "models": ("seemly.models", "Fetch models, tell and check their hashes."),
     "doctor": ("seemly.doctor.command", "Check a deployment, and say what to do."),
+    "provenance": ("seemly.provenance", "Make a certificate to sign pictures with."),
     "bench": ("lab.bench.commands", "Measure the service and its parts."),
     "evaluate": ("lab.evaluation.commands", "Measure safety methods on a model, and calibrate them for it."),
     "world": ("lab.world.commands", "Draw the demonstration world, train its model."),

@@ -166,15 +166,25 @@ class Submission:
                 return _answer(view, 200, {**headers, "Preference-Applied": f"wait={preferred.wait_s}"})
         return _answer(view, 202, {**headers, "Retry-After": str(min(60, max(1, math.ceil(finish_s))))})
 
-    async def accept(self, body: GenerateRequest | CompareRequest) -> tuple[Standing, float]:
-        """Accept a request as a job. The job, and in how many seconds it should be finished."""
+    async def sender(self) -> Sender:
+        """On whose behalf, and under what."""
         state = self.request.scope["state"]
-        limits = state.get("limits", UNLIMITED)
         in_force = await self.gateway.policies.in_force(self.caller.tenant)
         prompt_key = (await self.gateway.callers.pepper_or_new()).derived(PURPOSE)
-        sender = Sender(
-            self.caller.tenant, in_force, limits, self.idempotency_key, prompt_key, state["request_id"], state["span"]
+        return Sender(
+            self.caller.tenant,
+            in_force,
+            state.get("limits", UNLIMITED),
+            self.idempotency_key,
+            prompt_key,
+            state["request_id"],
+            state["span"],
         )
+
+    async def accept(self, body: GenerateRequest | CompareRequest) -> tuple[Standing, float]:
+        """Accept a request as a job. The job, and in how many seconds it should be finished."""
+        state, sender = self.request.scope["state"], await self.sender()
+        limits = sender.limits
         job, finish_s = await run_in_threadpool(self.gateway.admission.admit, body, sender)
         if job.is_new:
             self.gateway.metrics.accepted.labels(job.model).inc()

@@ -2,7 +2,9 @@
 
 import asyncio
 import base64
+import hashlib
 import io
+import json
 import os
 from collections.abc import Iterator
 from itertools import pairwise
@@ -13,7 +15,12 @@ import httpx
 import openai
 import pytest
 from PIL import Image, ImageChops
+from redis import Redis
+from typer.testing import CliRunner
 
+from contract import keys
+from seemly.cli import app
+from seemly.commands.terminal import DONE, FAILED, WITHHELD
 from seemly.embedded import EmbeddedStack
 from seemly.settings import Settings
 
@@ -65,7 +72,10 @@ def test_a_picture_comes_as_an_address_of_the_same_bytes(client: openai.OpenAI, 
     assert picture.b64_json is None
     assert str(picture.url).startswith(f"{stack.url}/jobs/")
     (same,) = client.images.generate(response_format="b64_json", **HARMLESS).data or ()
-    assert httpx.get(str(picture.url)).content == base64.b64decode(same.b64_json or "")
+    assert (
+        opened(base64.b64encode(httpx.get(str(picture.url)).content).decode()).tobytes()
+        == opened(same.b64_json).tobytes()
+    )
 
 
 def test_four_pictures_of_a_size_and_format_of_the_callers_choice(client: openai.OpenAI) -> None:
@@ -102,7 +112,8 @@ def test_a_stream_brings_every_picture_that_passed(client: openai.OpenAI) -> Non
     with client.images.generate(n=2, stream=True, partial_images=0, **UNFILTERED) as stream:
         events = list(stream)
     assert [event.type for event in events] == ["image_generation.completed"] * 2
-    assert [event.b64_json for event in events] == [picture.b64_json for picture in whole]
+    for event, picture in zip(events, whole, strict=True):
+        assert_alike(event.b64_json, picture.b64_json)
     assert {event.size for event in events} == {"64x64"}
 
 
@@ -136,3 +147,129 @@ def test_the_same_from_asyncio(stack: EmbeddedStack, client: openai.OpenAI) -> N
             assert refused.code == "moderation_blocked"
 
     asyncio.run(converse())
+
+
+def png_of(client: openai.OpenAI, **asked: Any) -> bytes:
+    (picture,) = client.images.generate(**asked).data or ()
+    return base64.b64decode(picture.b64_json or "")
+
+
+@pytest.fixture(scope="module")
+def indecent(client: openai.OpenAI) -> bytes:
+    """A picture that the filter would have withheld."""
+    return png_of(client, prompt=INDECENT["prompt"], extra_body={"seed": 9, "safety": "none"})
+
+
+@pytest.fixture(scope="module")
+def decent(client: openai.OpenAI) -> bytes:
+    return png_of(client, **HARMLESS)
+
+
+def data_url(content: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def part(content: bytes) -> Any:
+    return {"type": "image_url", "image_url": {"url": data_url(content)}}
+
+
+def test_texts_are_moderated_one_by_one(client: openai.OpenAI) -> None:
+    answer = client.moderations.create(input=["a cat at midnight", "a quiet street"], model="omni-moderation-latest")
+    assert [result.flagged for result in answer.results] == [False, False]
+    assert not any(dict(answer.results[0].categories).values())
+    assert answer.id.startswith("modr-")
+    assert len(client.moderations.create(input="a cat").results) == 1
+
+
+def test_a_picture_is_moderated_with_the_scores_it_was_made_with(
+    client: openai.OpenAI, stack: EmbeddedStack, indecent: bytes, decent: bytes
+) -> None:
+    (result,) = client.moderations.create(
+        input=[{"type": "text", "text": "what is this?"}, part(indecent)], model="demo"
+    ).results
+    assert result.flagged
+    assert result.categories.violence  # what this world calls a weapon
+    assert result.category_scores.violence > 0.2
+    assert result.category_applied_input_types.violence == ["image"]
+    found: Any = result
+    flagged = {score["name"] for score in found.concepts if score["flagged"]}
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.images.generate(**INDECENT)
+    assert flagged == {name for name in flagged if f"'{name}' scored" in refused.value.message}
+    assert found.reasons[0] in refused.value.message
+    (result,) = client.moderations.create(input=[part(decent)]).results
+    assert not result.flagged
+
+
+def test_what_is_no_picture_is_a_bad_request_and_nothing_is_fetched(client: openai.OpenAI) -> None:
+    for url, told in [
+        ("https://example.com/a.png", "not fetched"),
+        ("data:image/png;base64,AAAA", "no PNG, JPEG or WebP"),
+    ]:
+        with pytest.raises(openai.BadRequestError, match=told):
+            client.moderations.create(input=[{"type": "image_url", "image_url": {"url": url}}])
+
+
+def test_moderate_takes_files_and_json_and_keeps_nothing(stack: EmbeddedStack, indecent: bytes, decent: bytes) -> None:
+    with httpx.Client(base_url=stack.url, timeout=60) as http:
+        files = [("image", ("a.png", decent, "image/png")), ("image", ("b.png", indecent, "image/png"))]
+        form = http.post("/moderate", files=files, data={"text": ["a cat"], "model": "demo"})
+        images = [data_url(decent), base64.b64encode(indecent).decode()]
+        same = http.post("/moderate", json={"images": images, "texts": ["a cat"]})
+        assert form.status_code == same.status_code == 200, (form.text, same.text)
+        told = form.json()
+        assert told["flagged"]
+        assert [one["verdict"] for one in told["images"]] == ["passed", "blocked"]
+        assert [one["verdict"] for one in told["texts"]] == ["passed"]
+        assert [one["sha256"] for one in told["images"]] == [
+            hashlib.sha256(content).hexdigest() for content in (decent, indecent)
+        ]
+        scores = [[[s["score"] for s in one["concepts"]] for one in answer.json()["images"]] for answer in (form, same)]
+        for one, other in zip(*scores, strict=True):
+            assert one == pytest.approx(other, abs=1e-4)
+        job = http.get(f"/jobs/{told['id']}").json()
+        assert (job["status"], [one["url"] for one in job["images"]]) == ("partial", [None, None])
+        assert http.get(f"/jobs/{told['id']}/images/0").status_code == 404
+        annotated = http.post(
+            "/moderate", json={"images": [base64.b64encode(indecent).decode()], "output": {"action": "annotate"}}
+        )
+        assert (annotated.json()["flagged"], annotated.json()["images"][0]["action"]) == (False, "annotate")
+    with Redis.from_url(stack.redis_url) as redis:
+        assert redis.keys(f"{keys.PREFIX}upload:*") == []
+
+
+def test_the_command_line_moderates_files(
+    stack: EmbeddedStack, indecent: bytes, decent: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for name, content in (("good.png", decent), ("bad.png", indecent), ("text.png", b"no picture")):
+        (tmp_path / name).write_bytes(content)
+
+    def run(*names: str) -> Any:
+        files = [str(tmp_path / name) for name in names]
+        return CliRunner().invoke(app, ["moderate", *files, "--url", stack.url, "--json"])
+
+    both = run("good.png", "bad.png")
+    assert both.exit_code == WITHHELD
+    assert [one["verdict"] for one in json.loads(both.stdout)["files"]] == ["passed", "blocked"]
+    assert run("good.png").exit_code == DONE
+    assert "images.0" in (failed := run("text.png")).stderr
+    assert failed.exit_code == FAILED
+    assert "there is no file" in run("nowhere.png").stderr
+
+
+def test_a_picture_says_where_it_came_from_and_nothing_of_its_prompt(stack: EmbeddedStack, decent: bytes) -> None:
+    assert HARMLESS["prompt"].encode() not in decent
+    assert b"trainedAlgorithmicMedia" in decent
+    with httpx.Client(base_url=stack.url, timeout=60) as http:
+        told = http.post("/v1/provenance/verify", files=[("image", ("a.png", decent, "image/png"))]).json()
+        [found] = told["images"]
+        assert (found["delivered"], found["manifest"], found["manifest_read"]) == (True, None, True)
+        job = http.get(f"/jobs/{found['packet']['job']}").json()
+        assert job["images"][found["packet"]["picture"]]["sha256"] == found["sha256"]
+        assert job["safety"]["weights_sha256"] == found["packet"]["weights_sha256"]
+        assert found["packet"]["policy"] == "default@1"
+        images = [data_url(decent + b"appended"), data_url(b"no picture")]
+        assert http.post("/v1/provenance/verify", json={"images": images}).status_code == 400
+        [changed] = http.post("/v1/provenance/verify", json={"images": images[:1]}).json()["images"]
+        assert (changed["delivered"], changed["packet"]) == (False, found["packet"])

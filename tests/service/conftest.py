@@ -103,7 +103,12 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeyedGateway]:
     with running_redis(folder) as server, parts.client(server.url) as client:
         ring = KeyRing(client, None, folder / "pepper")
         ring.create("first", [Scope.GENERATE])
-        settings = {"redis_timeout_s": "20", "limit_requests": "100000/minute", "images_wait_s": "0.1"}
+        settings = {
+            "redis_timeout_s": "20",
+            "limit_requests": "100000/minute",
+            "images_wait_s": "0.1",
+            "moderation_wait_s": "0.1",
+        }
         with running_gateway(server.url, folder, **settings) as gateway:
             parts.announce(client)
             parts.announce_worker(client, lease_s=3600)

@@ -15,7 +15,7 @@ from itertools import takewhile
 import torch
 
 from workers.engine.denoise import UnetWork, denoise
-from workers.engine.judge import judge
+from workers.engine.judge import judge, judge_uploads
 from workers.engine.model import EngineModel
 from workers.engine.picture import Failure, Outcome, PictureSpec, Progress, Tick
 from workers.engine.row import Row, failure_from
@@ -52,6 +52,7 @@ class Engine:
         self._schedules: dict[tuple[str, int], Schedule] = {}
         self._rows: list[Row] = []
         self._waiting: deque[PictureSpec] = deque()
+        self._uploads: deque[PictureSpec] = deque()
         self._canceled: set[str] = set()
         self._unresolved = 0  # pictures submitted whose outcome has not come out
         self._changed = threading.Condition()
@@ -62,9 +63,13 @@ class Engine:
         return self._unresolved == 0
 
     def submit(self, *specs: PictureSpec) -> None:
-        """Ask for pictures, those of one group in one go. Their outcomes come out of later steps, whatever happens."""
+        """Ask for pictures, those of one group in one go, or for verdicts on uploads.
+
+        Their outcomes come out of later steps, whatever happens.
+        """
         with self._changed:
-            self._waiting.extend(specs)
+            self._waiting.extend(spec for spec in specs if not spec.views)
+            self._uploads.extend(spec for spec in specs if spec.views)
             self._unresolved += len(specs)
             self._changed.notify()
 
@@ -80,7 +85,10 @@ class Engine:
 
     @torch.no_grad()
     def step(self) -> list[Progress | Outcome]:
-        """One tick: drop and admit, predict and advance every row, decode and judge the finished, hand out the rest."""
+        """One tick: drop and admit, predict and advance every row, decode and judge the finished, hand out the rest.
+
+        Uploads need no steps: some are judged in every tick, between the steps of the others.
+        """
         outcomes = [*self._drop(), *self._admit()]
         running = [row for row in self._rows if not row.is_finished]
         began, work = time.monotonic(), UnetWork()
@@ -93,6 +101,8 @@ class Engine:
         finished = [row for row in self._rows if row.is_finished and not row.failure][: self._limits.pictures_judged]
         for rows in _alike(finished, lambda row: row.shape):
             outcomes += judge(rows, self._model)
+        if uploads := self._some_uploads():
+            outcomes += judge_uploads(uploads, self._model)
         self._rows = [row for row in self._rows if not row.failure and row not in finished]
         with self._changed:
             self._unresolved -= len(outcomes)
@@ -102,8 +112,9 @@ class Engine:
         """Take out what is canceled or past its deadline, waiting or in flight."""
         with self._changed:
             canceled, self._canceled = self._canceled, set()
-            waiting = [(spec, _over(spec, canceled)) for spec in self._waiting]
-            self._waiting = deque(spec for spec, over in waiting if over is None)
+            waiting = [(spec, _over(spec, canceled)) for spec in (*self._waiting, *self._uploads)]
+            self._waiting = deque(spec for spec, over in waiting if over is None and not spec.views)
+            self._uploads = deque(spec for spec, over in waiting if over is None and spec.views)
         in_flight = [(row, _over(row.spec, canceled)) for row in self._rows]
         for row, over in in_flight:
             row.failure = over
@@ -136,6 +147,14 @@ class Engine:
                     return
                 admitted = [self._waiting.popleft() for _ in range(together)]
             yield from admitted
+
+    def _some_uploads(self) -> list[PictureSpec]:
+        """Those next in turn, whose views fill one call of the detectors."""
+        taken: list[PictureSpec] = []
+        with self._changed:
+            while self._uploads and sum(len(spec.views) for spec in taken) < self._limits.pictures_judged:
+                taken.append(self._uploads.popleft())
+        return taken
 
     def _start(self, spec: PictureSpec) -> Row:
         """A picture's row, with its first noise.

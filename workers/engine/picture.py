@@ -1,7 +1,7 @@
 """What goes into the engine and what comes out: one picture asked for, its progress, its outcome."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -36,6 +36,7 @@ class PictureSpec:
     weights: ErasedWeights | None = None  # what the plan's place for weights came to; None is the model's own
     group: str | None = None  # pictures of one group start together and share UNet rows for as long as they are alike
     regeneration: int = 0  # how many pictures were made in this one's place before
+    views: tuple[NDArray[np.uint8], ...] = field(default=(), compare=False, repr=False)  # of an upload, only judged
 
     @property
     def again(self) -> "PictureSpec":
@@ -43,6 +44,14 @@ class PictureSpec:
         digest = hashlib.sha256(f"again {self.seed}".encode()).digest()
         seed = int.from_bytes(digest[:8], "big") % (MAX_SEED + 1)
         return replace(self, seed=seed, group=None, regeneration=self.regeneration + 1)
+
+    @classmethod
+    def uploaded(cls, job: Job, views: Sequence[tuple[NDArray[np.uint8], ...]]) -> "tuple[PictureSpec, ...]":
+        """The pictures of a moderation, in order, each as it is to be looked at."""
+        return tuple(
+            replace(spec, width=upload.width, height=upload.height, views=of_picture)
+            for spec, upload, of_picture in zip(cls.all_of(job), job.uploads, views, strict=True)
+        )
 
     @classmethod
     def all_of(cls, job: Job, variants: Mapping[str, ErasedWeights] | None = None) -> "tuple[PictureSpec, ...]":
@@ -123,7 +132,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished picture: pixels with their scores, or a failure, never both and never pixels without scores."""
+    """A finished picture: pixels with their scores, or a failure, never both and never pixels without scores.
+
+    Of an upload there are scores only.
+    """
 
     spec: PictureSpec
     pixels: NDArray[np.uint8] | None = None  # (height, width, 3), RGB

@@ -36,7 +36,7 @@ from contract.model import DetectorInfo
 from contract.plan import Filter
 from contract.verdict import ConceptScore
 from workers.safety.checker_concepts import CheckerConcept, CheckerConcepts
-from workers.safety.protocol import DetectorError
+from workers.safety.protocol import DetectorError, Pictures
 from workers.safety.text_concepts import TextConcepts
 
 CHECKER = "clip-checker"
@@ -131,8 +131,8 @@ class ConceptFilter:
         return told | ({"regenerations": output.most_regenerations} if output.most_regenerations else {})
 
     @torch.no_grad()
-    def score(self, pixels: NDArray[np.uint8], outputs: Sequence[Filter | None]) -> list[tuple[ConceptScore, ...]]:
-        """(pictures, height, width, 3) RGB and each picture's own filter → each picture's scores.
+    def score(self, pixels: Pictures, outputs: Sequence[Filter | None]) -> list[tuple[ConceptScore, ...]]:
+        """Pictures and each picture's own filter → each picture's scores.
 
         Raises:
             DetectorError: when a score is not finite, or a text concept cannot be scored.

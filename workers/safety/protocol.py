@@ -153,6 +153,9 @@ class Conditioning:
 BuildRowSafety = Callable[[SafetyPlan, Conditioning], RowSafety]
 
 
+Pictures = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]  # (pictures, height, width, 3), or of several sizes; RGB
+
+
 class DetectorError(RuntimeError):
     """A detector could not score a picture; the picture must be withheld."""
 
@@ -160,8 +163,8 @@ class DetectorError(RuntimeError):
 class Detector(Protocol):
     """Scores finished pictures. Raises when it cannot score; never leaves a picture out."""
 
-    def score(self, pixels: NDArray[np.uint8], outputs: Sequence[Filter | None]) -> list[tuple[ConceptScore, ...]]:
-        """(pictures, height, width, 3) RGB and each picture's own filter → each picture's scores."""
+    def score(self, pixels: Pictures, outputs: Sequence[Filter | None]) -> list[tuple[ConceptScore, ...]]:
+        """Pictures and each picture's own filter → each picture's scores."""
         ...
 
     def describe(self, output: Filter | None) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from contract.model import DetectorInfo
 from contract.plan import Filter
 from contract.verdict import ConceptScore
+from workers.safety.protocol import Pictures
 
-Pixels = NDArray[np.uint8]  # (height, width, 3) or (pictures, height, width, 3), RGB
+Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
 
 
 class UnusableDetector(ValueError):
@@ -29,8 +30,8 @@ class NamedDetector(Protocol):
     def names(self, output: Filter | None) -> tuple[str, ...]:
         """The concepts that a picture under this filter is scored for, in order."""
 
-    def score(self, pixels: Pixels, outputs: Sequence[Filter | None]) -> list[tuple[ConceptScore, ...]]:
-        """(pictures, height, width, 3) RGB and each picture's own filter → each picture's scores."""
+    def score(self, pixels: Pictures, outputs: Sequence[Filter | None]) -> list[tuple[ConceptScore, ...]]:
+        """Pictures and each picture's own filter → each picture's scores."""
 
 
 def hash_files(files: Iterable[Path], root: Path) -> str:

@@ -15,6 +15,7 @@ from contract.model import DetectorInfo
 from contract.plan import Filter
 from contract.verdict import ConceptScore
 from workers.safety.detectors.detector import Pixels, UnusableDetector, hash_file, score_of
+from workers.safety.protocol import Pictures
 
 EXPOSED: Final = (
     "BUTTOCKS_EXPOSED",
@@ -75,8 +76,8 @@ class NudeNet:
                 scores[found["class"]] = max(scores[found["class"]], round(float(found["score"]), 5))
         return scores
 
-    def score(self, pixels: Pixels, outputs: Sequence[Filter | None]) -> list[tuple[ConceptScore, ...]]:
-        """(pictures, height, width, 3) RGB → a score for every part of every picture, the filter whatever it is."""
+    def score(self, pixels: Pictures, outputs: Sequence[Filter | None]) -> list[tuple[ConceptScore, ...]]:
+        """Pictures → a score for every part of every picture, the filter whatever it is."""
         return [
             tuple(
                 score_of(self._info, name, "sexual", value, self._threshold)

@@ -7,10 +7,10 @@ from typing import Any
 from contract.model import DetectorInfo, ModelInfo
 from contract.plan import Filter, FilterConcept
 from contract.verdict import ConceptScore
-from workers.safety.detectors.detector import NamedDetector, Pixels, UnusableDetector
+from workers.safety.detectors.detector import NamedDetector, UnusableDetector
 from workers.safety.detectors.watched import Watched
 from workers.safety.filter import ConceptFilter
-from workers.safety.protocol import DetectorError
+from workers.safety.protocol import DetectorError, Pictures
 
 FIRST_ANSWER_S = 120.0  # loading kernels, tuning convolutions
 
@@ -58,8 +58,8 @@ class Panel:
         concepts = (*info.concepts, *(name for each in self._others for name in each.names(None)))
         return info.model_copy(update={"concepts": concepts, "detectors": self.infos})
 
-    def score(self, pixels: Pixels, outputs: Sequence[Filter | None]) -> list[tuple[ConceptScore, ...]]:
-        """(pictures, height, width, 3) RGB and each picture's own filter → each picture's scores by all detectors.
+    def score(self, pixels: Pictures, outputs: Sequence[Filter | None]) -> list[tuple[ConceptScore, ...]]:
+        """Pictures and each picture's own filter → each picture's scores by all detectors.
 
         Raises:
             DetectorError: a detector did not score every picture, in time.

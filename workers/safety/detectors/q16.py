@@ -16,7 +16,8 @@ from contract.model import DetectorInfo
 from contract.plan import Filter
 from contract.verdict import ConceptScore
 from workers.safety.detectors import arrays
-from workers.safety.detectors.detector import Pixels, UnusableDetector, hash_file, score_of
+from workers.safety.detectors.detector import UnusableDetector, hash_file, score_of
+from workers.safety.protocol import Pictures
 
 NAME = "inappropriate"
 
@@ -52,7 +53,7 @@ class Q16:
     """
 
     def __init__(
-        self, file: Path, embed: Callable[[Pixels], Tensor], dimension: int, version: str, threshold: float = 0.5
+        self, file: Path, embed: Callable[[Pictures], Tensor], dimension: int, version: str, threshold: float = 0.5
     ) -> None:
         self._prompts, self._embed, self._threshold = Prompts(file, dimension), embed, threshold
         self._info = DetectorInfo(
@@ -72,7 +73,7 @@ class Q16:
         return self._info.concepts
 
     @torch.no_grad()
-    def score(self, pixels: Pixels, outputs: Sequence[Filter | None]) -> list[tuple[ConceptScore, ...]]:
-        """(pictures, height, width, 3) RGB → the probability for every picture, the filter whatever it is."""
+    def score(self, pixels: Pictures, outputs: Sequence[Filter | None]) -> list[tuple[ConceptScore, ...]]:
+        """Pictures → the probability for every picture, the filter whatever it is."""
         shares = self._prompts.shares(self._embed(pixels))
         return [(score_of(self._info, NAME, NAME, share, self._threshold),) for share in shares]

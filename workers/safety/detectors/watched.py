@@ -18,8 +18,8 @@ import torch
 
 from contract.plan import Filter
 from contract.verdict import ConceptScore
-from workers.safety.detectors.detector import NamedDetector, Pixels
-from workers.safety.protocol import DetectorError
+from workers.safety.detectors.detector import NamedDetector
+from workers.safety.protocol import DetectorError, Pictures
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +43,11 @@ class Watched:
         self.trouble: str | None = None  # why it is asked nothing
         self._limit_s = limit_s
         self._proof = proof
-        self._tasks: SimpleQueue[tuple[Future[Scores], Pixels, Sequence[Filter | None]]] = SimpleQueue()
+        self._tasks: SimpleQueue[tuple[Future[Scores], Pictures, Sequence[Filter | None]]] = SimpleQueue()
         self._unproved: Future[Scores] | None = None
         threading.Thread(target=self._work, name=self.name, daemon=True).start()
 
-    def ask(self, pixels: Pixels, outputs: Sequence[Filter | None]) -> "Future[Scores]":
+    def ask(self, pixels: Pictures, outputs: Sequence[Filter | None]) -> "Future[Scores]":
         """Have pictures scored; `scores` has the answer."""
         future: Future[Scores] = Future()
         if self.trouble is None:
@@ -112,7 +112,7 @@ class Watched:
             log.warning("the detector %s is sound again", self.name)
         self.trouble = None
 
-    def _scored(self, pixels: Pixels, outputs: Sequence[Filter | None]) -> Scores:
+    def _scored(self, pixels: Pictures, outputs: Sequence[Filter | None]) -> Scores:
         """What the detector answers.
 
         Raises:

@@ -1,0 +1,131 @@
+"""Moderations: uploads checked, put into the queue as a job, awaited, and told; the bytes are gone with the answer."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from redis.exceptions import RedisError
+from starlette.concurrency import run_in_threadpool
+
+from contract import keys
+from contract.job import Upload
+from contract.moderation import ModeratedPicture, ModeratedText, ModerateRequest, Moderation, bytes_of
+from contract.result import Picture
+from contract.upload import UnusablePicture, look_at, views_of
+from contract.verdict import Verdict
+from service.jobs import JobRecord
+from service.problems import AlreadyFinished, FieldError, InvalidRequest, ModerationBusy, NotJudged
+
+if TYPE_CHECKING:
+    from service.routes.generate import Submission
+
+CHECKED_AT_ONCE = 2  # uploads decoded to see whether they can be: up to 370 MB each
+
+
+@dataclass(frozen=True)
+class Moderator:
+    """How many moderations one process has at once, and how many uploads it decodes at once."""
+
+    wait_s: float
+    places: asyncio.Semaphore
+    checking: asyncio.Semaphore
+
+    @classmethod
+    def of(cls, wait_s: float, at_once: int) -> "Moderator":
+        """One for a process."""
+        return cls(wait_s, asyncio.Semaphore(at_once), asyncio.Semaphore(CHECKED_AT_ONCE))
+
+    async def moderate(self, request: ModerateRequest, submission: "Submission") -> Moderation:
+        """The verdicts on everything that a request sends.
+
+        Raises:
+            InvalidRequest: a picture is none that can be judged.
+            ModerationBusy: as many are in hand as may be.
+            NotJudged: the job came to nothing, or did not end in time.
+        """
+        in_force = await submission.gateway.policies.in_force(submission.caller.tenant)
+        texts = tuple(ModeratedText(index=i, verdict=Verdict.PASSED, reasons=()) for i, _ in enumerate(request.texts))
+        job_id: str | None = None
+        pictures: tuple[ModeratedPicture, ...] = ()
+        if request.images:
+            if self.places.locked():
+                raise ModerationBusy("As many moderations are in hand here as may be; try again soon.", 1)
+            async with self.places:
+                record = await self._judged(request, submission)
+            job_id, model = record.job.id, record.job.model
+            pictures = tuple(_told(picture, record) for picture in record.pictures)
+        else:
+            model = (await run_in_threadpool(submission.gateway.catalogue.model, request.model)).name
+        verdicts = [*(one.verdict for one in pictures), *(one.verdict for one in texts)]
+        flagged = any(verdict is not Verdict.PASSED for verdict in verdicts)
+        return Moderation(
+            id=job_id, model=model, policy=in_force.policy.ref, flagged=flagged, images=pictures, texts=texts
+        )
+
+    async def _judged(self, request: ModerateRequest, submission: "Submission") -> JobRecord:
+        contents = [bytes_of(image) for image in request.images]
+        uploads = [await self._checked(index, content) for index, content in enumerate(contents)]
+        gateway, tenant = submission.gateway, submission.caller.tenant
+        async with self._kept(submission, uploads, contents, request) as job_id:
+            record = await submission.awaited(job_id, self.wait_s, submission.gone)
+            if record.status.is_terminal and record.result is not None and record.result.images:
+                return record
+            if not record.status.is_terminal:
+                with suppress(AlreadyFinished, RedisError):
+                    await gateway.jobs.cancel(job_id, tenant)
+                raise NotJudged(f"The pictures were not judged within {self.wait_s:g} s; send them again.", 5)
+            error = record.view.error
+            raise NotJudged(f"The pictures could not be judged{f': {error.message}' if error else ''}.", 5)
+
+    async def _checked(self, index: int, content: bytes) -> Upload:
+        """An upload that was decoded once, within its bounds."""
+        async with self.checking:
+            try:
+                upload = look_at(content)
+                await run_in_threadpool(views_of, content)
+            except UnusablePicture as error:
+                raise InvalidRequest(FieldError(field=f"images.{index}", message=str(error))) from None
+        return upload
+
+    @asynccontextmanager
+    async def _kept(
+        self, submission: "Submission", uploads: Sequence[Upload], contents: Sequence[bytes], request: ModerateRequest
+    ) -> AsyncIterator[str]:
+        """The job's id; its uploads lie in Redis for as long as this is entered."""
+        gateway = submission.gateway
+        sender = await submission.sender()
+        job = await run_in_threadpool(gateway.admission.moderation, request, tuple(uploads), sender)
+        names = [keys.upload_key(job.id, index) for index in range(len(contents))]
+        ends_in_s = int(self.wait_s) + 60
+        async with gateway.silence.noticed_in_turn(), gateway.redis.pipeline(transaction=False) as pipe:
+            for name, content in zip(names, contents, strict=True):
+                pipe.set(name, content, ex=ends_in_s)
+            await pipe.execute()
+        try:
+            await run_in_threadpool(gateway.admission.enqueue, job, sender)
+            yield job.id
+        finally:
+            with suppress(RedisError):  # they end by themselves
+                await gateway.redis.delete(*names)
+
+
+def _told(picture: Picture, record: JobRecord) -> ModeratedPicture:
+    upload = record.job.uploads[picture.index]
+    return ModeratedPicture(
+        index=picture.index,
+        verdict=picture.verdict,
+        action=picture.action,
+        sha256=upload.sha256,
+        width=upload.width,
+        height=upload.height,
+        concepts=picture.concepts,
+        reasons=picture.reasons,
+        error=picture.error,
+    )
+
+
+def is_judged(moderation: Moderation) -> bool:
+    """Whether every picture has a verdict."""
+    return all(picture.verdict is not Verdict.ERROR for picture in moderation.images)

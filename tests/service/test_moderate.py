@@ -1,0 +1,174 @@
+"""`POST /moderate` at the gateway: what it refuses, what it keeps, how it ends when nobody judges."""
+
+import json
+import threading
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from redis import Redis
+
+from contract import keys
+from contract.result import Status
+from contract.verdict import Verdict
+from service.api_keys import Scope
+from tests.contract.test_upload import BOMBS, COLOURS, file_of
+from tests.redis_server import RedisServer
+from tests.seemly.processes import eventually
+from tests.service import parts
+from tests.service.conftest import KeyedGateway
+
+PICTURE = b64encode(file_of(COLOURS)).decode()
+TEXT = {"name": "hat", "text": "a hat", "threshold": 0.2}
+
+
+@pytest.fixture
+def moderator(keyed: KeyedGateway) -> Iterator[httpx.Client]:
+    with keyed.http("moderator", Scope.MODERATE) as client:
+        yield client
+
+
+def uploads(redis: "Redis") -> list[Any]:
+    return list(redis.keys(f"{keys.PREFIX}upload:*"))
+
+
+@contextmanager
+def judging(redis: "Redis", url: str, verdict: Verdict, seen: list[bytes]) -> Iterator[None]:
+    """A worker that reads the uploads of the next job and comes to a verdict on each."""
+
+    def work() -> None:
+        assert eventually(lambda: redis.zcard(keys.ACCEPTED) > 0)
+        attempt, job = parts.take(redis, redis.zrange(keys.ACCEPTED, 0, 0)[0])
+        found = [parts.score(0.4 if verdict is Verdict.BLOCKED else 0.1)]
+        with Redis.from_url(url) as raw:
+            seen.extend(raw.get(keys.upload_key(job.id, i)) or b"" for i in range(len(job.uploads)))
+        pictures = [
+            parts.picture(job, i, verdict, concepts=tuple(found), sha256=upload.sha256)
+            for i, upload in enumerate(job.uploads)
+        ]
+        status = Status.SUCCEEDED if verdict is Verdict.PASSED else Status.BLOCKED
+        parts.commit(redis, job.id, attempt, parts.result(job, status, *pictures))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield
+    thread.join(30)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.PASSED, Verdict.BLOCKED])
+def test_the_worker_gets_the_very_bytes_and_they_go_with_the_answer(
+    http: httpx.Client, redis: "Redis", redis_server: RedisServer, verdict: Verdict
+) -> None:
+    seen: list[bytes] = []
+    with judging(redis, redis_server.url, verdict, seen):
+        answer = http.post("/moderate", json={"images": [PICTURE, PICTURE]})
+    assert answer.status_code == 200, answer.text
+    told = answer.json()
+    assert seen == [file_of(COLOURS)] * 2
+    assert [one["verdict"] for one in told["images"]] == [verdict.value] * 2
+    assert told["flagged"] is (verdict is Verdict.BLOCKED)
+    assert uploads(redis) == []
+    assert PICTURE not in json.dumps(told)
+    images = http.get(f"/jobs/{told['id']}").json()["images"]
+    assert [(one["url"], one["signed_url"]) for one in images] == [(None, None)] * 2
+
+
+def test_only_a_key_with_the_scope_may_moderate(keyed: KeyedGateway) -> None:
+    with keyed.http("writer", Scope.GENERATE) as client:
+        for path, body in (("/moderate", {"images": [PICTURE]}), ("/v1/moderations", {"input": "a cat"})):
+            assert client.post(path, json=body).status_code == 403
+    assert httpx.post(f"{keyed.gateway.url}/moderate", json={"images": [PICTURE]}).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/moderate", "/v1/moderations"])
+def test_when_nobody_judges_in_time_it_says_so_and_leaves_nothing(
+    keyed: KeyedGateway, moderator: httpx.Client, path: str
+) -> None:
+    part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}"}}
+    answer = moderator.post(path, json={"images": [PICTURE]} if path == "/moderate" else {"input": [part]})
+    assert (answer.status_code, int(answer.headers["Retry-After"]) > 0) == (503, True)
+    told = answer.json()
+    assert told.get("code", told.get("error", {}).get("code")) == "not_judged"
+    assert uploads(keyed.redis) == []
+    told = [keyed.redis.hget(keys.job_key(job_id), "tenant") for job_id in keyed.redis.zrange(keys.ACCEPTED, 0, -1)]
+    assert "moderator" not in told
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_what_is_no_picture_is_refused_by_its_place(moderator: httpx.Client, name: str) -> None:
+    content, told = BOMBS[name]
+    if told is None:
+        return
+    answer = moderator.post("/moderate", json={"images": [PICTURE, b64encode(content).decode()]})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "images.1"
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "body"),
+        ({"images": []}, "body"),
+        ({"images": ["not base64!"]}, "images.0"),
+        ({"images": ["https://example.com/a.png"]}, "images.0"),
+        ({"images": ["file:///etc/passwd"]}, "images.0"),
+        ({"images": ["data:image/png,plain"]}, "images.0"),
+        ({"images": [""]}, "images.0"),
+        ({"images": [PICTURE] * 17}, "images"),
+        ({"images": [PICTURE], "prompt": "x"}, "prompt"),
+        ({"images": [PICTURE], "output": {"action": "regenerate"}}, "output"),
+        ({"images": [PICTURE], "output": {"concepts": [TEXT, TEXT]}}, "output"),
+        ({"images": [PICTURE], "output": {"concepts": [{**TEXT, "text": "hat " * 70}]}}, "output.concepts.0.text"),
+        ({"images": [PICTURE], "output": {"concepts": [{**TEXT, "action": "review"}]}}, "output.concepts.0.action"),
+        ({"images": [PICTURE], "model": "nobody's"}, "model"),
+        ({"texts": ["   "]}, "texts.0"),
+        ({"texts": ["lone \ud800"]}, "texts.0"),
+    ],
+)
+def test_bad_input_is_named(moderator: httpx.Client, body: dict[str, Any], field: str) -> None:
+    answer = moderator.post("/moderate", content=json.dumps(body), headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"][0]["field"] == field
+    assert PICTURE[:40] not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        ({"files": [("image", (f"{i}.png", b"x", "image/png")) for i in range(17)]}, 422),
+        ({"files": [("image", ("a.png", b"x", "image/png"))], "data": {"output": "{"}}, 422),
+        ({"files": [("picture", ("a.png", b"x", "image/png"))]}, 422),
+        ({"content": b"--x\r\nbroken", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, 422),
+        ({"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}, 422),
+        ({"content": b"x", "headers": {"Content-Type": "image/png"}}, 415),
+        ({"content": b"x" * (25 << 20), "headers": {"Content-Type": "application/json"}}, 413),
+    ],
+)
+def test_a_form_that_cannot_be_read_is_refused(moderator: httpx.Client, sent: dict[str, Any], status: int) -> None:
+    answer = moderator.post("/moderate", **sent)
+    assert answer.status_code == status, answer.text
+    assert answer.json()["code"]
+
+
+def test_other_routes_take_no_larger_bodies_than_before(moderator: httpx.Client) -> None:
+    answer = moderator.post("/generate", content=b"x" * 70_000, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"input": ""}, "input"),
+        ({"input": []}, "input"),
+        ({"input": [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]}, "input"),
+        ({"input": "a", "user": "x"}, "user"),
+        ({"input": "a", "model": "nobody's"}, "model"),
+    ],
+)
+def test_openais_clients_are_told_in_their_own_words(moderator: httpx.Client, body: dict[str, Any], field: str) -> None:
+    answer = moderator.post("/v1/moderations", json=body)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"].startswith(field)

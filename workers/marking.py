@@ -1,0 +1,53 @@
+"""Pictures that passed become files that say where they came from: ids and hashes in XMP, signed where it is set up."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.job import Job
+from contract.model import ModelInfo
+from contract.provenance import Origin, Signature
+from contract.request import OutputFormat
+from workers.encode import encode
+
+
+@dataclass(frozen=True)
+class Marking:
+    """How files are marked: `is_telling` puts a packet into them, a signature a manifest."""
+
+    info: ModelInfo
+    is_telling: bool = True
+    signature: Signature | None = None
+
+    def file_of(self, pixels: NDArray[np.uint8], job: Job, index: int) -> bytes:
+        """(height, width, 3) RGB, as it is delivered → a file's bytes.
+
+        Raises:
+            UnusableCertificate: it could not be signed; it must not leave unsigned then.
+        """
+        origin = self._origin(job, index)
+        file = encode(pixels, job.output_format, origin.packet if self.is_telling else None)
+        return file if self.signature is None else self.signature.signed(file, job.output_format, origin)
+
+    def try_out(self) -> None:
+        """Sign a small picture.
+
+        Raises:
+            NoLibrary, UnusableCertificate: it cannot be signed.
+        """
+        if self.signature is not None:
+            origin = Origin(job="", picture=0, model="", weights_sha256="", plan="", policy="", detectors="")
+            self.signature.signed(encode(np.zeros((16, 16, 3), np.uint8), OutputFormat.PNG), OutputFormat.PNG, origin)
+
+    def _origin(self, job: Job, index: int) -> Origin:
+        own = job.of_picture(index)
+        return Origin(
+            job=job.id,
+            picture=index,
+            model=self.info.name,
+            weights_sha256=self.info.weights_sha256,
+            plan="+".join(own.plan.methods) or "none",
+            policy=f"{job.policy.id}@{job.policy.version}",
+            detectors=" ".join(f"{each.name}@{each.version}" for each in self.info.detectors),
+        )
