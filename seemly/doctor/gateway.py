@@ -55,9 +55,10 @@ def check_policy(deployment: Deployment) -> Findings:
     except (OSError, ValueError) as error:
         yield fault("policy", str(error), "set SEEMLY_POLICY to a shipped one, or mend the file")
         return
-    if not policy.floor.methods and not is_loopback(deployment.gateway.host):
+    has_floor = policy.floor.methods or deployment.gateway.floor.methods
+    if not has_floor and not is_loopback(deployment.gateway.host):
         told = f"{policy.id!r} has no floor: every request may ask for unfiltered pictures"
-        yield warning("policy", told, "set SEEMLY_POLICY=production, or to a file of yours")
+        yield warning("policy", told, "set SEEMLY_POLICY=production, or SEEMLY_FLOOR=filter")
     else:
         yield ok("policy", f"{policy.id!r}, version {policy.version}")
 
