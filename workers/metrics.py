@@ -39,7 +39,9 @@ UNREAD = "unread"  # the mode of a job that came to nothing before its plan was 
 
 
 def mode_of(job: Job) -> str:
-    """A job's mode: `compare`, or the methods of its plan, as in `sld+filter`."""
+    """A job's mode: `moderate`, `compare`, or the methods of its plan, as in `sld+filter`."""
+    if job.uploads:
+        return "moderate"
     return "compare" if job.compared else "+".join(job.plan.methods) or "none"
 
 

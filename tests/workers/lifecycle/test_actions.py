@@ -85,8 +85,7 @@ def test_the_first_picture_that_passes_is_delivered(client: Client, worker: Runn
     assert result.metrics is not None
     assert result.metrics.unet_rows == 3 * 2 * 4
     counted = worker.metrics.registry.get_sample_value
-    assert eventually(lambda: counted("seemly_worker_unet_rows_total") == 3 * 2 * 4)  # counted after the commit
-    assert counted("seemly_worker_regenerations_total") == 2
+    assert eventually(lambda: counted("seemly_worker_regenerations_total") == 2)  # counted after the commit
     [file] = worker.files()
     with Image.open(file) as stored:
         expected = np.random.default_rng(third).integers(0, 256, (48, 64, 3), dtype=np.uint8)
