@@ -11,6 +11,8 @@ from pydantic import AwareDatetime, Field, TypeAdapter
 from contract.at_rest import PromptAtRest
 from contract.chain import digest_of
 from contract.plan import SafetyPlan
+from contract.rejudging import ShadowVerdict
+from contract.request import RequestedPlan
 from contract.result import AppliedSafety, Picture, Status
 from contract.strict import Strict
 
@@ -35,10 +37,17 @@ class Verdicts(_Entry):
         description="What ran, with policy, model and hashes: one, or of a compare one for each picture."
     )
     images: tuple[Picture, ...] = Field(description="Without addresses, and without what happened step by step.")
+    shadow: tuple[ShadowVerdict, ...] = Field((), description="What a policy would have decided that is only watched.")
 
     def plan_of(self, picture: Picture) -> SafetyPlan:
         """The effective plan that a picture was judged by."""
         return self.plans[picture.index if len(self.plans) > 1 else 0]
+
+    def requested_of(self, picture: Picture) -> RequestedPlan:
+        """The plan that was asked for."""
+        if not self.safety:  # nothing ran that could tell
+            return self.plan_of(picture)
+        return self.safety[picture.index if len(self.safety) > 1 else 0].requested
 
 
 class Deleted(_Entry):

@@ -13,7 +13,8 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from contract.at_rest import PromptForm
 from contract.job import Job, PolicyRef
-from contract.plan import METHODS, SafetyPlan
+from contract.plan import METHODS, SafetyPlan, Sld
+from contract.prompt_rules import PromptRules
 from contract.request import WrittenPlan, plan_of
 from contract.strict import Number, Strict, Text
 from contract.strictness import NO_FLOOR, joint_floor, shortfalls, strictest
@@ -97,6 +98,7 @@ class Policy(Strict):
         None, description="All that plans may name, with a preset (`sld:max`) or with any (`sld`); null: everything."
     )
     bounds: Bounds = Bounds()
+    prompt_rules: PromptRules = PromptRules()
     prompts: PromptForm = Field(PromptForm.HASHED, description="What the audit has of prompts.")
     reviewers: Annotated[int, Field(ge=1, le=2), Number] = Field(
         1, description="How many people must agree before a held picture is released."
@@ -129,6 +131,16 @@ class Policy(Strict):
                 yield field, f"the policy {self.id!r} does not allow: {', '.join(refused)}; choose another safety plan"
         for field, fault in () if job.uploads else self.bounds.faults(job):
             yield field, f"{fault} under the policy {self.id!r}"
+        for field, text in _screened(job):
+            if found := self.prompt_rules.found_in(text):
+                yield field, f"holds words that the policy {self.id!r} lists as {', '.join(found)}; write it without"
+
+
+def _screened(job: Job) -> Iterator[tuple[str, str]]:
+    """A job's texts that a picture may come to show. Under SLD, what a negative prompt names is pushed towards."""
+    yield "prompt", job.prompt
+    if any(isinstance(each.plan.guidance, Sld) for each in job.plans):
+        yield "negative_prompt", job.negative_prompt
 
 
 class Assignment(Strict):

@@ -3,9 +3,23 @@
 What was not scored then cannot be judged now: a picture is not passed on scores that are missing.
 """
 
-from contract.plan import Filter
+from pydantic import Field
+
+from contract.job import PolicyRef
+from contract.plan import Action, Filter
 from contract.result import JobError, Picture
+from contract.strict import Strict
 from contract.verdict import Verdict, at_thresholds_of, decide
+
+
+class ShadowVerdict(Strict):
+    """What a policy that is only watched would have made of a picture."""
+
+    index: int
+    policy: PolicyRef
+    verdict: Verdict | None = Field(None, description="Null: the request would have been refused.")
+    action: Action | None = None
+    reasons: tuple[str, ...] = ()
 
 
 def unscored(picture: Picture, made_under: Filter | None, output: Filter | None) -> tuple[str, ...]:

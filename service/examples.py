@@ -23,6 +23,7 @@ from contract.outbox import DeliveryState
 from contract.plan import Action, ConceptRule, Filter, SafetyPlan
 from contract.policy import Policy
 from contract.provenance import DIGITAL_SOURCE, Manifest, Origin, Provenance, Provenances
+from contract.replay import Change, ConceptChange, Example, Replay
 from contract.request import OutputFormat, Scheduler
 from contract.result import AppliedSafety, JobView, Metrics, Picture, Status
 from contract.verdict import ConceptScore, Verdict, decide
@@ -225,6 +226,20 @@ EXAMPLES: tuple[BaseModel, ...] = (
         assignments=[_ASSIGNED],
     ),
     _ASSIGNED,
+    Replay(
+        policy=_POLICY.ref,
+        tenant="someone",
+        first=_CREATED,
+        last=_FINISHED,
+        is_complete=True,
+        jobs=120,
+        pictures=240,
+        before={"passed": 230, "blocked": 10},
+        after={"passed": 222, "blocked": 10, "review": 8},
+        changes=(Change(before="passed", after="review", count=8, examples=(Example(job=_ID, index=1),)),),
+        concepts=(ConceptChange(name="weapon", before=10, after=18, examples=(Example(job=_ID, index=1),)),),
+        prompts_unknown=0,
+    ),
     Variants(variants=[Variant(model="demo", **_VARIANT.model_dump())]),
     _DELIVERY,
     DeliveryPage(deliveries=(_DELIVERY,), next_cursor=None),

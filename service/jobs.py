@@ -17,6 +17,7 @@ from contract import keys
 from contract.job import Job
 from contract.plan import SafetyPlan
 from contract.rejudging import rejudged
+from contract.request import plan_of
 from contract.result import JobError, JobView, Picture, Result, Status, status_of
 from contract.strictness import shortfalls, strictest
 from contract.verdict import ConceptScore, Verdict, decide
@@ -118,7 +119,7 @@ def released(picture: Picture, job: Job, floor: SafetyPlan) -> Picture:
         error = JobError(code="not_released", message=reason)
         return picture.model_copy(update={"verdict": Verdict.ERROR, **withheld, "error": error})
     if shortfalls(job.plan, floor):
-        now = rejudged(picture, job.plan.output, strictest(job.plan, floor).output)
+        now = rejudged(picture, job.plan.output, strictest(plan_of(job.requested), floor).output)
         if now.verdict is not Verdict.PASSED:
             return now.model_copy(update=withheld)
     if job.uploads:

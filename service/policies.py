@@ -67,6 +67,10 @@ class Policies:
         """The deployment's own."""
         return self._own.ref
 
+    def above_floor(self, policy: Policy) -> InForce:
+        """What would hold if a tenant were under this policy."""
+        return InForce(policy, self._beneath)
+
     async def find(self, policy_id: str, version: int | None = None) -> Policy:
         """One version of a policy; without a number, the newest.
 
@@ -92,6 +96,11 @@ class Policies:
         await self._refresh()
         return dict(sorted(self._assigned.items()))
 
+    async def assigned(self, tenant: str) -> Assignment:
+        """What a tenant is under, whether by an assignment or not."""
+        assigned = await self.assignments()
+        return assigned.get(tenant) or assigned.get(EVERYONE) or Assignment(enforce=self.own)
+
     async def add(self, policy: Policy) -> bool:
         """Put a version beside the others. Whether it was not there yet.
 
@@ -99,7 +108,7 @@ class Policies:
             InvalidRequest: its floor cannot hold above the deployment's.
             PolicyExists: its number stands for another content already.
         """
-        if conflicts := InForce(policy, self._beneath).conflicts:
+        if conflicts := self.above_floor(policy).conflicts:
             message = "the deployment's floor demands another method at this place; take that one, or leave it out"
             raise InvalidRequest(*(FieldError(field=f"floor.{place}", message=message) for place in conflicts))
         async with self._silence.noticed_in_turn():

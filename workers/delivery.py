@@ -29,7 +29,7 @@ from workers.marking import Marking
 from workers.metrics import WorkerMetrics, mode_of
 from workers.policies import PolicyReader
 from workers.records import JobRecords, persistently
-from workers.results import Judged, Timing, judge, made_again, released, result_of
+from workers.results import Judged, Timing, judge, made_again, released, result_of, shadow_of
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,8 @@ class Delivery:
         if is_delivering:
             judged = self._store_passed(job, attempt, judged)
         result = self._result(in_flight, judged)
-        evidence = verdicts_of(job, attempt, result)
+        shadow = tuple(shadow_of(result.images, job, in_force.watched))
+        evidence = verdicts_of(job, attempt, result, shadow)
         stored = time.time()
         is_committed = self._records.commit(job.id, attempt, result, evidence)
         stages = [Stage("store", began, stored), Stage("commit", stored, time.time())]

@@ -4,13 +4,14 @@ from datetime import UTC, datetime
 
 from contract.audit import Verdicts
 from contract.job import Job
+from contract.rejudging import ShadowVerdict
 from contract.result import Picture, Result
 
 # Where a picture can be had is nobody's business later, and what happened step by step is long and explains no verdict.
 _LEFT_OUT = {"url": None, "signed_url": None, "guidance": None, "trajectory": None}
 
 
-def verdicts_of(job: Job, attempt: int, result: Result) -> Verdicts | None:
+def verdicts_of(job: Job, attempt: int, result: Result, shadow: tuple[ShadowVerdict, ...] = ()) -> Verdicts | None:
     """The entry of the audit with a result's verdicts; None when it has no pictures."""
     if not result.images:
         return None
@@ -25,6 +26,7 @@ def verdicts_of(job: Job, attempt: int, result: Result) -> Verdicts | None:
         plans=tuple(compared.plan for compared in job.compared) or (job.plan,),
         safety=safety,
         images=tuple(map(_on_record, result.images)),
+        shadow=shadow,
     )
 
 

@@ -16,7 +16,8 @@ from contract.job import Job
 from contract.model import ModelInfo
 from contract.plan import Action
 from contract.policy import InForce
-from contract.rejudging import rejudged
+from contract.rejudging import ShadowVerdict, rejudged
+from contract.request import plan_of
 from contract.result import AppliedSafety, Discarded, JobError, Metrics, Picture, Result, Status, status_of
 from contract.strictness import shortfalls
 from contract.verdict import Decision, Verdict, at_thresholds_of, decide
@@ -79,8 +80,24 @@ def released(judged: Judged, job: Job, in_force: InForce) -> Judged:
     """A judged picture as it may leave under the policy of now: one that does not pass any more loses its pixels."""
     if judged.picture.verdict is not Verdict.PASSED or not shortfalls(job.plan, in_force.floor):
         return judged
-    now = rejudged(judged.picture, job.plan.output, in_force.effective(job.plan).output)
+    now = rejudged(judged.picture, job.plan.output, in_force.effective(plan_of(job.requested)).output)
     return replace(judged, picture=now, pixels=judged.pixels if now.verdict is Verdict.PASSED else None)
+
+
+def shadow_of(pictures: Sequence[Picture], job: Job, watched: InForce | None) -> Iterator[ShadowVerdict]:
+    """What the policy in the shadow would have made of a job's pictures; nothing without one."""
+    if watched is None:
+        return
+    refusal = "; ".join(f"{field}: {reason}" for field, reason in watched.policy.faults(job))
+    for picture in pictures:
+        common = {"index": picture.index, "policy": watched.policy.ref}
+        if refusal:
+            yield ShadowVerdict(**common, reasons=(refusal,))
+            continue
+        own = job.of_picture(picture.index)
+        now = rejudged(picture, own.plan.output, watched.effective(plan_of(own.requested)).output)
+        reasons = now.reasons if now.error is None else (now.error.message,)
+        yield ShadowVerdict(**common, verdict=now.verdict, action=now.action, reasons=reasons)
 
 
 def judge(outcome: Outcome, job: Job, info: ModelInfo, discarded: tuple[Judged, ...] = ()) -> Judged:

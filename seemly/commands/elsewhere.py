@@ -12,6 +12,7 @@ from seemly.errors import SeemlyError
 # name → module with a Typer `app`, and what `seemly --help` says of it
 ELSEWHERE: Final = {
     "keys": ("seemly.keys", "Make, list, rotate and revoke API keys."),
+    "policies": ("seemly.policies", "List, check, add, assign and replay policies."),
     "audit": ("seemly.audit", "Export and verify what is on record of pictures, delete what is old."),
     "webhooks": ("seemly.webhooks", "Make signing secrets, deliver webhooks, send them again."),
     "models": ("seemly.models", "Fetch models, tell and check their hashes."),

@@ -3,13 +3,26 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Path, Query, Response
+from pydantic import Field
 
 from contract.listing import AssignedPolicy, Policies, PolicySummary
-from contract.policy import Assignment, Policy
+from contract.policy import Assignment, Policy, PolicyVersion
+from contract.replay import Replay
+from service.audit.reading import Audit
 from service.authentication import Administering
 from service.gateway import Here
-from service.problems import BadRequest, PolicyExists, PolicyNotFound, UnsupportedMediaType, documented
+from service.problems import (
+    BadRequest,
+    FieldError,
+    InvalidRequest,
+    PolicyExists,
+    PolicyNotFound,
+    UnsupportedMediaType,
+    documented,
+)
+from service.replaying import Window, replay
 from service.routes.generate import require_json
+from service.routes.jobs import Moment
 
 router = APIRouter(tags=["policies"])
 
@@ -38,6 +51,10 @@ _ASSIGNED: dict[str, Any] = {
     }
 }
 
+_REPLAYED: dict[str, Any] = {
+    "version": {"summary": "A version that is there", "value": {"tenant": "someone", "version": 1}},
+}
+
 PolicyName = Annotated[str, Path(description="A policy's id.", max_length=63, examples=["default"])]
 TenantPath = Annotated[
     str,
@@ -48,6 +65,15 @@ TenantPath = Annotated[
         examples=["someone"],
     ),
 ]
+
+
+class ReplayRequest(Window):
+    """Which policy is replayed, and over what."""
+
+    version: PolicyVersion | None = Field(None, description="Null: the newest.")
+    policy: Policy | None = Field(None, description="A policy that is not there yet, in place of a version.")
+    since: Moment | None = Field(None, description="Put on record then or later.")
+    until: Moment | None = Field(None, description="Put on record before.")
 
 
 @router.get("/policies", operation_id="list_policies", summary="Policies, and who is under which")
@@ -101,6 +127,29 @@ async def get_policy(
 ) -> Policy:
     """One version of a policy, whole."""
     return await gateway.policies.find(policy_id, version)
+
+
+@router.post(
+    "/policies/{policy_id}/replay",
+    operation_id="replay_policy",
+    summary="What a policy would have decided",
+    responses=documented(BadRequest, PolicyNotFound, UnsupportedMediaType),
+    dependencies=[Depends(require_json)],
+)
+async def replay_policy(
+    policy_id: PolicyName,
+    wanted: Annotated[ReplayRequest, Body(openapi_examples=_REPLAYED)],
+    caller: Administering,
+    gateway: Here,
+) -> Replay:
+    """Judge the pictures on record once more, from their scores, as this policy would have.
+
+    Nothing is changed. Counts are by verdict and by concept; examples name pictures, and no prompts.
+    """
+    if wanted.policy is not None and wanted.policy.id != policy_id:
+        raise InvalidRequest(FieldError(field="policy.id", message=f"is not {policy_id!r}, which the address names"))
+    policy = wanted.policy or await gateway.policies.find(policy_id, wanted.version)
+    return await replay(Audit(gateway.redis), gateway.policies.above_floor(policy), wanted, wanted.since, wanted.until)
 
 
 @router.put(

@@ -105,7 +105,7 @@ def test_an_answer_that_names_a_job_leads_to_all_there_is_to_do_with_it() -> Non
         "generate": of_a_job,
         "compare": of_a_job,
         "create_images": of_a_job,
-        "add_policy": {"get_policy"},
+        "add_policy": {"get_policy", "replay_policy"},
         "list_jobs": of_a_job | {"next_page"},
         "list_deliveries": of_a_job | {"get_delivery", "replay_delivery", "next_page"},
     }
@@ -156,6 +156,7 @@ def test_every_promised_route_is_there() -> None:
         ("get", "/policies"),
         ("post", "/policies"),
         ("get", "/policies/{policy_id}"),
+        ("post", "/policies/{policy_id}/replay"),
         ("put", "/tenants/{tenant}/policy"),
         ("delete", "/tenants/{tenant}/policy"),
         ("get", "/webhooks/deliveries"),

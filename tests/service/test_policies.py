@@ -190,3 +190,32 @@ def test_a_version_that_decided_is_not_replaced_and_a_floor_that_cannot_hold_is_
             assert await other.add(Policy(id="new", version=1, floor=floor))
 
     asyncio.run(check())
+
+
+def test_listed_words_are_refused_however_they_are_written(
+    keyed: KeyedGateway, admin: httpx.Client, ruled: httpx.Client
+) -> None:
+    lists = [{"name": "blades", "words": ["knife", "sharp edge"]}]
+    put_under(admin, "words", prompt_rules={"lists": lists, "leetspeak": {"1": "il", "3": "e"}})
+    for prompt in (
+        "a knife",
+        "a ｋｎｉｆｅ",
+        "a kn\u200bife",
+        "a knіfe",
+        "a kn1f3",
+        "a s\u0336harp EDGE",
+        "x " * 30 + "k.n.i.f.e",
+    ):
+        refused = ruled.post("/generate", json={"prompt": prompt})
+        assert (refused.status_code, problem(refused)["code"]) == (403, "forbidden_by_policy"), prompt
+        [error] = problem(refused)["errors"]
+        assert error["field"] == "prompt"
+        assert "'words' lists as blades" in error["message"]
+        assert prompt not in refused.text
+    negative = {**STREET, "negative_prompt": "a knife"}
+    assert ruled.post("/generate", json=negative).status_code == 202
+    refused = ruled.post("/generate", json={**negative, "safety": "sld:max"})
+    assert problem(refused)["errors"][0]["field"] == "negative_prompt"
+    assert ruled.post("/compare", json={"prompt": "a knife", "plans": ["none", "filter"]}).status_code == 403
+    assert ruled.post("/v1/images/generations", json={"prompt": "a knife"}).status_code == 403
+    assert ruled.post("/generate", json={"prompt": "a penknife, a jackknife"}).status_code == 202

@@ -4,9 +4,11 @@ import time
 from pathlib import Path
 
 from contract import keys
+from contract.audit import ENTRY, Verdicts
 from contract.job import Job, PolicyRef
 from contract.plan import Action, ConceptRule, Filter, SafetyPlan
 from contract.policy import Assignment, Policy, field_of
+from contract.rejudging import ShadowVerdict
 from contract.result import Result, Status
 from contract.verdict import Verdict
 from tests.redis_server import RedisServer
@@ -84,3 +86,32 @@ def test_a_rules_threshold_is_what_a_picture_is_held_against(client: Client, wor
     error = outcome_of(client, job(plan=SafetyPlan(output=unknown))).error
     assert error is not None
     assert error.code == "detector_error"
+
+
+def test_what_a_watched_policy_would_have_decided_is_on_record_and_changes_nothing(
+    client: Client, worker: RunningWorker
+) -> None:
+    watched = Policy(
+        id="watched", version=2, floor=SafetyPlan(output=Filter(rules=(ConceptRule(name="weapon", threshold=0.05),)))
+    )
+    strict = Policy(id="strict", version=1, forbidden=("filter",))
+    default = PolicyRef(id="default", version=1)
+    for policy in (watched, strict):
+        client.redis.hset(keys.POLICIES, field_of(policy.ref), policy.model_dump_json())
+    for tenant, shadow in (("one", watched), ("two", strict)):
+        assignment = Assignment(enforce=default, shadow=shadow.ref)
+        client.redis.hset(keys.ASSIGNMENTS, tenant, assignment.model_dump_json())
+        assert outcome_of(client, job(tenant=tenant)).status is Status.SUCCEEDED
+    assert len(worker.files()) == 2
+    [found], [refused] = (shadow_on_record(client, tenant) for tenant in ("one", "two"))
+    assert (found.policy, found.verdict, found.action) == (watched.ref, Verdict.BLOCKED, Action.BLOCK)
+    assert "over its threshold 0.0500" in found.reasons[0]
+    assert (refused.policy, refused.verdict) == (strict.ref, None)
+    assert "does not allow: filter" in refused.reasons[0]
+
+
+def shadow_on_record(client: Client, tenant: str) -> tuple[ShadowVerdict, ...]:
+    [(_, fields)] = client.redis.xrange(keys.audit_key(tenant))
+    entry = ENTRY.validate_json(fields[b"body"])
+    assert isinstance(entry, Verdicts)
+    return entry.shadow

@@ -1,0 +1,102 @@
+"""What a policy says about prompts: words and phrases that none may hold.
+
+Words are found in the folded text (`contract.folding`), whole and in full: a word within another is not found, and no
+token limit cuts the text. Beyond that, letters that stand apart (`k n i f e`, `k.n.i.f.e`) are read together, and a
+policy may say which characters stand for which letters (`"0": "o"`); what has no letter left then is a number.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, StringConstraints
+
+from contract.folding import EITHER, fold
+from contract.plan import ConceptName
+from contract.strict import Strict, Text
+
+MAX_WORDS = 2000
+_BETWEEN = r"[\W_]+"  # the words of a phrase
+_APART = re.compile(r"(?<![^\W_])[^\W_](?:[\W_]{1,2}[^\W_](?![^\W_])){2,}")
+
+
+def _has_letters(text: str) -> str:
+    if not re.search(r"\w", fold(text)):
+        raise ValueError("holds no letter or digit; write a word or a phrase")
+    return text
+
+
+Phrase = Annotated[
+    Text, AfterValidator(_has_letters), StringConstraints(strip_whitespace=True), Field(min_length=1, max_length=100)
+]
+
+
+def _characters_for_letters(table: dict[str, str]) -> dict[str, str]:
+    for char, letters in table.items():
+        if not re.fullmatch(r"[!-@\[-`{-~]", char) or not re.fullmatch(r"[a-z]{1,3}", letters):
+            raise ValueError('takes digits or signs of ASCII for up to three small letters, as in {"1": "il"}')
+    return table
+
+
+class BlockList(Strict):
+    """Words and phrases that no prompt may hold. A refusal tells the list's name, not the word."""
+
+    name: ConceptName
+    words: Annotated[tuple[Phrase, ...], Field(min_length=1, max_length=MAX_WORDS)]
+
+
+class PromptRules(Strict):
+    """What no prompt may hold, whatever else is asked for."""
+
+    lists: Annotated[tuple[BlockList, ...], Field(max_length=32)] = ()
+    leetspeak: Annotated[dict[str, str], AfterValidator(_characters_for_letters)] = Field(
+        {}, max_length=32, description='Characters that may stand for letters, as in {"0": "o", "1": "il"}.'
+    )
+
+    def found_in(self, text: str) -> tuple[str, ...]:
+        """The names of the lists of which a word stands in a text."""
+        if not self.lists:
+            return ()
+        leet = tuple(sorted(self.leetspeak.items()))
+        folded = fold(text)
+        spelled = [re.sub(r"[\W_]", "", run) for run in _APART.findall(folded)]
+        return tuple(
+            one.name
+            for one in self.lists
+            if _stands_in(folded, _pattern(one.words, leet)) or any(map(_unbounded(one.words, leet).search, spelled))
+        )
+
+
+def _stands_in(folded: str, pattern: "re.Pattern[str]") -> bool:
+    return any(any(map(str.isalpha, hit[0])) for hit in pattern.finditer(folded))
+
+
+@lru_cache(256)
+def _pattern(words: tuple[str, ...], leet: tuple[tuple[str, str], ...]) -> "re.Pattern[str]":
+    return re.compile(rf"(?<![^\W_])(?:{'|'.join(_alternatives(words, leet))})(?![^\W_])")
+
+
+@lru_cache(256)
+def _unbounded(words: tuple[str, ...], leet: tuple[tuple[str, str], ...]) -> "re.Pattern[str]":
+    return re.compile("|".join(_alternatives(words, leet)))
+
+
+def _alternatives(words: tuple[str, ...], leet: tuple[tuple[str, str], ...]) -> Iterator[str]:
+    standing_for: dict[str, str] = {"i": EITHER, "l": EITHER}
+    for char, letters in leet:
+        for letter in letters:
+            standing_for[letter] = standing_for.get(letter, "") + char
+    for word in words:
+        parts = re.findall(r"[^\W_]+", _as_written(word))
+        yield _BETWEEN.join("".join(_class(char, standing_for) for char in part) for part in parts)
+
+
+def _as_written(word: str) -> str:
+    """A listed word means its letters: a capital I in it is an i."""
+    return fold(word.casefold()).replace(EITHER, "l")
+
+
+def _class(char: str, standing_for: dict[str, str]) -> str:
+    others = standing_for.get(char, "")
+    return f"[{re.escape(char + others)}]" if others else re.escape(char)

@@ -1,0 +1,147 @@
+"""Replay: what another policy would have decided over verdicts on record. Pure, and the same as judging them anew."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pydantic import AwareDatetime, Field
+
+from contract.at_rest import PromptForm
+from contract.audit import Verdicts
+from contract.job import PolicyRef
+from contract.plan import Filter
+from contract.policy import InForce
+from contract.rejudging import rejudged
+from contract.request import plan_of
+from contract.result import Picture
+from contract.strict import Strict
+
+
+class Example(Strict):
+    """A picture by its ids: who may see it finds it there."""
+
+    job: str
+    index: int
+
+
+class Change(Strict):
+    """Pictures whose verdict would have been another. `refused`: the request would not have been served at all."""
+
+    before: str
+    after: str
+    count: int
+    examples: tuple[Example, ...]
+
+
+class ConceptChange(Strict):
+    """In how many pictures a concept was found, and would have been."""
+
+    name: str
+    before: int
+    after: int
+    examples: tuple[Example, ...] = Field(description="Pictures in which only one of the two finds it.")
+
+
+class Replay(Strict):
+    """What a policy would have decided over a window."""
+
+    policy: PolicyRef
+    tenant: str
+    first: AwareDatetime | None = Field(description="When the oldest of these jobs was judged; null: there is none.")
+    last: AwareDatetime | None
+    is_complete: bool = Field(description="False: the window holds more than was looked at; go on from `last`.")
+    jobs: int
+    pictures: int
+    before: dict[str, int] = Field(description="Verdicts on record.")
+    after: dict[str, int] = Field(
+        description="Verdicts there would have been; `error`: not scored for what it demands."
+    )
+    changes: tuple[Change, ...]
+    concepts: tuple[ConceptChange, ...]
+    prompts_unknown: int = Field(description="Jobs whose prompts are not on record, so that no rule was asked.")
+
+
+@dataclass
+class _Tally:
+    """How often something is counted, with the first few of its pictures."""
+
+    most: int
+    count: int = 0
+    examples: list[Example] = field(default_factory=list)
+
+    def add(self, example: Example) -> None:
+        self.count += 1
+        if len(self.examples) < self.most:
+            self.examples.append(example)
+
+
+def replayed(
+    entries: Iterable[Verdicts], tenant: str, in_force: InForce, examples: int, *, is_complete: bool
+) -> Replay:
+    """Judge every picture of some entries again, as the policy in force here would have."""
+    filters: dict[str, Filter | None] = {}  # by the requested plan: most requests ask for the same few
+    before: Counter[str] = Counter()
+    after: Counter[str] = Counter()
+    changes: dict[tuple[str, str], _Tally] = {}
+    found: tuple[Counter[str], Counter[str]] = Counter(), Counter()
+    differing: dict[str, _Tally] = {}
+    moments, unknown = [], 0
+    for entry in entries:
+        moments.append(entry.at)
+        unknown += bool(in_force.policy.prompt_rules.lists) and entry.prompt.form is not PromptForm.KEPT
+        for picture in entry.images:
+            where = Example(job=entry.job, index=picture.index)
+            now = _judged(picture, entry, in_force, filters)
+            then, verdict = picture.verdict.value, now.verdict.value if now is not None else "refused"
+            before[then] += 1
+            after[verdict] += 1
+            if then != verdict:
+                changes.setdefault((then, verdict), _Tally(examples)).add(where)
+            names = _found_in(picture), _found_in(now)
+            for counter, each in zip(found, names, strict=True):
+                counter.update(each)
+            for name in names[0] ^ names[1]:
+                differing.setdefault(name, _Tally(examples)).add(where)
+    none = _Tally(0)
+    return Replay(
+        policy=in_force.policy.ref,
+        tenant=tenant,
+        first=min(moments, default=None),
+        last=max(moments, default=None),
+        is_complete=is_complete,
+        jobs=len(moments),
+        pictures=before.total(),
+        before=dict(before),
+        after=dict(after),
+        changes=tuple(
+            Change(before=then, after=now, count=tally.count, examples=tuple(tally.examples))
+            for (then, now), tally in sorted(changes.items())
+        ),
+        concepts=tuple(
+            ConceptChange(
+                name=name,
+                before=found[0][name],
+                after=found[1][name],
+                examples=tuple(differing.get(name, none).examples),
+            )
+            for name in sorted(found[0] | found[1])
+        ),
+        prompts_unknown=unknown,
+    )
+
+
+def _judged(picture: Picture, entry: Verdicts, in_force: InForce, filters: dict[str, Filter | None]) -> Picture | None:
+    """The picture as the policy would have it; None where it would have refused the request."""
+    requested = entry.requested_of(picture)
+    if in_force.policy.refused_methods(plan_of(requested)):
+        return None
+    if entry.prompt.form is PromptForm.KEPT and in_force.policy.prompt_rules.found_in(entry.prompt.prompt or ""):
+        return None
+    key = requested if isinstance(requested, str) else repr(requested)
+    if key not in filters:
+        filters[key] = in_force.effective(plan_of(requested)).output
+    return rejudged(picture, entry.plan_of(picture).output, filters[key])
+
+
+def _found_in(picture: Picture | None) -> set[str]:
+    return {score.name for score in picture.concepts if score.flagged} if picture is not None else set()
