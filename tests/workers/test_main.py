@@ -10,7 +10,8 @@ import torch
 
 from tests.redis_server import running_redis
 from workers.checkpoint import hash_weights
-from workers.main import UnusableSetting, choose_device, prepare, refuse_unsafe
+from workers.health import HealthServer
+from workers.main import UnusableSetting, _work, choose_device, prepare, refuse_unsafe
 from workers.settings import Settings
 
 
@@ -57,6 +58,17 @@ def test_a_redis_that_loses_jobs_is_refused(options: tuple[str, ...], tmp_path: 
         client.config_set("appendonly", "yes")
         client.config_set("maxmemory-policy", "noeviction")
         refuse_unsafe(client)
+
+
+def test_a_worker_does_not_start_over_one(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running_redis(tmp_path, "--appendonly", "no") as server, HealthServer(0, "127.0.0.1") as health:
+        settings = Settings(redis_url=server.url, data=tmp_path, device="cpu", model=str(tiny_folder))
+        with pytest.raises(SystemExit) as end:
+            _work(settings, health, threads=1)
+    assert end.value.code == os.EX_CONFIG
+    assert "set its appendonly to yes; or, for trials, accept it" in capsys.readouterr().err
 
 
 def test_a_model_that_is_not_as_pinned_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
