@@ -7,10 +7,8 @@ the worst counts: squares that cover all of it, and where parts of it are transp
 import hashlib
 from io import BytesIO
 from math import ceil
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -20,12 +18,16 @@ from PIL.WebPImagePlugin import WebPImageFile
 from contract.job import Upload
 from contract.request import OutputFormat
 
+if TYPE_CHECKING:  # the gateway, which imports this too, gets along without numpy until the first upload
+    import numpy as np
+    from numpy.typing import NDArray
+
 MAX_PIXELS: Final = 16_000_000
 MIN_SIDE_PX: Final = 16
 MAX_RATIO: Final = 8  # of the longer side to the shorter
 MAX_VIEWS: Final = 2 * MAX_RATIO
 
-Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
+Pixels: TypeAlias = "NDArray[np.uint8]"  # (height, width, 3), RGB
 _READERS: Final[dict[OutputFormat, type[ImageFile]]] = {
     OutputFormat.PNG: PngImageFile,
     OutputFormat.JPEG: JpegImageFile,
@@ -60,6 +62,8 @@ def views_of(content: bytes) -> tuple[Pixels, ...]:
     Raises:
         UnusablePicture: as `look_at`, and for what turns out to be damaged.
     """
+    import numpy as np
+
     upload = look_at(content)
     try:
         with _opened(content, upload.format) as opened:
@@ -113,6 +117,8 @@ def _check_size(width: int, height: int) -> None:
 def _in_8_bits(opened: ImageFile) -> Image.Image:
     """Decoded. Grey in 16 or 32 bits would be cut off at 255 by a mere conversion."""
     if opened.mode.startswith("I"):
+        import numpy as np
+
         grey = np.asarray(opened).astype(np.int64) >> 8
         return Image.fromarray(grey.clip(0, 255).astype(np.uint8), "L")
     opened.load()
