@@ -107,12 +107,7 @@ class Admission:
             fingerprint=fingerprint,
             idempotency_ttl_s=self._idempotency_ttl_s,
         )
-        span = sender.span.child("accept", kind="producer", attributes={"seemly.job.id": job.id})
-        job = job.model_copy(update={"request_id": sender.request_id, "traceparent": span.traceparent})
-        try:
-            accepted = self._queue.accept(job, terms)
-        finally:
-            span.end()
+        accepted = self._accept(job, terms, sender)
         return accepted, load.finish_s(accepted.position) if accepted.position else 0
 
     def moderation(self, request: ModerateRequest, uploads: tuple[Upload, ...], sender: Sender) -> Job:
@@ -144,7 +139,6 @@ class Admission:
             plan=sender.in_force.effective(requested),
             policy=sender.in_force.policy.ref,
             uploads=uploads,
-            request_id=sender.request_id,
         )
         errors = [
             *plan_errors(requested, model),
@@ -171,7 +165,16 @@ class Admission:
             jobs=limits.jobs,
             cost=limits.cost,
         )
-        return self._queue.accept(job, terms)
+        return self._accept(job, terms, sender)
+
+    def _accept(self, job: Job, terms: Terms, sender: Sender) -> Standing:
+        """Into the queue; the job carries the request's id and its trace on."""
+        span = sender.span.child("accept", kind="producer", attributes={"seemly.job.id": job.id})
+        try:
+            carrying = {"request_id": sender.request_id, "traceparent": span.traceparent}
+            return self._queue.accept(job.model_copy(update=carrying), terms)
+        finally:
+            span.end()
 
     def _check_webhook(self, url: str, tenant: str) -> None:
         why = why_refused(url, self._webhook_networks)

@@ -104,7 +104,7 @@ class Moderator:
                 pipe.set(name, content, ex=ends_in_s)
             await pipe.execute()
         try:
-            await run_in_threadpool(gateway.admission.enqueue, job, sender)
+            submission.note(await run_in_threadpool(gateway.admission.enqueue, job, sender))
             yield job.id
         finally:
             with suppress(RedisError):  # they end by themselves

@@ -186,15 +186,19 @@ class Submission:
         state, sender = self.request.scope["state"], await self.sender()
         limits = sender.limits
         job, finish_s = await run_in_threadpool(self.gateway.admission.admit, body, sender)
-        if job.is_new:
-            self.gateway.metrics.accepted.labels(job.model).inc()
-            with about(job_id=job.id):
-                log.info("job %s: accepted", job.id)
+        self.note(job)
         if job.unfinished is not None:
             told = state["headers"]
             for name, value in quota_headers(limits, job.unfinished).items():
                 told[name] = ", ".join(filter(None, (told.get(name), value)))
         return job, finish_s
+
+    def note(self, job: Standing) -> None:
+        """Count a job that was accepted, and log its id under the request's."""
+        if job.is_new:
+            self.gateway.metrics.accepted.labels(job.model).inc()
+            with about(job_id=job.id):
+                log.info("job %s: accepted", job.id)
 
     async def awaited(self, job_id: str, wait_s: float, *ends: End) -> JobRecord:
         """The job as it is once it is finished, the time is over, one of `ends` came, or this process is to end."""

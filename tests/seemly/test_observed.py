@@ -4,6 +4,7 @@ import json
 import os
 import threading
 import time
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator
 from itertools import cycle
@@ -22,6 +23,7 @@ from seemly.embedded import EmbeddedStack
 from seemly.settings import Settings
 from seemly.webhooks import app as webhooks_app
 from tests.collector import Collector, Seen, collecting
+from tests.contract.test_upload import COLOURS, file_of
 from tests.prometheus import asked_over, needs_prometheus, running_prometheus
 from tests.seemly.processes import eventually
 from tests.service.receiver import receiving
@@ -146,6 +148,20 @@ def test_a_jobs_trace_leads_from_the_request_to_every_stage(stack: EmbeddedStack
     [told] = [span for span in spans if span.name == "job"]
     assert (told.attributes["seemly.mode"], told.attributes["seemly.outcome"]) == ("filter", job.status.value)
     assert not any("canary" in str(span) for span in spans)
+
+
+def test_a_moderations_trace_leads_to_its_judgement(stack: EmbeddedStack, collector: Collector) -> None:
+    body = {"images": [b64encode(file_of(COLOURS)).decode()]}
+    answer = httpx.post(f"{stack.url}/moderate", json=body, timeout=70)
+    assert answer.status_code == 200, answer.text
+
+    def moderated() -> list[Seen]:
+        jobs = [one for one in collector.spans if one.name == "job" and one.attributes["seemly.mode"] == "moderate"]
+        return [one for one in collector.spans if jobs and one.trace_id == jobs[0].trace_id]
+
+    assert eventually(lambda: "POST /moderate" in {span.name for span in moderated()})
+    named = ["POST /moderate", "accept", "commit", "job", "judge", "picture", "queue", "room", "store"]
+    assert sorted(span.name for span in moderated()) == named
 
 
 def test_probes_and_metrics_are_not_traced(stack: EmbeddedStack, collector: Collector) -> None:

@@ -9,7 +9,7 @@ import torch
 from contract.plan import Filter
 from contract.verdict import ConceptScore
 from workers.engine.model import EngineModel, to_pixels
-from workers.engine.picture import Failure, Outcome, PictureSpec
+from workers.engine.picture import Failure, Outcome, PictureSpec, Stage
 from workers.engine.row import Row, failure_from
 from workers.safety.protocol import Pictures
 
@@ -74,7 +74,7 @@ def judge_uploads(specs: Sequence[PictureSpec], model: EngineModel) -> list[Outc
     Raises:
         torch.AcceleratorError: the device is lost.
     """
-    began = time.monotonic()
+    began = time.time()
     views = [view for spec in specs for view in spec.views]
     outputs = [spec.plan.output for spec in specs for _ in spec.views]
     try:
@@ -84,12 +84,14 @@ def judge_uploads(specs: Sequence[PictureSpec], model: EngineModel) -> list[Outc
             return [outcome for spec in specs for outcome in judge_uploads([spec], model)]
         log.warning("an upload could not be judged: %s", error)
         return [Outcome(specs[0], failure=Failure("detector_error", f"the picture could not be judged: {error}"))]
+    stage = Stage("judge", began, time.time())
     return [
         Outcome(
             spec,
             scores=_worst([next(scores) for _ in spec.views]),
             applied={"output": model.detector.describe(spec.plan.output)},
-            inference_s=time.monotonic() - began,
+            inference_s=stage.seconds,
+            stages=(stage,),
         )
         for spec in specs
     ]
