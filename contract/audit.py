@@ -10,11 +10,13 @@ from pydantic import AwareDatetime, Field, TypeAdapter
 
 from contract.at_rest import PromptAtRest
 from contract.chain import digest_of
+from contract.job import PolicyRef
 from contract.plan import SafetyPlan
 from contract.rejudging import ShadowVerdict
 from contract.request import RequestedPlan
 from contract.result import AppliedSafety, Picture, Status
 from contract.strict import Strict
+from contract.verdict import ConceptScore, Verdict
 
 
 class _Entry(Strict):
@@ -50,6 +52,40 @@ class Verdicts(_Entry):
         return self.safety[picture.index if len(self.safety) > 1 else 0].requested
 
 
+class Appeal(_Entry):
+    """Someone asked for another look at a blocked picture."""
+
+    kind: Literal["appeal"] = "appeal"
+    job: str
+    index: int
+    reason: str
+
+
+class Look(_Entry):
+    """Someone was shown a withheld picture."""
+
+    kind: Literal["look"] = "look"
+    job: str
+    index: int
+    by: str
+
+
+class Decision(_Entry):
+    """What a person said to a withheld picture. `verdict` is what it came to; null while another person is needed."""
+
+    kind: Literal["decision"] = "decision"
+    job: str
+    index: int
+    by: str
+    decision: Literal["approve", "reject"]
+    reason: str
+    verdict: Verdict | None = None
+    labels: dict[str, bool] = Field(description="Concept → whether the person says it is there.")
+    concepts: tuple[ConceptScore, ...]
+    model: str
+    policy: PolicyRef
+
+
 class Deleted(_Entry):
     """What was deleted because its time was over. `link` is the last entry's, and stands for all that went."""
 
@@ -59,7 +95,7 @@ class Deleted(_Entry):
     link: str
 
 
-Entry = Annotated[Verdicts | Deleted, Field(discriminator="kind")]
+Entry = Annotated[Verdicts | Appeal | Look | Decision | Deleted, Field(discriminator="kind")]
 ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
 
 

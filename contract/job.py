@@ -57,6 +57,7 @@ class Job(Strict):
     plan: SafetyPlan = Field(description="The effective plan: the stricter of request, policy and global floor.")
     policy: PolicyRef
     prompt_at_rest: PromptAtRest = Field(PromptAtRest(), description="What outlives the job of its prompt.")
+    keep_blocked: bool = Field(False, description="Whether a blocked picture is kept for a person to look at.")
     compared: tuple[ComparedPlan, ...] = Field(
         (), description="Of a compare: each picture's own plan; `requested` and `plan` are then the first one's."
     )
@@ -91,5 +92,10 @@ class Job(Strict):
 
 
 def picture_key(job_id: str, tenant: str, attempt: int, index: int, output_format: OutputFormat) -> str:
-    """Where a passed picture lies in the store. The attempt is part of it, so a late worker overwrites nothing."""
+    """Where a picture lies in its store. The attempt is part of it, so a late worker overwrites nothing."""
     return f"{tenant}/{job_id}/{attempt}-{index}.{output_format.value}"
+
+
+def thumbnail_key(key: str) -> str:
+    """Where the thumbnail of a withheld picture lies, beside the picture."""
+    return f"{key.rpartition('.')[0]}.thumbnail.png"

@@ -87,6 +87,16 @@ def audit_head_key(tenant: str) -> str:
     return f"{audit_key(tenant)}:head"
 
 
+def review_key(review_id: str) -> str:
+    """Hash of a review; its fields are those of `contract.review`."""
+    return f"{PREFIX}review:{review_id}"
+
+
+def tenant_reviews_key(tenant: str) -> str:
+    """Sorted set: ids of a tenant's reviews → when they came up, epoch seconds; an id outlives its review."""
+    return f"{PREFIX}tenant:{tenant}:reviews"
+
+
 def turns_key(model: str) -> str:
     """Sorted set: ids of waiting jobs → turn."""
     return f"{PREFIX}turns:{queue_name(model)}"

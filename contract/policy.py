@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StrictBool, StringConstraints, model_validator
 
 from contract.at_rest import PromptForm
 from contract.job import Job, PolicyRef
@@ -102,6 +102,11 @@ class Policy(Strict):
     prompts: PromptForm = Field(PromptForm.HASHED, description="What the audit has of prompts.")
     reviewers: Annotated[int, Field(ge=1, le=2), Number] = Field(
         1, description="How many people must agree before a held picture is released."
+    )
+    keep_blocked: StrictBool = Field(
+        False,
+        description="Blocked pictures are kept for a while, where only people who review see them, so that they can be"
+        " appealed.",
     )
 
     @property

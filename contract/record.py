@@ -12,9 +12,11 @@ The record is a hash (`keys.job_key`):
     webhook_url  where its end is told; absent without one
     created_at, started_at, finished_at, deadline_at    epoch seconds; absent when not yet, or never
     result       the Result, as JSON, once terminal
+    version      how often a person's decision has changed it since; absent without one
 
 Each change is one Lua script, so no two processes can disagree about it. Every script takes
-KEYS = record, `keys.ACCEPTED`, events stream; a terminal status is never left again. Events in the stream have the
+KEYS = record, `keys.ACCEPTED`, events stream; a terminal status is never left again, but for what a person decides on
+withheld pictures (`contract.review`). Events in the stream have the
 fields `type` (queued, started, progress, finished) and `data` (JSON).
 """
 
@@ -24,6 +26,7 @@ from contract.cost import cost_of
 from contract.job import Job
 from contract.outbox import TELL
 from contract.result import Status
+from contract.review import HOLDING
 
 EVENTS_MAXLEN = 400
 EVENTS_TTL_S = 3600
@@ -91,7 +94,7 @@ local function finish(status, result, now, ttl)
   redis.call('ZREM', KEYS[2], id)
   if of[1] then release(of[1]) end
   if of[1] and of[2] then count_refusals(of[1], of[2], result) end
-  if of[1] and of[6] then tell(of[1], of[6], status, result, now) end
+  if of[1] and of[6] then tell('msg_' .. id, of[1], id, of[6], status, result, now) end
   if of[3] and redis.call('ZREM', of[3], id) == 1 and of[4] == '0' then
     redis.call('HINCRBYFLOAT', of[3] .. ':last', of[1], '-' .. of[5])  -- a turn that was not used costs nothing
   end
@@ -129,10 +132,12 @@ return {attempt, redis.call('HGET', KEYS[1], 'job'), redis.call('HGET', KEYS[1],
 COMMIT = (
     _FINISH
     + APPENDING
+    + HOLDING
     + """
 local record = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'tenant')
 if not record[1] or is_terminal(record[1]) or record[2] ~= ARGV[1] then return 0 end
 if ARGV[6] then append(record[3], ARGV[6], ARGV[7]) end
+if ARGV[6] then hold(record[3], id, ARGV[3], ARGV[4], ARGV[5]) end
 finish(ARGV[2], ARGV[3], ARGV[4], ARGV[5])
 return 1
 """

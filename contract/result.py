@@ -47,6 +47,15 @@ class Discarded(Strict):
     reasons: tuple[str, ...]
 
 
+class Decided(Strict):
+    """What a person made of a picture that was withheld."""
+
+    verdict: Verdict = Field(description="passed or blocked.")
+    reason: str
+    at: AwareDatetime
+    concepts: tuple[str, ...] = Field(description="Those found in it, which the person knew of.")
+
+
 class Scored(Protocol):
     """Whatever was scored for concepts."""
 
@@ -70,6 +79,8 @@ class Picture(Strict):
         None, description="The whole address, with a signature in the place of a key; only where `links_for_s` asks."
     )
     sha256: str | None = None
+    kept: bool = Field(False, description="Its bytes lie where only a person who reviews can see them.")
+    decided: Decided | None = Field(None, description="A person's decision, which stands in the verdict; null: none.")
     width: int
     height: int
     concepts: tuple[ConceptScore, ...] = ()

@@ -61,6 +61,11 @@ def open_store(url: str) -> ObjectStore:
     return from_url(url, client_options=client, retry_config=retries)
 
 
+def withheld_beside(store_url: str) -> str:
+    """Where withheld pictures lie when no place of their own is named. No tenant's name begins with a dot."""
+    return f"{store_url.rstrip('/')}/.withheld"
+
+
 def try_writing(store: ObjectStore) -> None:
     """Find out whether the store lets a worker do its work: write, delete, list.
 

@@ -92,6 +92,6 @@ def decide(scores: Sequence[ConceptScore], output: Filter | None, *, is_blurred:
 
 def _reason(score: ConceptScore) -> str:
     return (
-        f"{score.category}: {score.name!r} scored {score.score:.4f} by {score.detector}, over its threshold"
-        f" {score.threshold:.4f} (margin {score.margin:+.3f})"
+        f"{score.category}: the detector {score.detector} scored {score.name!r} at {score.score:.4f}, over its"
+        f" threshold of {score.threshold:.4f} (margin {score.margin:+.3f})"
     )

@@ -11,7 +11,8 @@ from contract.verdict import Verdict
 
 
 class EventType(StrEnum):
-    """What happened: a job's end, by its status; `review` when a picture of it awaits a person."""
+    """What happened: a job's end, or a person's decision on a picture of it, by its status; `review` while one of its
+    pictures awaits a person."""
 
     SUCCEEDED = "job.succeeded"
     PARTIAL = "job.partial"
@@ -28,6 +29,7 @@ class ToldPicture(Strict):
     index: int
     verdict: Verdict
     url: str | None = Field(description="Where its bytes can be read; null unless it passed.")
+    reasons: tuple[str, ...] = Field((), description="Why: a sentence for each concept found, and a person's decision.")
 
 
 class ToldJob(Strict):
@@ -36,7 +38,7 @@ class ToldJob(Strict):
     id: str
     status: Status
     url: str
-    finished_at: AwareDatetime
+    finished_at: AwareDatetime = Field(description="When the job ended, or the person decided.")
     images: tuple[ToldPicture, ...]
     error_code: str | None = Field(description="Why it failed or expired, for programs.")
 

@@ -4,6 +4,7 @@ The service is that of `seemly keys`: REDIS_URL's Redis, or that of the embedded
 """
 
 import asyncio
+import csv
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from redis.asyncio import Redis
 
+from contract.audit import Decision
 from contract.chain import CUT
 from contract.keys import API_KEYS, SIGNING_SECRETS
 from seemly.commands.asking import AsJson
@@ -24,6 +26,7 @@ from service.api_keys import Pepper
 from service.audit.checking import Check
 from service.audit.exports import check_export, head_of, line_of
 from service.audit.heads import PURPOSE, Head, SignedHead
+from service.audit.labels import Label, labels_of
 from service.audit.reading import Audit
 
 Answer = TypeVar("Answer")
@@ -94,6 +97,29 @@ def verify(
             console.print(_said(check), soft_wrap=True, markup=False)
         if any(check.fault for check in checks):
             raise SeemlyError("the audit was changed")
+
+
+@app.command()
+def labels(
+    tenant: TenantOption,
+    out: Annotated[Path | None, typer.Option(help="The file, CSV when it ends in .csv; stdout when left out.")] = None,
+) -> None:
+    """Write what people said of withheld pictures beside the scores, as JSON Lines or CSV, for `seemly calibrate`."""
+    with told(as_json=True) as console, deployment() as at:
+        found = _ask(at, lambda audit: _labels(audit, tenant))
+        with out.open("x", encoding="utf-8", newline="") if out else nullcontext(sys.stdout) as file:
+            if out and out.suffix == ".csv":
+                rows = csv.DictWriter(file, list(Label.model_fields))
+                rows.writeheader()
+                rows.writerows(one.model_dump(mode="json") for one in found)
+            else:
+                file.writelines(f"{one.model_dump_json()}\n" for one in found)
+        if out:
+            console.print(f"Wrote {len(found)} labels of {tenant}.")
+
+
+async def _labels(audit: Audit, tenant: str) -> list[Label]:
+    return [label async for entry in audit.entries(tenant, Decision) for label in labels_of(entry)]
 
 
 @app.command()

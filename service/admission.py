@@ -85,9 +85,9 @@ class Admission:
             job = self._compare_job(request, model, sender)
         else:
             job = self._generate_job(request, model, sender)
-        form = sender.in_force.policy.prompts
-        at_rest = prompt_at_rest(form, job.prompt, job.negative_prompt, sender.prompt_key)
-        job = job.model_copy(update={"prompt_at_rest": at_rest})
+        policy = sender.in_force.policy
+        at_rest = prompt_at_rest(policy.prompts, job.prompt, job.negative_prompt, sender.prompt_key)
+        job = job.model_copy(update={"prompt_at_rest": at_rest, "keep_blocked": policy.keep_blocked})
         load = self._queue.recent_load(model.name)
         limits = sender.limits
         if limits.cost is not None and cost_of(job) > limits.cost:

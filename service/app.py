@@ -26,13 +26,14 @@ from service.routes import (
     moderations,
     policies,
     provenance,
+    reviews,
     webhooks,
 )
 from service.settings import Settings
 
 ROUTES = (
     *(generate, compare, jobs, contact_sheet, explanation, moderate),
-    *(images, moderations, provenance, catalogue, policies, webhooks, health),
+    *(images, moderations, provenance, reviews, catalogue, policies, webhooks, health),
 )
 DESCRIPTION = """
 Pictures from text, kept decent, with a verdict on every picture.
@@ -66,6 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
     add_error_handlers(app)
     for routes in ROUTES:
         app.include_router(routes.router)
+    app.include_router(reviews.appeals)
     larger = dict.fromkeys(("/moderate", "/v1/moderations", "/v1/provenance/verify"), settings.max_upload_bytes)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, larger=larger)
     app.add_middleware(LoopbackOnly, callers=gateway.callers)

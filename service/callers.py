@@ -24,6 +24,12 @@ class Caller:
     tenant: str
     scopes: frozenset[Scope]
     is_local: bool = False  # this machine's developer, who shows no key and has no limits
+    key_id: str | None = None
+
+    @property
+    def person(self) -> str:
+        """Who decides and looks, as the audit has it: each person has a key of their own."""
+        return f"key {self.key_id}" if self.key_id else "this machine"
 
 
 _DEVELOPER = Caller(LOCAL_TENANT, frozenset(Scope), is_local=True)
@@ -74,7 +80,7 @@ class Callers:
         kept = await self._kept(key)
         if kept is None or not self._checked().fits(kept, key) or not kept.is_valid(datetime.now(UTC)):
             raise Unauthenticated("The API key is not valid: it is unknown, expired or revoked.", is_invalid=True)
-        return Caller(kept.tenant, frozenset(kept.scopes))
+        return Caller(kept.tenant, frozenset(kept.scopes), key_id=kept.id)
 
     async def _kept(self, key: str) -> ApiKey | None:
         key_id = id_of(key)

@@ -33,13 +33,14 @@ _NAMED: dict[str, dict[str, str]] = {
     "create_images": {"job_id": "$response.body#/job_id"},
     "add_policy": {"policy_id": "$response.body#/id"},
     "list_jobs": {"job_id": "$response.body#/jobs/0/id"},
+    "list_reviews": {"review_id": "$response.body#/reviews/0/id", "job_id": "$response.body#/reviews/0/job_id"},
     "list_deliveries": {
         "delivery_id": "$response.body#/deliveries/0/id",
         "job_id": "$response.body#/deliveries/0/job_id",
     },
 }
 _FIRST_OF = {"index": 0}
-_PAGES = ("list_jobs", "list_deliveries")
+_PAGES = ("list_jobs", "list_deliveries", "list_reviews")
 
 _QUOTAS = {
     "RateLimit-Policy": {

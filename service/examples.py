@@ -26,6 +26,7 @@ from contract.provenance import DIGITAL_SOURCE, Manifest, Origin, Provenance, Pr
 from contract.replay import Change, ConceptChange, Example, Replay
 from contract.request import OutputFormat, Scheduler
 from contract.result import AppliedSafety, JobView, Metrics, Picture, Status
+from contract.review import Appealed, Cause, Review, ReviewPage, ReviewState, review_id
 from contract.verdict import ConceptScore, Verdict, decide
 from contract.webhook import Delivery, DeliveryPage, EventType, ToldJob, ToldPicture, WebhookMessage
 from service.compatible.answer import Image, ImagesAnswer, Withheld
@@ -203,6 +204,27 @@ _PROVENANCE = Provenance(
     delivered=True,
 )
 _PART = ImageInput(type="image_url", image_url=ImageUrl(url="data:image/png;base64,iVBORw0KGgo="))
+_REVIEW = Review(
+    id=review_id(_ID, 0),
+    state=ReviewState.WAITING,
+    cause=Cause.APPEAL,
+    appeal="It is a carnival mask.",
+    created_at=_FINISHED + timedelta(minutes=4),
+    job_id=_ID,
+    index=0,
+    verdict=_BLOCKED.verdict,
+    seed=_BLOCKED.seed,
+    width=_BLOCKED.width,
+    height=_BLOCKED.height,
+    model="demo",
+    policy=PolicyRef(id="default", version=1),
+    concepts=_BLOCKED.concepts,
+    reasons=_BLOCKED.reasons,
+    opinions=(),
+    reviewers=1,
+    thumbnail_url=f"/reviews/{review_id(_ID, 0)}/thumbnail",
+    picture_url=f"/reviews/{review_id(_ID, 0)}/picture",
+)
 
 EXAMPLES: tuple[BaseModel, ...] = (
     _JOB,
@@ -243,6 +265,9 @@ EXAMPLES: tuple[BaseModel, ...] = (
     Variants(variants=[Variant(model="demo", **_VARIANT.model_dump())]),
     _DELIVERY,
     DeliveryPage(deliveries=(_DELIVERY,), next_cursor=None),
+    _REVIEW,
+    ReviewPage(reviews=(_REVIEW,), next_cursor=None),
+    Appealed(review_id=_REVIEW.id, job_id=_ID, index=0, state=ReviewState.WAITING, job_status=Status.PARTIAL),
     WebhookMessage(
         type=EventType.PARTIAL,
         timestamp=_FINISHED,
@@ -251,7 +276,10 @@ EXAMPLES: tuple[BaseModel, ...] = (
             status=Status.PARTIAL,
             url=f"/jobs/{_ID}",
             finished_at=_FINISHED,
-            images=tuple(ToldPicture(index=one.index, verdict=one.verdict, url=one.url) for one in (_BLOCKED, _PASSED)),
+            images=tuple(
+                ToldPicture(index=one.index, verdict=one.verdict, url=one.url, reasons=one.reasons)
+                for one in (_BLOCKED, _PASSED)
+            ),
             error_code=None,
         ),
     ),

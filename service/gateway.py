@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from contract.store import open_store
 from contract.tracing import Tracing
 from service.admission import Admission
+from service.audit.reading import Audit
 from service.callers import Callers
 from service.events import EventStreams
 from service.explanation.drawings import Drawings
@@ -29,6 +30,7 @@ from service.policies import Policies
 from service.policy import load_policy
 from service.provenance import Verifier
 from service.queue import JobQueue
+from service.reviews import Reviews
 from service.settings import Settings
 from service.silence import Silence
 from service.store_check import StoreCheck
@@ -57,7 +59,10 @@ class Gateway:
     events: EventStreams
     drawings: Drawings
     store: ObjectStore
+    withheld: ObjectStore
     store_check: StoreCheck
+    audit: Audit
+    reviews: Reviews
     metrics: Metrics
     tracing: Tracing
     sheets: asyncio.Semaphore  # contact sheets drawn at once: each holds a decoded picture
@@ -88,7 +93,8 @@ class Gateway:
             pepper=settings.pepper.get_secret_value() if settings.pepper else None,
             pepper_file=settings.pepper_path,
         )
-        store = open_store(settings.pictures_url)
+        store, withheld = open_store(settings.pictures_url), open_store(settings.withheld_pictures_url)
+        audit = Audit(redis)
         policies = Policies(redis, silence, load_policy(settings.policy), settings.floor)
         jobs = Jobs(redis, silence, queue, policies, settings.result_ttl_s)
         return cls(
@@ -114,7 +120,10 @@ class Gateway:
             events=events,
             drawings=Drawings(),
             store=store,
+            withheld=withheld,
             store_check=StoreCheck(store),
+            audit=audit,
+            reviews=Reviews(redis, silence, jobs, audit, policies, settings.withheld_keep_s, settings.result_ttl_s),
             metrics=Metrics(events.listeners),
             tracing=Tracing.open(settings.otlp_url, "gateway", settings.trace_share),
             sheets=asyncio.Semaphore(SHEETS_AT_ONCE),

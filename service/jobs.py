@@ -120,7 +120,7 @@ def released(picture: Picture, job: Job, floor: SafetyPlan) -> Picture:
         return picture.model_copy(update={"verdict": Verdict.ERROR, **withheld, "error": error})
     if shortfalls(job.plan, floor):
         now = rejudged(picture, job.plan.output, strictest(plan_of(job.requested), floor).output)
-        if now.verdict is not Verdict.PASSED:
+        if now.verdict is Verdict.ERROR or not (now.verdict is Verdict.PASSED or is_let_pass(now)):
             return now.model_copy(update=withheld)
     if job.uploads:
         return picture.model_copy(update={"url": None, "signed_url": None})
@@ -139,9 +139,17 @@ def doubt_about(picture: Picture, job: Job) -> str | None:
         return f"The picture was not scored for: {', '.join(sorted(missing))}."
     if not all(map(_is_coherent, picture.concepts)):
         return "A score of the picture contradicts itself."
+    if is_let_pass(picture):
+        return None
     if decide(picture.concepts, output, is_blurred=picture.blurred).verdict is not Verdict.PASSED:
         return "The picture's scores do not pass the job's safety plan."
     return None
+
+
+def is_let_pass(picture: Picture) -> bool:
+    """Whether a person has let a picture pass, knowing of every concept that was found in it."""
+    decided, found = picture.decided, {score.name for score in picture.concepts if score.flagged}
+    return decided is not None and decided.verdict is Verdict.PASSED and found <= {*decided.concepts}
 
 
 def _is_coherent(score: ConceptScore) -> bool:

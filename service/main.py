@@ -43,6 +43,7 @@ def main() -> None:
         _give_up(f"{'; '.join(faults)}{OVERRIDE}.")
     _try("SEEMLY_POLICY", lambda: load_policy(settings.policy))
     _try("SEEMLY_STORE_URL", lambda: open_store(settings.pictures_url))
+    _try("SEEMLY_WITHHELD_URL", lambda: open_store(settings.withheld_pictures_url))
     set_up_logs(settings.log_level, settings.log_format)
     try:
         app = create_app(settings)

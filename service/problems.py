@@ -203,6 +203,36 @@ class PolicyExists(Refusal):
         super().__init__(f"Version {version} of {policy_id!r} exists with another content; raise the version.")
 
 
+class ReviewNotFound(Refusal):
+    """No such review, or another tenant's."""
+
+    status, code = 404, "review_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such review. Ids come from GET /reviews; they are kept for some days.")
+
+
+class AlreadyDecided(Refusal):
+    """A person has decided on the picture."""
+
+    status, code = 409, "already_decided"
+
+
+class AnotherPersonNeeded(Refusal):
+    """The policy wants a second person, and this one was the first."""
+
+    status, code = 409, "another_person_needed"
+
+    def __init__(self) -> None:
+        super().__init__("You have approved this picture; another person must as well, with a key of their own.")
+
+
+class NotAppealable(Refusal):
+    """The picture is not blocked, was appealed before, or is not kept."""
+
+    status, code = 409, "not_appealable"
+
+
 class AlreadyFinished(Refusal):
     """Nothing is left to cancel."""
 

@@ -9,6 +9,7 @@ from redis.connection import parse_url
 
 from contract.logs import LogFormat
 from contract.plan import SafetyPlan
+from contract.store import withheld_beside
 from contract.strictness import FloorPlan
 from service.tenants import Rate, TenantLimits
 from service.webhooks.targets import Networks
@@ -39,6 +40,12 @@ class Settings(BaseSettings):
     data: Path = Field(Path("data/state"), description="Folder of this deployment's own files.")
     store_url: str | None = Field(
         None, description="Where pictures lie: file://, s3://, gs://, az://. Null: in `data`."
+    )
+    withheld_url: str | None = Field(
+        None, description="Where pictures lie that only people who review may see. Null: `.withheld` in the store."
+    )
+    withheld_keep_s: int = Field(
+        7 * 86_400, ge=1, description="How long a picture awaits a person; the workers' setting of the same name."
     )
     policy: str = Field("default", description="Name of a shipped policy, or path of a YAML file.")
     floor: FloorPlan = Field(
@@ -109,3 +116,8 @@ class Settings(BaseSettings):
     def pictures_url(self) -> str:
         """Where the workers put pictures and the gateway reads them."""
         return self.store_url or f"file://{(self.data / 'pictures').absolute()}"
+
+    @property
+    def withheld_pictures_url(self) -> str:
+        """Where the workers put pictures that only people who review may see."""
+        return self.withheld_url or withheld_beside(self.pictures_url)

@@ -14,6 +14,7 @@ from PIL import Image
 
 CELLS = 2
 LEVELS = 16
+THUMBNAIL_PX = 64
 
 
 def blurred(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -25,3 +26,10 @@ def blurred(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     step = 256 // LEVELS
     coarse = cells // step * step + step // 2
     return np.asarray(Image.fromarray(coarse, "RGB").resize((width, height), Image.Resampling.BICUBIC))
+
+
+def thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(height, width, 3) RGB → the same picture blurred, `THUMBNAIL_PX` along its longer side at most."""
+    small = Image.fromarray(blurred(pixels), "RGB")
+    small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    return np.asarray(small)

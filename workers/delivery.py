@@ -1,4 +1,4 @@
-"""From the engine back to Redis: outcomes collected per job, passed pictures stored, one fenced commit.
+"""From the engine back to Redis: outcomes collected per job, pictures stored, one fenced commit.
 
 A delivery removes the files of the attempts before it. When a job ends without one, they stay, unreadable without a
 result that names them, until `workers.sweeper` finds them.
@@ -17,11 +17,14 @@ from obstore.store import ObjectStore
 from redis.exceptions import RedisError
 
 from contract import keys
-from contract.job import Job, picture_key
+from contract.job import Job, picture_key, thumbnail_key
 from contract.model import ModelInfo
+from contract.request import OutputFormat
 from contract.result import Result, Status
 from contract.tracing import Tracing
+from workers.blur import thumbnail
 from workers.comparison import Distances, with_comparison
+from workers.encode import encode
 from workers.engine.picture import Outcome, PictureSpec, Progress, Stage
 from workers.evidence import verdicts_of
 from workers.job_trace import trace_job
@@ -73,6 +76,14 @@ class JobInFlight:
         return before[-1][-1].ended if before and before[-1] else self.started_at
 
 
+@dataclass(frozen=True)
+class Stores:
+    """Where pictures go: those that passed, and those that only a person who reviews may see."""
+
+    passed: ObjectStore
+    withheld: ObjectStore
+
+
 class StoreFailed(Exception):
     """The store refused a picture; nothing of the job is left in it."""
 
@@ -83,7 +94,7 @@ class Delivery:
     def __init__(
         self,
         info: ModelInfo,
-        store: ObjectStore,
+        stores: Stores,
         records: JobRecords,
         policies: PolicyReader,
         metrics: WorkerMetrics,
@@ -93,7 +104,7 @@ class Delivery:
     ) -> None:
         self._info = info
         self._marking = marking or Marking(info)
-        self._store = store
+        self._stores = stores
         self._records = records
         self._policies = policies
         self._metrics = metrics
@@ -114,7 +125,7 @@ class Delivery:
         if outcome.stages:
             self._metrics.note_stages([Stage("room", in_flight.submitted_at(index), outcome.stages[0].began)])
         if (again := made_again(judged, own)) is not None:
-            in_flight.discarded[index] = (*discarded, replace(judged, discarded=()))
+            in_flight.discarded[index] = (*discarded, replace(judged, withheld=None, discarded=()))
             return again
         in_flight.judged[index] = judged
         if in_flight.job.compared:
@@ -136,9 +147,8 @@ class Delivery:
         in_force = persistently(lambda: self._policies.in_force(job))  # also what was tightened meanwhile
         judged = [released(in_flight.judged[index], job.of_picture(index), in_force) for index in range(len(job.seeds))]
         draft = self._result(in_flight, judged)
-        is_delivering = draft.status in (Status.SUCCEEDED, Status.PARTIAL)
-        if is_delivering:
-            judged = self._store_passed(job, attempt, judged)
+        if draft.status in (Status.SUCCEEDED, Status.PARTIAL, Status.BLOCKED):
+            judged = self._store(job, attempt, judged)
         result = self._result(in_flight, judged)
         shadow = tuple(shadow_of(result.images, job, in_force.watched))
         evidence = verdicts_of(job, attempt, result, shadow)
@@ -146,7 +156,7 @@ class Delivery:
         is_committed = self._records.commit(job.id, attempt, result, evidence)
         stages = [Stage("store", began, stored), Stage("commit", stored, time.time())]
         earlier = attempt if is_committed else attempt + 1
-        self._remove([key for a in range(1, earlier) for key in _keys_of(job, a)] if earlier > 1 else [])
+        self._remove([file for other in range(1, earlier) for file in self._files_of(job, other)])
         if not is_committed:
             self._metrics.fenced.inc()
             log.warning("job %s: attempt %d came too late and was thrown away", job.id, attempt)
@@ -164,36 +174,52 @@ class Delivery:
             in_flight.job.created_at.timestamp(), in_flight.started_at, in_flight.judged_at, finished_at=time.time()
         )
 
-    def _store_passed(self, job: Job, attempt: int, judged: list[Judged]) -> list[Judged]:
-        """Passed pictures go to the store and get their address; all of them or, after an error, none."""
-        stored: list[str] = []
+    def _store(self, job: Job, attempt: int, judged: list[Judged]) -> list[Judged]:
+        """Passed pictures go to the store and get their address, those for a person to the private one; all of them
+        or, after an error, none."""
+        stored: list[tuple[ObjectStore, str]] = []
         delivered: list[Judged] = []
         try:
             for one in judged:
-                if one.pixels is not None:
-                    file = self._marking.file_of(one.pixels, job, one.picture.index)
-                    key = picture_key(job.id, job.tenant, attempt, one.picture.index, job.output_format)
-                    stored.append(key)
-                    obstore.put(self._store, key, file)
-                    address = {
-                        "url": f"/jobs/{job.id}/images/{one.picture.index}",
+                index = one.picture.index
+                pixels = one.withheld if one.pixels is None else one.pixels
+                if pixels is not None:
+                    is_passed = one.pixels is not None
+                    file = self._marking.file_of(pixels, job, index)
+                    key = picture_key(job.id, job.tenant, attempt, index, job.output_format)
+                    files = {key: file}
+                    if not is_passed:
+                        files[thumbnail_key(key)] = encode(thumbnail(pixels), OutputFormat.PNG)
+                    store = self._stores.passed if is_passed else self._stores.withheld
+                    for name, content in files.items():
+                        stored.append((store, name))
+                        obstore.put(store, name, content)
+                    told = {
+                        "url": f"/jobs/{job.id}/images/{index}" if is_passed else None,
                         "sha256": hashlib.sha256(file).hexdigest(),
+                        "kept": not is_passed,
                     }
-                    one = replace(one, picture=one.picture.model_copy(update=address), pixels=None)
+                    one = replace(one, picture=one.picture.model_copy(update=told), pixels=None, withheld=None)
                 delivered.append(one)
         except Exception as error:
             self._remove(stored)
             raise StoreFailed(f"{type(error).__name__} while storing picture {len(delivered)}") from error
         return delivered
 
-    def _remove(self, stored: list[str]) -> None:
-        for key in stored:
+    def _remove(self, stored: list[tuple[ObjectStore, str]]) -> None:
+        for store, key in stored:
             try:
-                obstore.delete(self._store, key)
+                obstore.delete(store, key)
             except FileNotFoundError:
                 pass
             except Exception as error:  # noqa: BLE001 - an unreferenced file is a loss of space, not of a job
                 log.warning("could not remove %s from the store: %s", key, type(error).__name__)
+
+    def _files_of(self, job: Job, attempt: int) -> list[tuple[ObjectStore, str]]:
+        """Everything that an attempt may have stored."""
+        names = [picture_key(job.id, job.tenant, attempt, index, job.output_format) for index in range(len(job.seeds))]
+        passed = [(self._stores.passed, name) for name in names]
+        return passed + [(self._stores.withheld, file) for name in names for file in (name, thumbnail_key(name))]
 
     def _count(self, in_flight: JobInFlight, result: Result, stages: list[Stage]) -> None:
         mode, service_s = mode_of(in_flight.job), stages[-1].ended - in_flight.started_at
@@ -207,7 +233,3 @@ class Delivery:
             self._metrics.job.labels(mode, result.status).observe(service_s)
             with contextlib.suppress(RedisError):  # only an estimate hangs on it
                 self._records.note_service_time(service_s)
-
-
-def _keys_of(job: Job, attempt: int) -> list[str]:
-    return [picture_key(job.id, job.tenant, attempt, index, job.output_format) for index in range(len(job.seeds))]

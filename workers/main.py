@@ -19,6 +19,7 @@ from contract.store import StoreUnusable, open_store, try_writing
 from contract.tracing import Tracing, TracingUnavailable
 from contract.wording import settings_wording
 from workers.checkpoint import UnusableModel
+from workers.delivery import Stores
 from workers.engine.engine import Engine, EngineLimits
 from workers.health import HealthServer
 from workers.marking import Marking
@@ -62,20 +63,33 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def prepare(settings: Settings) -> tuple[LoadedModel, Panel, ObjectStore]:
-    """What takes long or can be named wrongly: the model, judged by the panel, and the store.
+def _store(variable: str, url: str) -> ObjectStore:
+    """A store that can be written to.
+
+    Raises:
+        UnusableSetting: there is none, or it cannot be.
+    """
+    try:
+        store = open_store(url)
+        try_writing(store)
+    except StoreUnusable as error:
+        raise UnusableSetting(f"{variable}={url}: {error}") from error
+    except Exception as error:
+        raise UnusableSetting(f"{variable}: {str(error).partition(chr(10))[0]}") from error
+    return store
+
+
+def prepare(settings: Settings) -> tuple[LoadedModel, Panel, Stores]:
+    """What takes long or can be named wrongly: the model, judged by the panel, and the stores.
 
     Raises:
         UnusableSetting: one of them cannot be had.
     """
     device = choose_device(settings.device)
-    try:
-        store = open_store(settings.picture_store_url)
-        try_writing(store)
-    except StoreUnusable as error:
-        raise UnusableSetting(f"SEEMLY_STORE_URL={settings.picture_store_url}: {error}") from error
-    except Exception as error:
-        raise UnusableSetting(f"SEEMLY_STORE_URL: {str(error).partition(chr(10))[0]}") from error
+    stores = Stores(
+        passed=_store("SEEMLY_STORE_URL", settings.picture_store_url),
+        withheld=_store("SEEMLY_WITHHELD_URL", settings.withheld_store_url),
+    )
     try:
         dtype = choose_dtype(settings.dtype, device)
         loaded = load(
@@ -87,7 +101,7 @@ def prepare(settings: Settings) -> tuple[LoadedModel, Panel, ObjectStore]:
             pinned_sha256=settings.model_sha256,
         )
         panel = panel_of(settings.detectors, loaded.detector, settings.detector_limit_s)
-        return loaded.judged_by(panel), panel, store
+        return loaded.judged_by(panel), panel, stores
     except UnusableDetector as error:
         raise UnusableSetting(f"SEEMLY_DETECTORS: {error}") from error
     except UnusableModel as error:
@@ -160,7 +174,7 @@ def _work(settings: Settings, health: HealthServer, threads: int) -> int:
     began = time.monotonic()
     try:
         tracing = Tracing.open(settings.otlp_url, "worker", settings.trace_share)
-        loaded, panel, store = prepare(settings)
+        loaded, panel, stores = prepare(settings)
         marking = marking_of(settings, loaded.info)
         if not settings.allow_unsafe_redis:
             refuse_unsafe(connection)
@@ -182,7 +196,7 @@ def _work(settings: Settings, health: HealthServer, threads: int) -> int:
             engine,
             loaded.info,
             loaded.tokenizer_json,
-            store,
+            stores,
             metrics,
             variants,
             panel,

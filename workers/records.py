@@ -81,9 +81,10 @@ class Standing:
 class JobRecords:
     """The scripts of `contract.record`, with their keys."""
 
-    def __init__(self, connection: Redis, ttl_s: int) -> None:
+    def __init__(self, connection: Redis, ttl_s: int, withheld_ttl_s: int = 0) -> None:
         self.connection = connection
         self._ttl_s = ttl_s
+        self._withheld_ttl_s = max(ttl_s, withheld_ttl_s)  # of jobs on whose pictures a person may decide
         self._start = connection.register_script(record.START)
         self._commit = connection.register_script(record.COMMIT)
         self._cut = connection.register_script(chain.CUT)
@@ -107,7 +108,8 @@ class JobRecords:
         against what the record holds.
         """
         text = result.model_dump_json()
-        args = [attempt, result.status.value, text, repr(time.time()), self._ttl_s]
+        ttl_s = self._withheld_ttl_s if any(picture.kept for picture in result.images) else self._ttl_s
+        args = [attempt, result.status.value, text, repr(time.time()), ttl_s]
         if verdicts is not None:
             args += words_of(verdicts)
         if persistently(lambda: self._commit(keys=_keys(job_id), args=args)):

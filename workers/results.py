@@ -1,6 +1,7 @@
 """From the engine's outcomes to verdicts, and from verdicts to a job's result. Pure; the safety promise is kept here.
 
-A picture's pixels go on only with a complete, finite set of scores and a verdict that passes them.
+A picture's pixels go on only with a complete, finite set of scores and a verdict that passes them, or, apart from
+those, with one that wants a person to look.
 """
 
 import math
@@ -32,6 +33,7 @@ class Judged:
     picture: Picture
     outcome: Outcome  # without its pixels
     pixels: NDArray[np.uint8] | None = None  # (height, width, 3), RGB
+    withheld: NDArray[np.uint8] | None = None  # the same of a picture that only a person may see
     discarded: "tuple[Judged, ...]" = ()  # made before it in its place
 
     @property
@@ -77,11 +79,14 @@ def why_forbidden(job: Job, in_force: InForce) -> JobError | None:
 
 
 def released(judged: Judged, job: Job, in_force: InForce) -> Judged:
-    """A judged picture as it may leave under the policy of now: one that does not pass any more loses its pixels."""
+    """A judged picture as it may leave under the policy of now: one that does not pass any more loses its pixels,
+    but for a person."""
     if judged.picture.verdict is not Verdict.PASSED or not shortfalls(job.plan, in_force.floor):
         return judged
     now = rejudged(judged.picture, job.plan.output, in_force.effective(plan_of(job.requested)).output)
-    return replace(judged, picture=now, pixels=judged.pixels if now.verdict is Verdict.PASSED else None)
+    if now.verdict is Verdict.PASSED:
+        return replace(judged, picture=now)
+    return replace(judged, picture=now, pixels=None, withheld=judged.pixels if now.verdict in _kept(job) else None)
 
 
 def shadow_of(pictures: Sequence[Picture], job: Job, watched: InForce | None) -> Iterator[ShadowVerdict]:
@@ -101,8 +106,8 @@ def shadow_of(pictures: Sequence[Picture], job: Job, watched: InForce | None) ->
 
 
 def judge(outcome: Outcome, job: Job, info: ModelInfo, discarded: tuple[Judged, ...] = ()) -> Judged:
-    """The verdict on one picture, made in place of the discarded ones. Its pixels are dropped here unless it passed;
-    of one that passes blurred, the blurred ones go on."""
+    """The verdict on one picture, made in place of the discarded ones. Its pixels are dropped here unless it passed
+    or awaits a person; of one that passes blurred, the blurred ones go on."""
     spec, pixels = outcome.spec, outcome.pixels
     failure = outcome.failure or _what_is_wrong(outcome, job, info)
     kept = replace(outcome, pixels=None, failure=failure)
@@ -133,7 +138,18 @@ def judge(outcome: Outcome, job: Job, info: ModelInfo, discarded: tuple[Judged, 
         reasons=(*decision.reasons, *_what_was_done(decision, spec, job)),
         **common,
     )
-    return Judged(picture, kept, pixels if decision.verdict is Verdict.PASSED else None, discarded)
+    return Judged(
+        picture,
+        kept,
+        pixels=pixels if decision.verdict is Verdict.PASSED else None,
+        withheld=pixels if decision.verdict in _kept(job) else None,
+        discarded=discarded,
+    )
+
+
+def _kept(job: Job) -> tuple[Verdict, ...]:
+    """Verdicts under which a withheld picture is kept for a person to look at."""
+    return (Verdict.REVIEW, Verdict.BLOCKED) if job.keep_blocked else (Verdict.REVIEW,)
 
 
 def _what_was_done(decision: Decision, spec: PictureSpec, job: Job) -> Iterator[str]:

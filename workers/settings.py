@@ -9,6 +9,7 @@ from redis.connection import parse_url
 
 from contract.logs import LogFormat
 from contract.plan import SafetyPlan
+from contract.store import withheld_beside
 from contract.strictness import FloorPlan
 from workers.safety.detectors.choices import DetectorChoices
 
@@ -59,6 +60,12 @@ class Settings(BaseSettings):
     data: Path = Field(Path("data/state"), description="Folder of everything kept on this machine.")
     store_url: str | None = Field(None, description="Where pictures go: file://, s3://, gs://, az://; null: in data.")
     floor: FloorPlan = Field(SafetyPlan(), description="What every job gets at least; as the gateway has it.")
+    withheld_url: str | None = Field(
+        None, description="Where pictures go that only people who review may see; null: `.withheld` in the store."
+    )
+    withheld_keep_s: int = Field(
+        7 * 86_400, ge=1, description="How long these are kept, and the records of their jobs."
+    )
     record_ttl_s: int = Field(86_400, ge=1, description="How long a finished job's record is kept.")
     audit_keep_s: int = Field(30 * 86_400, ge=1, description="How long verdicts stay on record; see `seemly audit`.")
     sweep_s: float = Field(3600, gt=0, description="Between two removals of what is old: pictures, entries of audits.")
@@ -104,6 +111,11 @@ class Settings(BaseSettings):
     def picture_store_url(self) -> str:
         """Where pictures go."""
         return self.store_url or f"file://{(self.data / 'pictures').resolve()}"
+
+    @property
+    def withheld_store_url(self) -> str:
+        """Where pictures go that only people who review may see."""
+        return self.withheld_url or withheld_beside(self.picture_store_url)
 
     @property
     def homeless_grace_s(self) -> float:

@@ -24,7 +24,7 @@ LISTED_AT_ONCE = 500
 PAUSE_S = 0.1  # after each of these lists, so that a sweep never takes the store from the jobs
 
 _FORMATS = "|".join(output_format.value for output_format in OutputFormat)
-PICTURE_KEY = re.compile(rf"[^/]+/[0-9a-f-]{{32,36}}/\d+-\d+\.({_FORMATS})")
+PICTURE_KEY = re.compile(rf"[^/]+/[0-9a-f-]{{32,36}}/\d+-\d+(\.thumbnail)?\.({_FORMATS})")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from queue import SimpleQueue
 
-from obstore.store import ObjectStore
 from pydantic import ValidationError
 from redis import Redis
 from redis.exceptions import RedisError
@@ -30,7 +29,7 @@ from contract.model import ModelInfo
 from contract.result import Result, Status
 from contract.tracing import Tracing
 from workers.announce import Announcement
-from workers.delivery import Delivery, JobInFlight, PictureEngine
+from workers.delivery import Delivery, JobInFlight, PictureEngine, Stores
 from workers.ending import Ending
 from workers.engine.picture import Outcome, PictureSpec, Progress
 from workers.engine.weights import ErasedWeights
@@ -71,7 +70,7 @@ class Worker:
         engine: PictureEngine,
         info: ModelInfo,
         tokenizer_json: bytes,
-        store: ObjectStore,
+        stores: Stores,
         metrics: WorkerMetrics,
         variants: VariantShelf | None = None,
         detectors: Detectors | None = None,
@@ -83,7 +82,7 @@ class Worker:
         self._info = info
         self._variants = variants
         self._metrics = metrics
-        self._records = JobRecords(connection, settings.record_ttl_s)
+        self._records = JobRecords(connection, settings.record_ttl_s, settings.withheld_keep_s)
         self._uploads = Uploads(connection)
         self._rq = RqWorker(keys.queue_name(info.name), connection, settings.lease_s, on_stop_job=engine.cancel)
         announcement = Announcement(connection, info, tokenizer_json, self._rq.name, settings.lease_s, variants)
@@ -103,7 +102,7 @@ class Worker:
         }
         complete: SimpleQueue[JobInFlight] = SimpleQueue()
         self._policies = PolicyReader(connection, settings.floor)
-        self._delivery = Delivery(info, store, self._records, self._policies, metrics, complete.put, tracing, marking)
+        self._delivery = Delivery(info, stores, self._records, self._policies, metrics, complete.put, tracing, marking)
         self._ending = Ending(self._records, self._rq, metrics)
         self._finaliser = Finaliser(
             complete,
@@ -129,7 +128,11 @@ class Worker:
             is_closing=self._is_closing,
             has_failed=self._thread_failed,
         )
-        self._sweeper = Sweeper(store, settings.record_ttl_s + settings.sweep_margin_s)
+        keep_s = settings.record_ttl_s + settings.sweep_margin_s
+        self._sweepers = (
+            Sweeper(stores.passed, keep_s),
+            Sweeper(stores.withheld, keep_s + settings.withheld_keep_s),  # one that is released lasts as long as any
+        )
 
     @property
     def name(self) -> str:
@@ -359,7 +362,8 @@ class Worker:
 
     def _sweep(self) -> None:
         while True:
-            self._sweeper.sweep(self._is_closing.is_set)
+            for sweeper in self._sweepers:
+                sweeper.sweep(self._is_closing.is_set)
             try:
                 self._records.cut_audits(self._settings.audit_keep_s)
             except RedisError as error:

@@ -14,6 +14,7 @@ ELSEWHERE: Final = {
     "keys": ("seemly.keys", "Make, list, rotate and revoke API keys."),
     "policies": ("seemly.policies", "List, check, add, assign and replay policies."),
     "audit": ("seemly.audit", "Export and verify what is on record of pictures, delete what is old."),
+    "calibrate": ("seemly.calibrate", "Hold thresholds against what people said of withheld pictures."),
     "webhooks": ("seemly.webhooks", "Make signing secrets, deliver webhooks, send them again."),
     "models": ("seemly.models", "Fetch models, tell and check their hashes."),
     "doctor": ("seemly.doctor.command", "Check a deployment, and say what to do."),

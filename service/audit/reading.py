@@ -4,14 +4,18 @@ import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+from pydantic import BaseModel
 from redis.asyncio import Redis
 
 from contract import keys
-from contract.audit import ENTRY, Entry, Verdicts
+from contract.audit import ENTRY, Entry, Verdicts, words_of
+from contract.chain import APPEND
 
 log = logging.getLogger(__name__)
+
+Said = TypeVar("Said", bound=BaseModel)
 
 READ_AT_ONCE = 200
 _HASHED = ("sha256", "link", "body")
@@ -43,15 +47,20 @@ class Link:
 
 
 class Audit:
-    """Reads audits. `redis` decodes its answers."""
+    """Reads audits, and adds to them. `redis` decodes its answers."""
 
     def __init__(self, redis: "Redis") -> None:
         self._redis = redis
+        self._append = redis.register_script(APPEND)
 
     async def tenants(self) -> list[str]:
         """Everyone of whom something is on record."""
         found: Any = await self._redis.smembers(keys.AUDITED)
         return sorted(found)
+
+    async def append(self, entry: Entry) -> None:
+        """Put one entry on record."""
+        await self._append(args=[entry.tenant, *words_of(entry)])
 
     async def head(self, tenant: str) -> tuple[int, str] | None:
         """Sequence and link of the last entry; None when there is none."""
@@ -72,18 +81,24 @@ class Audit:
             if len(entries) < READ_AT_ONCE:
                 return
 
-    async def verdicts(
-        self, tenant: str, since: datetime | None = None, until: datetime | None = None
-    ) -> AsyncIterator[Verdicts]:
-        """The verdicts among them. What cannot be read is passed over; `seemly audit verify` tells why."""
+    async def entries(
+        self, tenant: str, kind: type[Said], since: datetime | None = None, until: datetime | None = None
+    ) -> AsyncIterator[Said]:
+        """Those of one kind among them. What cannot be read is passed over; `seemly audit verify` tells why."""
         async for link in self.links(tenant, since, until):
             try:
                 entry = link.entry
             except ValueError:
                 log.error("entry %d of the audit of %s cannot be read", link.sequence, tenant)
                 continue
-            if isinstance(entry, Verdicts):
+            if isinstance(entry, kind):
                 yield entry
+
+    def verdicts(
+        self, tenant: str, since: datetime | None = None, until: datetime | None = None
+    ) -> AsyncIterator[Verdicts]:
+        """The verdicts among them."""
+        return self.entries(tenant, Verdicts, since, until)
 
 
 def _position(moment: datetime | None) -> str | None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from obstore.exceptions import BaseError
+from obstore.store import ObjectStore
 from pydantic import AwareDatetime, BeforeValidator, Field
 from redis.exceptions import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -50,7 +51,7 @@ _STREAM_ID = re.compile(r"\d{1,15}-\d{1,15}")
 _ASKED_TO_STOP: dict[int | str, dict[str, Any]] = {
     202: {"model": JobView, "description": "It runs; its worker was asked to stop."}
 }
-_MEDIA_TYPES = {fmt: f"image/{fmt.value}" for fmt in OutputFormat}
+MEDIA_TYPES = {fmt: f"image/{fmt.value}" for fmt in OutputFormat}
 
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.IGNORECASE)
 
@@ -171,7 +172,7 @@ async def follow_job(
     responses={
         200: {
             "description": "The picture; only one that passed has bytes to be read.",
-            "content": {media: {"schema": {"type": "string", "format": "binary"}} for media in _MEDIA_TYPES.values()},
+            "content": {media: {"schema": {"type": "string", "format": "binary"}} for media in MEDIA_TYPES.values()},
             "headers": {"ETag": {"description": "The bytes' SHA-256.", "schema": {"type": "string"}}},
         },
         304: {"description": "As the caller has it."},
@@ -203,7 +204,7 @@ async def get_picture(
     if headers["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     content = await stored(gateway, record, picture)
-    return Response(content, headers=headers, media_type=_MEDIA_TYPES[record.job.output_format])
+    return Response(content, headers=headers, media_type=MEDIA_TYPES[record.job.output_format])
 
 
 def _told(record: JobRecord, status: int = 200) -> Response:
@@ -219,18 +220,27 @@ async def stored(gateway: Gateway, record: JobRecord, picture: Picture) -> bytes
     """
     job = record.job
     key = picture_key(job.id, job.tenant, record.attempt, picture.index, job.output_format)
+    content = await bytes_at(gateway.withheld if picture.kept else gateway.store, key)
+    if hashlib.sha256(content).hexdigest() != picture.sha256:
+        log.error("the stored bytes of picture %d of job %s are not those that were judged", picture.index, job.id)
+        raise PictureNotFound("The picture's bytes are not those that were judged.")
+    return content
+
+
+async def bytes_at(store: ObjectStore, key: str) -> bytes:
+    """What lies in a store.
+
+    Raises:
+        PictureNotFound: nothing does.
+        StoreAway: when the store does not answer.
+    """
     try:
-        found = await gateway.store.get_async(key)
-        content = bytes(await found.bytes_async())
+        return bytes(await (await store.get_async(key)).bytes_async())
     except FileNotFoundError:
         raise PictureNotFound("The picture's bytes are no longer kept.") from None
     except (BaseError, OSError) as error:
         log.warning("the store failed: %s", explained(error))
         raise StoreAway from None
-    if hashlib.sha256(content).hexdigest() != picture.sha256:
-        log.error("the stored bytes of picture %d of job %s are not those that were judged", picture.index, job.id)
-        raise PictureNotFound("The picture's bytes are not those that were judged.")
-    return content
 
 
 async def _events(gateway: Gateway, record: JobRecord, after: str) -> AsyncIterator[ServerSentEvent]:

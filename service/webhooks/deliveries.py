@@ -14,7 +14,7 @@ from service.problems import DeliveryNotFound
 from service.silence import Silence
 from service.webhooks.outbox import Outbox, delivery_of
 
-_ID = re.compile(r"msg_[0-9a-f]{32}")
+_ID = re.compile(r"msg_[0-9a-f]{32}(-\d{1,3})?")
 
 
 class Deliveries:

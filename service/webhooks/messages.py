@@ -14,6 +14,7 @@ from service.webhooks.outbox import moment
 class _Kept(Strict):
     index: int
     verdict: Verdict
+    reasons: tuple[str, ...] = ()
 
 
 _PICTURES = TypeAdapter(tuple[_Kept, ...])
@@ -28,6 +29,7 @@ def message_of(fields: Mapping[str, str], public_url: str | None) -> WebhookMess
             index=kept.index,
             verdict=kept.verdict,
             url=f"{job}/images/{kept.index}" if kept.verdict is Verdict.PASSED else None,
+            reasons=kept.reasons,
         )
         for kept in _PICTURES.validate_json(fields["images"])
     )

@@ -18,6 +18,7 @@ import obstore
 import workers.delivery
 from contract.store import open_store
 from tests.workers.lifecycle.paced_engine import INFO, PacedEngine
+from workers.delivery import Stores
 from workers.lifecycle import RqWorker
 from workers.metrics import WorkerMetrics
 from workers.records import JobRecords, connect
@@ -120,8 +121,8 @@ def main() -> None:
     )
     engine = (StandingEngine if chosen.stand_at == "running" else PacedEngine)(chosen.step_s)
     info = INFO.model_copy(update={"name": settings.model_name})
-    store = open_store(settings.picture_store_url)
-    worker = Worker(settings, connect(settings.redis_url), engine, info, b"{}", store, WorkerMetrics())
+    stores = Stores(open_store(settings.picture_store_url), open_store(settings.withheld_store_url))
+    worker = Worker(settings, connect(settings.redis_url), engine, info, b"{}", stores, WorkerMetrics())
     sys.exit(worker.run())
 
 

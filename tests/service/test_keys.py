@@ -12,6 +12,7 @@ from redis import Redis
 
 from contract import keys
 from contract.result import Status
+from contract.verdict import Verdict
 from service.api_keys import KeyRing, NoPepper, NoSuchKey, Pepper, Scope, id_of
 from service.app import create_app
 from service.settings import Settings
@@ -31,14 +32,14 @@ NAMED = [pytest.param(*operation, id=f"{operation[0]} {operation[1]}") for opera
 WITH_IDS = [
     named for named, (_, path, _) in zip(NAMED, OPERATIONS, strict=True) if "_id}" in path and "policy" not in path
 ]
-NOT_FOUND = {"job_not_found", "delivery_not_found"}
+NOT_FOUND = {"job_not_found", "delivery_not_found", "review_not_found"}
 NEED_NO_KEY = {"live", "ready"}
 
 
 def ask(http: httpx.Client, method: str, path: str, operation: dict[str, Any], **ids: Any) -> httpx.Response:
     """Ask as the document says, with the body of its first example."""
     values = {"job_id": "0" * 32, "index": 0, "policy_id": "default", "tenant": "nobody", **ids}
-    values["delivery_id"] = f"msg_{values['job_id']}"
+    values |= {"delivery_id": f"msg_{values['job_id']}", "review_id": f"{values['job_id']}-1"}
     body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
     examples = [example["value"] for example in body.get("examples", {}).values()]
     return http.request(method, path.format(**values), json=examples[0] if examples else None)
@@ -97,14 +98,15 @@ def test_every_route_serves_its_scope_and_no_other(
 
 @pytest.fixture(scope="module")
 def owned(keyed: KeyedGateway) -> Iterator[tuple[httpx.Client, str]]:
-    """A tenant with a finished job whose picture can be read, and of which a webhook is to be told."""
+    """A tenant with a finished job, of which a webhook is to be told: one picture can be read, one awaits a person."""
     SecretRing(keyed.redis, "x" * 32, Path()).create("owner")
     with keyed.http("owner", *Scope) as http:
-        body = {"prompt": "a quiet street", "webhook_url": "https://app.example/"}
+        body = {"prompt": "a quiet street", "num_images": 2, "webhook_url": "https://app.example/"}
         job_id = http.post("/generate", json=body).json()["id"]
         attempt, job = parts.take(keyed.redis, job_id)
         parts.store_picture(keyed.gateway.pictures, job, attempt, 0)
-        parts.commit(keyed.redis, job_id, attempt, parts.result(job, Status.SUCCEEDED, parts.picture(job, 0)))
+        passed, held = parts.picture(job, 0), parts.picture(job, 1, Verdict.REVIEW, kept=True)
+        parts.commit(keyed.redis, job_id, attempt, parts.result(job, Status.PARTIAL, passed, held))
         assert http.get(f"/jobs/{job_id}/images/0").content == parts.PNG
         yield http, job_id
 

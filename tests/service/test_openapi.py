@@ -96,6 +96,7 @@ def test_every_kind_of_answer_has_an_example() -> None:
 
 def test_an_answer_that_names_a_job_leads_to_all_there_is_to_do_with_it() -> None:
     of_a_job = {operation["operationId"] for path, _, operation in operations_of(DESCRIBED) if "{job_id}" in path}
+    of_a_review = {operation["operationId"] for path, _, operation in operations_of(DESCRIBED) if "{review_id}" in path}
     leads = {
         operation: set(answer["links"])
         for _, operation, status, answer in answers()
@@ -107,6 +108,7 @@ def test_an_answer_that_names_a_job_leads_to_all_there_is_to_do_with_it() -> Non
         "create_images": of_a_job,
         "add_policy": {"get_policy", "replay_policy"},
         "list_jobs": of_a_job | {"next_page"},
+        "list_reviews": of_a_job | of_a_review | {"next_page"},
         "list_deliveries": of_a_job | {"get_delivery", "replay_delivery", "next_page"},
     }
 
@@ -162,6 +164,12 @@ def test_every_promised_route_is_there() -> None:
         ("get", "/webhooks/deliveries"),
         ("get", "/webhooks/deliveries/{delivery_id}"),
         ("post", "/webhooks/deliveries/{delivery_id}/replay"),
+        ("get", "/reviews"),
+        ("get", "/reviews/{review_id}"),
+        ("post", "/reviews/{review_id}"),
+        ("get", "/reviews/{review_id}/thumbnail"),
+        ("get", "/reviews/{review_id}/picture"),
+        ("post", "/jobs/{job_id}/appeal"),
         ("get", "/safety/methods"),
         ("get", "/models"),
         ("get", "/variants"),

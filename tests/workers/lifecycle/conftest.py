@@ -11,7 +11,7 @@ from contract.store import open_store
 from tests.redis_server import RedisServer, running_redis
 from tests.workers.lifecycle.client import Client
 from tests.workers.lifecycle.paced_engine import INFO, PacedEngine
-from workers.delivery import PictureEngine
+from workers.delivery import PictureEngine, Stores
 from workers.metrics import WorkerMetrics
 from workers.models import LoadedModel
 from workers.readiness import Detectors
@@ -39,8 +39,8 @@ class RunningWorker:
         return self.exit_code.result(timeout=60)
 
     def files(self) -> list[Path]:
-        """What lies in the store."""
-        return [path for path in self.pictures.rglob("*") if path.is_file()]
+        """What lies in the store, but for what awaits a person."""
+        return [path for path in self.pictures.rglob("*") if path.is_file() and ".withheld" not in path.parts]
 
 
 @contextmanager
@@ -60,9 +60,9 @@ def working(
     settings = Settings(redis_url=server.url, data=folder, **(fast | changes))
     metrics = metrics or WorkerMetrics()
     connection = connect(settings.redis_url)
-    store = open_store(settings.picture_store_url)
+    stores = Stores(open_store(settings.picture_store_url), open_store(settings.withheld_store_url))
     info, tokenizer_json = (model.info, model.tokenizer_json) if model else (INFO, b"{}")
-    worker = Worker(settings, connection, engine, info, tokenizer_json, store, metrics, variants, detectors)
+    worker = Worker(settings, connection, engine, info, tokenizer_json, stores, metrics, variants, detectors)
     with ThreadPoolExecutor(1) as pool:
         running = RunningWorker(worker, metrics, folder / "pictures", pool.submit(worker.run))
         try:

@@ -159,8 +159,13 @@ def _prompt_of(spec: PictureSpec) -> str:
 
 
 def _pixels(spec: PictureSpec) -> NDArray[np.uint8]:
-    size = (spec.height // 2, spec.width, 3) if "wrong-size" in _prompt_of(spec) else (spec.height, spec.width, 3)
-    return np.random.default_rng(spec.seed).integers(0, 256, size, dtype=np.uint8)
+    height = spec.height // 2 if "wrong-size" in _prompt_of(spec) else spec.height
+    return pixels_of(spec.seed, spec.width, height)
+
+
+def pixels_of(seed: int, width: int, height: int) -> NDArray[np.uint8]:
+    """The noise that a seed comes to, (height, width, 3)."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def _scores(prompt: str) -> tuple[ConceptScore, ...]:

@@ -51,7 +51,7 @@ def test_a_picture_is_delivered_blurred_and_says_so(client: Client, worker: Runn
     result = finished(client, "a weapon|a harbour", Status.SUCCEEDED, pictures=2, plan=BLUR, seeds=(5, 6))
     smeared, plain = result.images
     assert (smeared.verdict, smeared.action, smeared.blurred) == (Verdict.PASSED, Action.BLUR, True)
-    assert "'weapon' scored 0.3100" in smeared.reasons[0]
+    assert "scored 'weapon' at 0.3100" in smeared.reasons[0]
     assert "blurred past recognition; the scores are of the picture before" in smeared.reasons[1]
     assert smeared.concepts[0].flagged
     assert (plain.verdict, plain.action, plain.blurred, plain.reasons) == (Verdict.PASSED, None, False, ())
@@ -81,7 +81,7 @@ def test_the_first_picture_that_passes_is_delivered(client: Client, worker: Runn
     assert [one.seed for one in picture.discarded] == [first, second] == [7, second]
     for one in picture.discarded:
         assert [score.name for score in one.concepts] == ["weapon"]
-        assert "'weapon' scored 0.3100" in one.reasons[0]
+        assert "scored 'weapon' at 0.3100" in one.reasons[0]
     assert result.metrics is not None
     assert result.metrics.unet_rows == 3 * 2 * 4
     counted = worker.metrics.registry.get_sample_value

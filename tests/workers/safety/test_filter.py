@@ -198,7 +198,7 @@ def test_without_a_filter_flags_are_shown_and_the_picture_passes(
     assert decide(scores, None).verdict is Verdict.PASSED
     blocked = decide(scores, Filter())
     assert blocked.verdict is Verdict.BLOCKED
-    assert "'sexual' scored" in blocked.reasons[0]
+    assert "scored 'sexual'" in blocked.reasons[0]
 
 
 @pytest.mark.parametrize("action", [Action.BLUR, Action.REGENERATE])

@@ -1,0 +1,133 @@
+"""What a person's decision on a withheld picture comes to: the review, the audit's entry and the result it leaves."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from contract import audit as entries
+from contract.audit import words_of
+from contract.result import Decided, Picture, status_of
+from contract.review import Answer, Cause, DecisionRequest, Opinion, Review, ReviewState
+from contract.verdict import Verdict
+from service.callers import Caller
+from service.jobs import JobRecord
+from service.problems import AlreadyDecided, AnotherPersonNeeded, FieldError, InvalidRequest
+
+_OPINIONS = TypeAdapter(tuple[Opinion, ...])
+
+
+@dataclass(frozen=True)
+class Case:
+    """A review as it stands in Redis, with the job that it is about."""
+
+    fields: dict[str, str]
+    record: JobRecord
+    reviewers: int
+
+    @property
+    def picture(self) -> Picture:
+        """The picture as it is on record, not as its tenant may see it."""
+        index, images = int(self.fields["index"]), self.record.result.images if self.record.result else ()
+        return next(picture for picture in images if picture.index == index)
+
+    @property
+    def opinions(self) -> tuple[Opinion, ...]:
+        """What was said so far."""
+        return _OPINIONS.validate_json(self.fields["approvals"])
+
+    @property
+    def told(self) -> Review:
+        """The review as told over HTTP."""
+        picture, job, fields = self.picture, self.record.job, self.fields
+        return Review(
+            id=fields["id"],
+            state=ReviewState(fields["state"]),
+            cause=Cause(fields["cause"]),
+            appeal=fields["reason"] or None,
+            created_at=datetime.fromtimestamp(float(fields["created_at"]), UTC),
+            job_id=job.id,
+            index=picture.index,
+            verdict=picture.verdict,
+            seed=picture.seed,
+            width=picture.width,
+            height=picture.height,
+            model=job.model,
+            policy=job.policy,
+            concepts=picture.concepts,
+            reasons=picture.reasons,
+            opinions=self.opinions,
+            reviewers=self.reviewers,
+            thumbnail_url=f"/reviews/{fields['id']}/thumbnail",
+            picture_url=f"/reviews/{fields['id']}/picture",
+        )
+
+
+def decision_of(case: Case, caller: Caller, request: DecisionRequest, version: str, keep_s: int) -> list[Any]:
+    """ARGV of `contract.review.DECIDE`.
+
+    Raises:
+        AlreadyDecided: someone was first.
+        AnotherPersonNeeded: this one has approved it before.
+        InvalidRequest: for concepts that the picture was not scored for.
+    """
+    state, opinions, picture, job = ReviewState(case.fields["state"]), case.opinions, case.picture, case.record.job
+    if state not in (ReviewState.WAITING, ReviewState.SECOND):
+        raise AlreadyDecided(f"This picture was decided on: {state}.")
+    labels = _labels(picture, request)
+    own = Opinion(by=caller.person, decision=request.decision, reason=request.reason, at=datetime.now(UTC))
+    if own.decision is Answer.REJECT:
+        state = ReviewState.REJECTED
+    elif any(earlier.by == own.by for earlier in opinions):
+        raise AnotherPersonNeeded
+    else:
+        state = ReviewState.APPROVED if len(opinions) + 1 >= case.reviewers else ReviewState.SECOND
+    verdict = {ReviewState.APPROVED: Verdict.PASSED, ReviewState.REJECTED: Verdict.BLOCKED}.get(state)
+    entry = entries.Decision(
+        tenant=job.tenant,
+        at=own.at,
+        job=job.id,
+        index=picture.index,
+        by=own.by,
+        decision=own.decision.value,
+        reason=own.reason,
+        verdict=verdict,
+        labels=labels,
+        concepts=picture.concepts,
+        model=job.model,
+        policy=job.policy,
+    )
+    arguments: list[Any] = [
+        *(case.fields["version"], version, state.value),
+        *(_OPINIONS.dump_json((*opinions, own)).decode(), repr(own.at.timestamp()), *words_of(entry)),
+    ]
+    if verdict is None or case.record.result is None:
+        return arguments
+    after = _decided(picture, verdict, own)
+    images = tuple(after if one.index == after.index else one for one in case.record.result.images)
+    status = status_of(tuple(one.verdict for one in images))
+    result = case.record.result.model_copy(update={"images": images, "status": status})
+    return [*arguments, status.value, result.model_dump_json(), keep_s]
+
+
+def _decided(picture: Picture, verdict: Verdict, opinion: Opinion) -> Picture:
+    """A picture once a person's decision holds, which its verdict and its reasons then say."""
+    found = tuple(score.name for score in picture.concepts if score.flagged)
+    decided = Decided(verdict=verdict, reason=opinion.reason, at=opinion.at, concepts=found)
+    words = "passed" if verdict is Verdict.PASSED else "blocked"
+    reasons = (*picture.reasons, f"{words} by a person's decision: {opinion.reason}")
+    return picture.model_copy(update={"verdict": verdict, "decided": decided, "reasons": reasons})
+
+
+def _labels(picture: Picture, request: DecisionRequest) -> dict[str, bool]:
+    scored = {score.name for score in picture.concepts}
+    if request.concepts is not None:
+        if unknown := sorted({*request.concepts} - scored):
+            message = f"the picture was not scored for: {', '.join(unknown)}; scored: {', '.join(sorted(scored))}"
+            raise InvalidRequest(FieldError(field="concepts", message=message))
+        return dict(request.concepts)
+    found = [score.name for score in picture.concepts if score.flagged]
+    if request.decision is Answer.APPROVE:
+        return dict.fromkeys(found, False)
+    return {found[0]: True} if len(found) == 1 else {}
