@@ -19,8 +19,13 @@ OVERDUE_S: Final = 120.0  # beyond when a delivery is due, or its lease ends
 
 
 def check_store(deployment: Deployment) -> Findings:
-    """Look at the store of pictures: a worker lists, reads, writes and deletes, a gateway lists and reads."""
-    url = deployment.gateway.pictures_url
+    """Look at the stores of pictures: a worker lists, reads, writes and deletes, a gateway lists and reads."""
+    own = deployment.gateway.withheld_url
+    for url in (deployment.gateway.pictures_url, *([own] if own else [])):
+        yield from _store(deployment, url)
+
+
+def _store(deployment: Deployment, url: str) -> Findings:
     shown = urlsplit(url)._replace(query="").geturl()
     try:
         store = open_store(url)
@@ -28,10 +33,16 @@ def check_store(deployment: Deployment) -> Findings:
         if deployment.is_worker_here:
             try_writing(store)
     except StoreUnusable as error:
-        yield fault("storage", f"{shown}: {error}", "mend that; SEEMLY_STORE_URL says where pictures lie")
+        yield fault(
+            "storage", f"{shown}: {error}", "mend that; SEEMLY_STORE_URL and SEEMLY_WITHHELD_URL say where pictures lie"
+        )
         return
     except Exception as error:  # noqa: BLE001 - obstore's many ways to refuse an address
-        yield fault("storage", f"{shown}: {str(error).partition(chr(10))[0]}", "set SEEMLY_STORE_URL to a store")
+        yield fault(
+            "storage",
+            f"{shown}: {str(error).partition(chr(10))[0]}",
+            "set SEEMLY_STORE_URL and SEEMLY_WITHHELD_URL to stores",
+        )
         return
     if not url.startswith("file:"):
         yield ok("storage", f"{shown} can be used")

@@ -121,6 +121,11 @@ def store_is_a_file(patient: Patient) -> None:
     patient.set(SEEMLY_STORE_URL=f"file://{patient.folder}/taken")
 
 
+def no_store_for_the_withheld(patient: Patient) -> None:
+    (patient.folder / "taken").touch()
+    patient.set(SEEMLY_WITHHELD_URL=f"file://{patient.folder}/taken")
+
+
 def clocks_apart(patient: Patient) -> None:
     patient.monkeypatch.setattr(redis_checks, "time", SimpleNamespace(time=lambda: time.time() - 30))
 
@@ -162,6 +167,7 @@ def no_such_policy(patient: Patient) -> None:
         (without_thresholds, "detector", "brings its safety checker"),
         (without_a_chosen_detector, "detector", "set SEEMLY_DETECTORS"),
         (store_is_a_file, "storage", "SEEMLY_STORE_URL"),
+        (no_store_for_the_withheld, "storage", "SEEMLY_WITHHELD_URL"),
         (clocks_apart, "clock", "NTP"),
         (nobody_delivers, "webhooks", "seemly webhooks deliver"),
         (misspelt, "settings", "rename it to SEEMLY_QUEUE_LIMIT"),
