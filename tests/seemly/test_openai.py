@@ -195,7 +195,7 @@ def test_a_picture_is_moderated_with_the_scores_it_was_made_with(
     flagged = {score["name"] for score in found.concepts if score["flagged"]}
     with pytest.raises(openai.BadRequestError) as refused:
         client.images.generate(**INDECENT)
-    assert flagged == {name for name in flagged if f"'{name}' scored" in refused.value.message}
+    assert flagged == {name for name in flagged if f"scored '{name}'" in refused.value.message}
     assert found.reasons[0] in refused.value.message
     (result,) = client.moderations.create(input=[part(decent)]).results
     assert not result.flagged

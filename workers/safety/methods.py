@@ -19,7 +19,7 @@ from workers.safety.text_concepts import TextConcepts
 from workers.safety.unguidance import CorrectedRow, StrengthSchedule
 
 SERVED_METHODS = ("none", "safree", "erased", "negative", "sld", "sega", "unguidance", "filter")
-SERVED_ACTIONS = (Action.ANNOTATE, Action.BLUR, Action.REGENERATE, Action.BLOCK)
+SERVED_ACTIONS = tuple(Action)
 
 # Schramowski et al. 2023: what Safe Latent Diffusion steers away from when nothing else is asked for.
 PUBLISHED_CONCEPTS = (

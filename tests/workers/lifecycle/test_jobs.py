@@ -32,7 +32,7 @@ def test_without_the_filter_a_flag_is_shown_and_the_picture_delivered(client: Cl
     assert len(worker.files()) == 1
 
 
-def test_a_picture_held_for_review_is_not_stored(client: Client, worker: RunningWorker) -> None:
+def test_a_picture_held_for_review_is_not_stored_with_the_others(client: Client, worker: RunningWorker) -> None:
     wanted = job("a weapon", plan=SafetyPlan(output=Filter(action=Action.REVIEW)))
     client.accept(wanted)
     client.wait_for([wanted.id])

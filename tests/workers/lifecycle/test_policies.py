@@ -105,7 +105,7 @@ def test_what_a_watched_policy_would_have_decided_is_on_record_and_changes_nothi
     assert len(worker.files()) == 2
     [found], [refused] = (shadow_on_record(client, tenant) for tenant in ("one", "two"))
     assert (found.policy, found.verdict, found.action) == (watched.ref, Verdict.BLOCKED, Action.BLOCK)
-    assert "over its threshold 0.0500" in found.reasons[0]
+    assert "over its threshold of 0.0500" in found.reasons[0]
     assert (refused.policy, refused.verdict) == (strict.ref, None)
     assert "does not allow: filter" in refused.reasons[0]
 

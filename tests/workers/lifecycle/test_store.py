@@ -91,7 +91,8 @@ def test_of_a_withheld_picture_no_byte_is_stored(
     assert client.wait_for([wanted.id]) == {wanted.id: Status.BLOCKED}
     result = client.result(wanted.id)
     assert [picture.verdict for picture in result.images] == [verdict] * 2
-    assert all(picture.url is None and picture.sha256 is None and picture.reasons for picture in result.images)
+    assert all(picture.url is None and picture.reasons for picture in result.images)
+    assert all((picture.sha256 is not None) == picture.kept == (verdict is Verdict.REVIEW) for picture in result.images)
     assert stored(place, wanted) == set()
 
 
