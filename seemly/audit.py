@@ -158,7 +158,7 @@ async def _checked(audit: Audit, tenant: str | None, heads: Iterable[Head]) -> l
 def _said(check: Check) -> str:
     span = f"entries {check.first.sequence} to {check.last.sequence}" if check.first and check.last else "nothing"
     if check.fault:
-        return f"{check.tenant}: WRONG: {check.fault}"
+        return f"{check.tenant or 'of whom it does not say'}: WRONG: {check.fault}"
     gone = check.deleted
     went = f"; {gone.first} to {gone.last} were deleted on {gone.at:%Y-%m-%d} under {gone.link}" if gone else ""
     return f"{check.tenant}: {span}, unbroken{went}"
