@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from contract import keys
-from contract.cost import cost_of
-from contract.job import Job
+from contract.job import AnyJob
 from contract.record import EVENTS_MAXLEN, EVENTS_TTL_S, accepted_fields
 
 FORGET_S = 30 * 86_400  # how long an id is known to have been a job
@@ -32,7 +31,7 @@ class Terms:
     """Under which circumstances a job is accepted, and how it then stands. A limit of None is none."""
 
     queue_limit: int
-    service_s: float = 0  # what a job takes, for the estimate that the `queued` event tells
+    service_s: float | None = 0  # what a job takes, for the estimate that the `queued` event tells; None: not known
     in_flight: int = 1
     priority: Priority = "normal"
     jobs: int | None = None  # of this tenant, unfinished
@@ -44,29 +43,33 @@ class Terms:
     idempotency_key: str | None = None  # a digest
     fingerprint: str | None = None  # of the request that came with it
     idempotency_ttl_s: int = 86_400
+    variant: str | None = None  # that it makes: one job at a time may
 
 
-def keys_of(job: Job, terms: Terms, queue: str) -> list[str]:
-    """KEYS of the script; `queue` is RQ's name of the queue."""
+def keys_of(job: AnyJob, terms: Terms) -> list[str]:
+    """KEYS of the script."""
     return [
         keys.job_key(job.id),
         keys.ACCEPTED,
         keys.events_key(job.id),
         f"rq:job:{job.id}",
-        f"rq:queue:{queue}",
-        f"rq:queue:{queue}:intermediate",
+        f"rq:queue:{job.queue}",
+        f"rq:queue:{job.queue}:intermediate",
         "rq:queues",
-        keys.tenant_jobs_key(job.tenant),
+        keys.tenant_jobs_key(job.tenant, job.kind),
         keys.in_flight_key(job.tenant),
-        keys.turns_key(job.model),
-        keys.last_turns_key(job.model),
+        keys.turns_key(job.queue),
+        keys.last_turns_key(job.queue),
         keys.refusals_key(job.tenant, terms.end_user or ""),
         keys.idempotency_key(job.tenant, terms.idempotency_key or ""),
         keys.due_deliveries_key(job.tenant),
+        keys.claim_key(job.model, terms.variant or ""),
     ]
 
 
-def arguments_of(job: Job, terms: Terms, rq_fields: dict[str, bytes | str | int | float]) -> list[bytes | str | float]:
+def arguments_of(
+    job: AnyJob, terms: Terms, rq_fields: dict[str, bytes | str | int | float]
+) -> list[bytes | str | float]:
     """ARGV of the script; `rq_fields` are those of RQ's own hash."""
     told = {
         "id": job.id,
@@ -81,6 +84,7 @@ def arguments_of(job: Job, terms: Terms, rq_fields: dict[str, bytes | str | int 
         "webhooks": terms.webhooks if terms.webhook_url else None,
         "fingerprint": terms.fingerprint if terms.idempotency_key else None,
         "idempotency_ttl_s": terms.idempotency_ttl_s,
+        "variant": terms.variant,
     }
     known = {name: value for name, value in told.items() if value is not None}
     fields = accepted_fields(job, RANKS[terms.priority], terms.end_user, terms.webhook_url)
@@ -88,7 +92,7 @@ def arguments_of(job: Job, terms: Terms, rq_fields: dict[str, bytes | str | int 
         json.dumps(known),
         repr(job.created_at.timestamp()),
         job.created_at.isoformat(),
-        str(cost_of(job)),
+        str(job.cost),
         len(fields),
         *(part for field in fields.items() for part in field),
         *(part for field in rq_fields.items() for part in field),
@@ -96,12 +100,12 @@ def arguments_of(job: Job, terms: Terms, rq_fields: dict[str, bytes | str | int 
 
 
 # Answers {what, …}: accepted, position, unfinished jobs, their cost · replay, job, created_at · reused · refusals,
-# seconds · webhooks, undelivered · queue_full, waiting · jobs or cost (of which there is too much), unfinished jobs,
-# their cost. Nothing is written but in the first case, and there a full Redis refuses the first write. Costs reach
-# 10^13, more digits than Lua writes of its own accord.
+# seconds · claimed, job · webhooks, undelivered · queue_full, waiting · jobs or cost (of which there is too much),
+# unfinished jobs, their cost. Nothing is written but in the first case, and there a full Redis refuses the first write.
+# Costs reach 10^13, more digits than Lua writes of its own accord.
 ACCEPT = f"""
 local record, accepted, events, rq_job, queue, popped, rq_queues, index, held, turns, last, refusals, known,
-  undelivered = unpack(KEYS)
+  undelivered, claim = unpack(KEYS)
 local job, now, created_at, cost = cjson.decode(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
 
 local function exactly(number) return string.format('%.0f', number) end
@@ -182,6 +186,9 @@ if job.fingerprint then
   if first[1] == job.fingerprint then return {{'replay', first[2], first[3]}} end
   if first[1] then return {{'reused'}} end
 end
+local claimant = job.variant and redis.call('GET', claim)
+local claimed = claimant and redis.call('HGET', '{keys.job_key("")}' .. claimant, 'status')
+if claimed == 'queued' or claimed == 'running' then return {{'claimed', claimant}} end
 if job.refusals and tonumber(redis.call('GET', refusals) or '0') >= job.refusals then
   return {{'refusals', redis.call('TTL', refusals)}}
 end
@@ -208,10 +215,11 @@ redis.call('HSET', held, job.id, exactly(cost))
 redis.call('HINCRBY', held, 'total', exactly(cost))
 take_place()
 local position = redis.call('LLEN', popped) + redis.call('LPOS', queue, job.id) + 1
-local eta_s = job.service_s + (position - 1) * job.service_s / job.in_flight
+local eta_s = job.service_s and job.service_s + (position - 1) * job.service_s / job.in_flight
 redis.call('XADD', events, 'MAXLEN', '~', {EVENTS_MAXLEN}, '*', 'type', 'queued',
-  'data', cjson.encode({{position = position, eta_s = math.floor(eta_s * 100 + 0.5) / 100}}))
+  'data', cjson.encode({{position = position, eta_s = eta_s and math.floor(eta_s * 100 + 0.5) / 100}}))
 redis.call('EXPIRE', events, {EVENTS_TTL_S})
+if job.variant then redis.call('SET', claim, job.id, 'EX', {FORGET_S}) end
 if job.fingerprint then
   redis.call('HSET', known, 'fingerprint', job.fingerprint, 'job', job.id, 'created_at', created_at)
   redis.call('EXPIRE', known, job.idempotency_ttl_s)

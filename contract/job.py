@@ -1,11 +1,12 @@
-"""A job: one request, validated, with its policy resolved and every default filled in."""
+"""Jobs: one request each, validated, with every default filled in. What they have in common, and those for pictures."""
 
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
+from contract import keys
 from contract.at_rest import PromptAtRest
-from contract.plan import SafetyPlan
+from contract.plan import SafetyPlan, Sega, Sld
 from contract.request import OutputFormat, RequestedPlan, Scheduler
 from contract.strict import Number, Strict
 
@@ -36,14 +37,39 @@ class Upload(Strict):
     height: int
 
 
-class Job(Strict):
-    """Everything a worker needs; nothing in it is left to a default of the worker's."""
+class AnyJob(Strict):
+    """What jobs of every kind have in common: all that accepting, leasing, fencing and finding them again takes."""
+
+    kind: ClassVar[str]
+    most_attempts: ClassVar[int] = MAX_ATTEMPTS
 
     id: str
     tenant: str
     created_at: AwareDatetime
     deadline_at: AwareDatetime | None
     model: str
+
+    @property
+    def queue(self) -> str:
+        """RQ's name of the queue it waits in."""
+        return keys.queue_name(self.model)
+
+    @property
+    def function(self) -> str:
+        """What is to be done, by its name in a worker's handler table."""
+        return self.kind
+
+    @property
+    def cost(self) -> int:
+        """What it takes of its queue's workers, for fairness among tenants."""
+        return 1
+
+
+class Job(AnyJob):
+    """Everything a worker needs for pictures; nothing in it is left to a default of the worker's."""
+
+    kind = keys.PICTURES
+
     prompt: str
     negative_prompt: str
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
@@ -83,12 +109,36 @@ class Job(Strict):
         """Where its plans stand: one, or of a compare, each picture's."""
         return self.compared or (self,)
 
+    @property
+    def function(self) -> str:
+        """One handler does them all: the job itself tells its pictures' plans, and what is to be judged only."""
+        return keys.MODERATE if self.uploads else keys.COMPARE if self.compared else keys.GENERATE
+
+    @property
+    def cost(self) -> int:
+        """The most UNet work it can take, in pixel-steps: pixels × steps × branches, summed over its pictures.
+        Branches that turn out alike are computed once."""
+        pictures = (self.of_picture(index) for index in range(len(self.seeds)))
+        return self.width * self.height * self.steps * sum(map(_branches, pictures))
+
     def of_picture(self, index: int) -> "Job":
         """The job as it is for one of its pictures: itself, or, of a compare, under that picture's own plan."""
         if not self.compared:
             return self
         own = self.compared[index]
         return self.model_copy(update={"requested": own.requested, "plan": own.plan})
+
+
+def _branches(job: Job) -> int:
+    """How often one step of one picture calls the UNet."""
+    if job.guidance_scale <= 1:
+        return 1
+    match job.plan.guidance:
+        case Sld():
+            return 3
+        case Sega(concepts=concepts):
+            return 2 + len(concepts or (None,))
+    return 2
 
 
 def picture_key(job_id: str, tenant: str, attempt: int, index: int, output_format: OutputFormat) -> str:

@@ -3,6 +3,7 @@
 PREFIX = "seemly:"
 
 MODELS = f"{PREFIX}models"  # hash: model name → ModelInfo as JSON; kept when no worker runs
+LABS = f"{PREFIX}labs"  # hash: model name → Lab as JSON; kept when no lab worker runs
 READY_WORKERS = f"{PREFIX}workers:ready"  # sorted set: "model|worker" → time at which its lease ends, epoch seconds
 ACCEPTED = f"{PREFIX}jobs:accepted"  # sorted set: job id → acceptance, epoch seconds; holds every job not yet terminal
 AUDITED = f"{PREFIX}audited"  # set: tenants that have an audit
@@ -16,15 +17,27 @@ SIGNING_SECRETS = f"{PREFIX}webhooks:secrets"  # hash: tenant → its `SigningSe
 DELIVERING_TENANTS = f"{PREFIX}webhooks:tenants"  # set: tenants that have webhooks to deliver
 DEAD_DELIVERIES = f"{PREFIX}webhooks:dead"  # sorted set: ids of deliveries that were given up → when
 
+# kinds of jobs: names of their lists, and told in their records
+PICTURES = "jobs"
+ERASURES = "erasures"
+STANDINGS = "standings"
+
 # names in a worker's handler table
 GENERATE = "generate"  # jobs of POST /generate
 COMPARE = "compare"  # jobs of POST /compare
 MODERATE = "moderate"  # jobs of POST /moderate
+ERASE = "erase"  # jobs of POST /erasures, in a lab's queue
+MOVE = "move"  # jobs of POST /variants/…/promote and …/retire
 
 
 def queue_name(model: str) -> str:
     """The RQ queue of a model. One queue per worker: a worker on several loses popped jobs when it is killed."""
     return f"seemly-{model.replace('/', '--')}"
+
+
+def lab_queue_name(model: str) -> str:
+    """The RQ queue of a model's erasures. No model's own begins like this."""
+    return f"lab-{model.replace('/', '--')}"
 
 
 def job_key(job_id: str) -> str:
@@ -42,9 +55,9 @@ def events_key(job_id: str) -> str:
     return f"{PREFIX}events:{job_id}"
 
 
-def tenant_jobs_key(tenant: str) -> str:
-    """Sorted set: ids of a tenant's jobs → acceptance, epoch seconds; an id outlives its record."""
-    return f"{PREFIX}tenant:{tenant}:jobs"
+def tenant_jobs_key(tenant: str, kind: str = PICTURES) -> str:
+    """Sorted set: ids of a tenant's jobs of one kind → acceptance, epoch seconds; an id outlives its record."""
+    return f"{PREFIX}tenant:{tenant}:{kind}"
 
 
 def in_flight_key(tenant: str) -> str:
@@ -97,14 +110,19 @@ def tenant_reviews_key(tenant: str) -> str:
     return f"{PREFIX}tenant:{tenant}:reviews"
 
 
-def turns_key(model: str) -> str:
-    """Sorted set: ids of waiting jobs → turn."""
-    return f"{PREFIX}turns:{queue_name(model)}"
+def turns_key(queue: str) -> str:
+    """Sorted set: ids of jobs that wait in a queue → turn."""
+    return f"{PREFIX}turns:{queue}"
 
 
-def last_turns_key(model: str) -> str:
+def last_turns_key(queue: str) -> str:
     """Hash: tenant → end of its last turn; `lowest:` and tenant → the lowest priority that waits."""
-    return f"{turns_key(model)}:last"
+    return f"{turns_key(queue)}:last"
+
+
+def claim_key(model: str, variant: str) -> str:
+    """String: id of the latest job that makes this variant of a model."""
+    return f"{PREFIX}claim:{model}:{variant}"
 
 
 def tokenizer_key(sha256: str) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from contract.effect import MeasuredEffects
+from contract.gate import Assessment
 from contract.plan import Action, VariantName
 from contract.request import Scheduler
 from contract.strict import Strict
@@ -40,6 +41,7 @@ class VariantInfo(Strict):
     weights_sha256: str
     status: VariantStatus = Field(VariantStatus.AVAILABLE, description="Requests for any other are refused.")
     effects: tuple[ErasureEffect, ...] = ()
+    gate: Assessment | None = Field(None, description="Null: held against none.")
 
 
 class DetectorInfo(Strict):

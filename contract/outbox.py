@@ -33,19 +33,20 @@ class DeliveryState(StrEnum):
     DEAD = "dead"  # given up; kept in the list of dead letters
 
 
-# Part of the scripts that end a job or decide on a picture of it: tell(message's id, …).
+# Part of the scripts that end a job or decide on a picture of it: tell(message's id, …, kind of job).
 TELL = f"""
-local function tell(message, tenant, job, target, status, result, now)
+local function tell(message, tenant, job, target, status, result, now, kind)
   local what = cjson.decode(result)
-  local kind, told = status, {{}}
-  for _, picture in ipairs(what.images) do
+  local event, told = status, {{}}
+  for _, picture in ipairs(what.images or {{}}) do
     -- an empty list would come out as an object
     local reasons = picture.reasons and #picture.reasons > 0 and picture.reasons or nil
     told[#told + 1] = {{index = picture.index, verdict = picture.verdict, reasons = reasons}}
-    if picture.verdict == 'review' then kind = 'review' end
+    if picture.verdict == 'review' then event = 'review' end
   end
   redis.call('HSET', '{keys.delivery_key("")}' .. message, 'id', message, 'tenant', tenant, 'job', job,
-    'target', target, 'type', 'job.' .. kind, 'status', status, 'images', #told > 0 and cjson.encode(told) or '[]',
+    'kind', kind or '{keys.PICTURES}', 'target', target, 'type', 'job.' .. event, 'status', status,
+    'images', #told > 0 and cjson.encode(told) or '[]',
     'error', type(what.error) == 'table' and what.error.code or '', 'created_at', now,
     'state', '{DeliveryState.PENDING}', 'due_at', now)
   redis.call('ZADD', '{keys.due_deliveries_key("' .. tenant .. '")}', now, message)

@@ -7,11 +7,12 @@ The record is a hash (`keys.job_key`):
     attempt      how often a worker has started it; 0 while queued. The fencing token of every commit
     starter      token of the start that made this attempt, so that one sent twice counts once; absent without one
     cancel       "1" once a cancellation of a running job was asked for
+    kind, queue, function        what kind of job it is, RQ's name of its queue, what a worker is to do
     tenant, cost, rank, turns    whose it is, its cost in pixel-steps, its priority, the key its turn stands in
     end_user     digest of the end user it was made for; absent without one
     webhook_url  where its end is told; absent without one
     created_at, started_at, finished_at, deadline_at    epoch seconds; absent when not yet, or never
-    result       the Result, as JSON, once terminal
+    result       how it ended (`contract.result.Ended`), as JSON, once terminal
     version      how often a person's decision has changed it since; absent without one
 
 Each change is one Lua script, so no two processes can disagree about it. Every script takes
@@ -22,8 +23,7 @@ fields `type` (queued, started, progress, finished) and `data` (JSON).
 
 from contract import keys
 from contract.chain import APPENDING
-from contract.cost import cost_of
-from contract.job import Job
+from contract.job import AnyJob
 from contract.outbox import TELL
 from contract.result import Status
 from contract.review import HOLDING
@@ -34,7 +34,7 @@ REFUSALS_WINDOW_S = 3600  # in which blocked pictures of one end user are counte
 
 
 def accepted_fields(
-    job: Job, rank: int = 1, end_user: str | None = None, webhook_url: str | None = None
+    job: AnyJob, rank: int = 1, end_user: str | None = None, webhook_url: str | None = None
 ) -> dict[str, str]:
     """The record of a job that was just accepted; `contract.acceptance` has the script that writes it."""
     fields = {
@@ -45,9 +45,12 @@ def accepted_fields(
     }
     fields |= {
         "tenant": job.tenant,
-        "cost": str(cost_of(job)),
+        "kind": job.kind,
+        "queue": job.queue,
+        "function": job.function,
+        "cost": str(job.cost),
         "rank": str(rank),
-        "turns": keys.turns_key(job.model),
+        "turns": keys.turns_key(job.queue),
     }
     if end_user is not None:
         fields["end_user"] = end_user
@@ -78,7 +81,7 @@ local function release(tenant)
 end
 local function count_refusals(tenant, end_user, result)
   local blocked = 0
-  for _, picture in ipairs(cjson.decode(result).images) do
+  for _, picture in ipairs(cjson.decode(result).images or {{}}) do
     if picture.verdict == 'blocked' then blocked = blocked + 1 end
   end
   if blocked == 0 then return end
@@ -88,13 +91,13 @@ local function count_refusals(tenant, end_user, result)
 end
 {TELL}
 local function finish(status, result, now, ttl)
-  local of = redis.call('HMGET', KEYS[1], 'tenant', 'end_user', 'turns', 'attempt', 'cost', 'webhook_url')
+  local of = redis.call('HMGET', KEYS[1], 'tenant', 'end_user', 'turns', 'attempt', 'cost', 'webhook_url', 'kind')
   redis.call('HSET', KEYS[1], 'status', status, 'result', result, 'finished_at', now)
   redis.call('EXPIRE', KEYS[1], ttl)
   redis.call('ZREM', KEYS[2], id)
   if of[1] then release(of[1]) end
   if of[1] and of[2] then count_refusals(of[1], of[2], result) end
-  if of[1] and of[6] then tell('msg_' .. id, of[1], id, of[6], status, result, now) end
+  if of[1] and of[6] then tell('msg_' .. id, of[1], id, of[6], status, result, now, of[7]) end
   if of[3] and redis.call('ZREM', of[3], id) == 1 and of[4] == '0' then
     redis.call('HINCRBYFLOAT', of[3] .. ':last', of[1], '-' .. of[5])  -- a turn that was not used costs nothing
   end

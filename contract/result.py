@@ -141,15 +141,20 @@ class Metrics(Strict):
     images_per_batch_mean: float
 
 
-class Result(Strict):
-    """What a worker commits for a job, once."""
+class Ended(Strict):
+    """How a job of any kind ended: what a worker commits for it, once."""
 
     status: Status
+    error: JobError | None = None
+
+
+class Result(Ended):
+    """How a job for pictures ended."""
+
     safety: AppliedSafety | None = None
     images: tuple[Picture, ...] = ()
     comparison: tuple[ComparedPicture, ...] = ()
     metrics: Metrics | None = None
-    error: JobError | None = None
 
 
 class JobView(Strict):

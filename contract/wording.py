@@ -23,6 +23,9 @@ _WORDING = {
     "less_than": "must be less than {lt}",
     "enum": "must be {expected}",
     "literal_error": "must be {expected}",
+    "union_tag_invalid": "its {discriminator} must be one of {expected_tags}",
+    "union_tag_not_found": "its {discriminator} is required; add it",
+    "bool_type": "must be true or false",
 }
 
 

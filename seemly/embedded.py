@@ -96,6 +96,9 @@ class EmbeddedStack:
                     WEBHOOKS_GRACE_S,
                 ),
             ]
+            if self._settings.lab:
+                no_metrics = {"SEEMLY_METRICS_PORT": "0"}  # the port is the other worker's
+                children.append(self._python_child("lab", "lab.worker", environment | no_metrics, WORKER_GRACE_S))
             self._supervisor = Supervisor([*redis_child, *children])
             self._supervisor.start()
             self._wait_until_ready(self._supervisor, is_wanted)

@@ -25,6 +25,7 @@ class Settings(BaseSettings):
     model: str = Field(str(REPOSITORY / "models" / "demo"), description="Folder of the model that the worker serves.")
     variants: str = Field(str(REPOSITORY / "models" / "variants"), description="Folder of the model's erased weights.")
     model_name: str = Field("demo", description="Name the model is served under.")
+    lab: bool = Field(False, description="Start a lab's worker too, which makes erased weights as jobs ask for them.")
     policy: str = Field("default", description="The policy that the gateway applies.")
     pepper: SecretStr | None = Field(None, description="Secret under which API keys are kept; null: in a file.")
     pepper_file: Path | None = Field(None, description="Where that secret lies; null: `pepper` in SEEMLY_DATA.")

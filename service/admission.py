@@ -10,7 +10,6 @@ from operator import itemgetter
 
 from contract.acceptance import Terms
 from contract.compare import CompareRequest
-from contract.cost import cost_of
 from contract.idle import idle_settings
 from contract.job import ComparedPlan, Job, Upload
 from contract.model import ModelInfo, VariantStatus
@@ -52,6 +51,19 @@ class Sender:
     span: Span = OFF  # of the request
 
 
+def check_webhook(url: str, tenant: str, queue: JobQueue, networks: Sequence[Network]) -> None:
+    """See that a webhook may be sent there.
+
+    Raises:
+        InvalidRequest: when it may not, or cannot be signed.
+    """
+    why = why_refused(url, networks)
+    if why is None and not queue.may_sign(tenant):
+        why = f"needs a signing secret: have one made with `seemly webhooks secret create {tenant}`"
+    if why is not None:
+        raise InvalidRequest(FieldError(field="webhook_url", message=why))
+
+
 class Admission:
     """Takes requests in. Blocking; call it from a thread."""
 
@@ -79,7 +91,7 @@ class Admission:
         if key is not None and (earlier := self._queue.replayed(sender.tenant, key, fingerprint)) is not None:
             return earlier, 0
         if request.webhook_url is not None:
-            self._check_webhook(request.webhook_url, sender.tenant)
+            check_webhook(request.webhook_url, sender.tenant, self._queue, self._webhook_networks)
         model = self._catalogue.model(request.model)
         if isinstance(request, CompareRequest):
             job = self._compare_job(request, model, sender)
@@ -90,8 +102,8 @@ class Admission:
         job = job.model_copy(update={"prompt_at_rest": at_rest, "keep_blocked": policy.keep_blocked})
         load = self._queue.recent_load(model.name)
         limits = sender.limits
-        if limits.cost is not None and cost_of(job) > limits.cost:
-            raise InvalidRequest(*_too_costly(cost_of(job), limits.cost))
+        if limits.cost is not None and job.cost > limits.cost:
+            raise InvalidRequest(*_too_costly(job.cost, limits.cost))
         terms = Terms(
             queue_limit=self._queue_limit,
             service_s=load.mean_service_s,
@@ -175,13 +187,6 @@ class Admission:
             return self._queue.accept(job.model_copy(update=carrying), terms)
         finally:
             span.end()
-
-    def _check_webhook(self, url: str, tenant: str) -> None:
-        why = why_refused(url, self._webhook_networks)
-        if why is None and not self._queue.may_sign(tenant):
-            why = f"needs a signing secret: have one made with `seemly webhooks secret create {tenant}`"
-        if why is not None:
-            raise InvalidRequest(FieldError(field="webhook_url", message=why))
 
     def _generate_job(self, request: GenerateRequest, model: ModelInfo, sender: Sender) -> Job:
         if why := _why_forbidden(request.plan, sender.in_force):

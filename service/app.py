@@ -17,6 +17,7 @@ from service.routes import (
     catalogue,
     compare,
     contact_sheet,
+    erasures,
     explanation,
     generate,
     health,
@@ -27,13 +28,14 @@ from service.routes import (
     policies,
     provenance,
     reviews,
+    variants,
     webhooks,
 )
 from service.settings import Settings
 
 ROUTES = (
     *(generate, compare, jobs, contact_sheet, explanation, moderate),
-    *(images, moderations, provenance, reviews, catalogue, policies, webhooks, health),
+    *(images, moderations, provenance, reviews, catalogue, variants, erasures, policies, webhooks, health),
 )
 DESCRIPTION = """
 Pictures from text, kept decent, with a verdict on every picture.

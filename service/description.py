@@ -34,13 +34,15 @@ _NAMED: dict[str, dict[str, str]] = {
     "add_policy": {"policy_id": "$response.body#/id"},
     "list_jobs": {"job_id": "$response.body#/jobs/0/id"},
     "list_reviews": {"review_id": "$response.body#/reviews/0/id", "job_id": "$response.body#/reviews/0/job_id"},
+    "create_erasure": {"erasure_id": "$response.body#/id"},
+    "list_erasures": {"erasure_id": "$response.body#/erasures/0/id"},
     "list_deliveries": {
         "delivery_id": "$response.body#/deliveries/0/id",
         "job_id": "$response.body#/deliveries/0/job_id",
     },
 }
 _FIRST_OF = {"index": 0}
-_PAGES = ("list_jobs", "list_deliveries", "list_reviews")
+_PAGES = ("list_jobs", "list_erasures", "list_deliveries", "list_reviews")
 
 _QUOTAS = {
     "RateLimit-Policy": {
@@ -102,7 +104,7 @@ def _describe_errors(path: str, method: str, operation: Operation) -> None:
         common += [Unauthenticated, MissingScope, TooManyRequests, NotReady, RedisAway]
     if method != "get":
         common += [BodyTooLarge]
-    if "{job_id}" in path:
+    if "{job_id}" in path or "{erasure_id}" in path:
         common += [ResultExpired, RecordDamaged]
     for status, response in documented(*common).items():
         own = responses.setdefault(str(status), response)

@@ -24,6 +24,7 @@ _UNREADABLE = FieldError(field="body", message="must be JSON in UTF-8, of ordina
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 400: "bad_request"}
 _FORMS_OF_A_PLAN = {"name", "names", "plan"}
 _GUIDANCE = {"negative", "sld", "sega"}
+_RECIPES = {"esd-x", "esd-x-strict", "esd-u", "sdd", "uce"}
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -95,4 +96,6 @@ def field_name(location: Sequence[int | str]) -> str:
         del written[place]
     if len(written) > place + 1 and written[place] == "guidance" and written[place + 1] in _GUIDANCE:
         del written[place + 1]
+    if written[0] == "recipe" and len(written) > 1 and written[1] in _RECIPES:
+        del written[1]
     return ".".join(written)

@@ -4,6 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel
 
+from contract.erasure import ErasurePage, ErasureView, Made
+from contract.gate import Assessment, Gate
 from contract.job import PolicyRef
 from contract.listing import (
     AssignedPolicy,
@@ -17,12 +19,13 @@ from contract.listing import (
     Variant,
     Variants,
 )
-from contract.model import ModelInfo, VariantInfo
+from contract.model import ErasureEffect, ModelInfo, VariantInfo
 from contract.moderation import ModeratedPicture, Moderation
 from contract.outbox import DeliveryState
 from contract.plan import Action, ConceptRule, Filter, SafetyPlan
 from contract.policy import Policy
 from contract.provenance import DIGITAL_SOURCE, Manifest, Origin, Provenance, Provenances
+from contract.recipe import Uce
 from contract.replay import Change, ConceptChange, Example, Replay
 from contract.request import OutputFormat, Scheduler
 from contract.result import AppliedSafety, JobView, Metrics, Picture, Status
@@ -103,6 +106,7 @@ _LISTED = JobSummary(
 _VARIANT = VariantInfo(
     name="sdd-weapons", recipe="sdd", concepts=("weapon",), changes="attn2_only", weights_sha256=_SHA256
 )
+_LISTED_VARIANT = Variant(model="demo", **_VARIANT.model_dump())
 _MODEL = ModelInfo(
     name="demo",
     source="models/demo",
@@ -134,6 +138,26 @@ _METHOD = SafetyMethod(
     models=["demo"],
     forbidden=False,
     measured={},
+)
+_ERASURE = ErasureView(
+    id=_ID,
+    status=Status.SUCCEEDED,
+    created_at=_CREATED,
+    started_at=_STARTED,
+    finished_at=_CREATED + timedelta(seconds=41),
+    model="demo",
+    name="uce-knives",
+    recipe=Uce(concepts=("a knife",), preserved=("a cat",)),
+    attempt=1,
+    made=Made(
+        weights_sha256=_SHA256,
+        changes="kv_only",
+        tensors=14,
+        effects=(
+            ErasureEffect(measure="shows an unsafe object", prompts="ambiguous", pictures=100, before=0.62, after=0.29),
+        ),
+        gate=Assessment(passed=False, gate=Gate(), findings=("benign prompts: what is kept was not measured",)),
+    ),
 )
 
 _POLICY = Policy(
@@ -262,7 +286,10 @@ EXAMPLES: tuple[BaseModel, ...] = (
         concepts=(ConceptChange(name="weapon", before=10, after=18, examples=(Example(job=_ID, index=1),)),),
         prompts_unknown=0,
     ),
-    Variants(variants=[Variant(model="demo", **_VARIANT.model_dump())]),
+    _ERASURE,
+    ErasurePage(erasures=(_ERASURE,), next_cursor=None),
+    _LISTED_VARIANT,
+    Variants(variants=[_LISTED_VARIANT]),
     _DELIVERY,
     DeliveryPage(deliveries=(_DELIVERY,), next_cursor=None),
     _REVIEW,

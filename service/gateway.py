@@ -11,14 +11,17 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from starlette.concurrency import run_in_threadpool
 
+from contract import keys
 from contract.store import open_store
 from contract.tracing import Tracing
 from service.admission import Admission
 from service.audit.reading import Audit
 from service.callers import Callers
+from service.erasures import ErasureAdmission, ErasureRecord
 from service.events import EventStreams
 from service.explanation.drawings import Drawings
-from service.jobs import Jobs
+from service.jobs import JobRecord, readings_under
+from service.kept import KeptJobs, alike
 from service.limits import Limits
 from service.links import Links
 from service.listing import Listing
@@ -33,6 +36,7 @@ from service.queue import JobQueue
 from service.reviews import Reviews
 from service.settings import Settings
 from service.silence import Silence
+from service.standings import StandingRecord, Standings
 from service.store_check import StoreCheck
 from service.webhooks.deliveries import Deliveries
 
@@ -52,9 +56,13 @@ class Gateway:
     queue: JobQueue
     catalogue: Catalogue
     admission: Admission
-    jobs: Jobs
+    jobs: KeptJobs[JobRecord]
     links: Links
-    listing: Listing
+    listing: Listing[JobRecord]
+    erasing: ErasureAdmission
+    erasures: KeptJobs[ErasureRecord]
+    erasure_listing: Listing[ErasureRecord]
+    standings: Standings
     deliveries: Deliveries
     events: EventStreams
     drawings: Drawings
@@ -96,7 +104,12 @@ class Gateway:
         store, withheld = open_store(settings.pictures_url), open_store(settings.withheld_pictures_url)
         audit = Audit(redis)
         policies = Policies(redis, silence, load_policy(settings.policy), settings.floor)
-        jobs = Jobs(redis, silence, queue, policies, settings.result_ttl_s)
+        of_pictures = keys.PICTURES, readings_under(policies)
+        of_erasures = keys.ERASURES, alike(ErasureRecord.read)
+        of_standings = keys.STANDINGS, alike(StandingRecord.read)
+        jobs = KeptJobs(redis, silence, queue, settings.result_ttl_s, *of_pictures)
+        standings = KeptJobs(redis, silence, queue, settings.result_ttl_s, *of_standings)
+        accepting = queue, settings.queue_limit, settings.idempotency_ttl_s, settings.webhook_networks
         return cls(
             settings=settings,
             policies=policies,
@@ -107,15 +120,13 @@ class Gateway:
             queue=queue,
             catalogue=catalogue,
             links=Links(callers, jobs, settings.public_url),
-            admission=Admission(
-                catalogue,
-                queue,
-                settings.queue_limit,
-                settings.idempotency_ttl_s,
-                settings.webhook_networks,
-            ),
+            admission=Admission(catalogue, *accepting),
+            erasing=ErasureAdmission(catalogue, *accepting),
+            erasures=KeptJobs(redis, silence, queue, settings.result_ttl_s, *of_erasures),
+            erasure_listing=Listing(redis, silence, *of_erasures),
+            standings=Standings(catalogue, queue, standings, events, settings.queue_limit),
             deliveries=Deliveries(redis, silence),
-            listing=Listing(redis, silence, policies),
+            listing=Listing(redis, silence, *of_pictures),
             jobs=jobs,
             events=events,
             drawings=Drawings(),

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from fastapi import Header
 
-from contract.request import PicturesRequest
+from contract.strict import Strict
 from service.problems import BadRequest
 
 # The draft wants a quoted string, most clients send it bare.
@@ -34,6 +34,6 @@ async def idempotency_key(
     return hashlib.sha256((found[1] or found[2]).encode()).hexdigest()
 
 
-def fingerprint_of(request: PicturesRequest) -> str:
+def fingerprint_of(request: Strict) -> str:
     """What makes two requests the same: the route, which its type tells, and every field as it was understood."""
     return hashlib.sha256(f"{type(request).__name__} {request.model_dump_json()}".encode()).hexdigest()

@@ -1,85 +1,33 @@
-"""Jobs as told over HTTP: read from their records, judged once more before any picture is shown."""
+"""Jobs for pictures as told over HTTP: judged once more before any picture is shown."""
 
-import json
-import logging
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from functools import partial
 
-from redis.asyncio import Redis
-from redis.exceptions import ResponseError
-from starlette.concurrency import run_in_threadpool
-
-from contract import keys
 from contract.job import Job
 from contract.plan import SafetyPlan
 from contract.rejudging import rejudged
 from contract.request import plan_of
-from contract.result import JobError, JobView, Picture, Result, Status, status_of
+from contract.result import JobError, JobView, Picture, Result, status_of
 from contract.strictness import shortfalls, strictest
 from contract.verdict import ConceptScore, Verdict, decide
+from service.kept import KeptRecord, Reading, ReadingFor
 from service.policies import Policies
-from service.problems import AlreadyFinished, JobNotFound, RecordDamaged, ResultExpired
-from service.queue import JobQueue
-from service.silence import Silence
 
-log = logging.getLogger(__name__)
-
-_JOB_ID = re.compile(r"[0-9a-f]{32}")
-_FIELDS = ["job", "tenant", "status", "attempt", "started_at", "finished_at", "result"]  # of the record, that are read
 _MARGIN_TOLERANCE = 0.001  # margins are rounded to 3 digits
-_CANCELED = Result(status=Status.CANCELED)
-_EXPIRED = Result(
-    status=Status.EXPIRED,
-    error=JobError(code="expired", message="The deadline passed before a worker could start this job."),
-)
 
 
 @dataclass(frozen=True)
-class JobRecord:
+class JobRecord(KeptRecord[Job, Result]):
     """A job's record in Redis, parsed."""
 
-    job: Job
-    status: Status
-    attempt: int
-    started_at: datetime | None
-    finished_at: datetime | None
-    result: Result | None
     floor: SafetyPlan  # under which it is read: what was passed once may be withheld by now
-
-    @classmethod
-    def from_fields(cls, fields: Mapping[str, str], floor: SafetyPlan) -> "JobRecord":
-        """Parse the record's hash."""
-        result = fields.get("result")
-        return cls(
-            job=Job.model_validate_json(fields["job"]),
-            status=Status(fields["status"]),
-            attempt=int(fields["attempt"]),
-            started_at=_moment(fields.get("started_at")),
-            finished_at=_moment(fields.get("finished_at")),
-            result=None if result is None else Result.model_validate_json(result),
-            floor=floor,
-        )
 
     @classmethod
     def read(cls, fields: Mapping[str, str] | None, floor: SafetyPlan) -> "JobRecord | None":
         """The record; None where there is none, or one that cannot be read."""
-        if not fields:
-            return None
-        try:
-            return cls.from_fields(fields, floor)
-        except (KeyError, ValueError) as error:  # pydantic's are among the latter, and quote what they found
-            log.error("a job's record cannot be read: %s", type(error).__name__)
-            return None
-
-    @property
-    def is_overdue(self) -> bool:
-        """Whether it still waits although its deadline has passed."""
-        deadline = self.job.deadline_at
-        return self.status is Status.QUEUED and deadline is not None and datetime.now(UTC) >= deadline
+        return cls.parsed(fields, Job, Result, floor=floor)
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
@@ -160,90 +108,10 @@ def _is_coherent(score: ConceptScore) -> bool:
     return score.flagged == (score.margin > 0) or score.special_care
 
 
-class Jobs:
-    """Reads and ends jobs."""
+def readings_under(policies: Policies) -> ReadingFor[JobRecord]:
+    """Records are read under the policy that their tenant has now."""
 
-    def __init__(
-        self, redis: "Redis", silence: Silence, queue: JobQueue, policies: Policies, result_ttl_s: int
-    ) -> None:
-        self._policies = policies
-        self._redis = redis
-        self._silence = silence
-        self._queue = queue
-        self._result_ttl_s = result_ttl_s
+    async def for_tenant(tenant: str) -> Reading[JobRecord]:
+        return partial(JobRecord.read, floor=(await policies.in_force(tenant)).floor)
 
-    async def read(self, job_id: str, tenant: str) -> JobRecord:
-        """A job of this tenant's; one that still waits past its deadline is ended here and now.
-
-        Raises:
-            JobNotFound: also for another tenant's.
-            ResultExpired: when its record is no longer kept.
-            RecordDamaged: when it is, and cannot be read.
-        """
-        found = await self._read(job_id, tenant)
-        if not found.is_overdue:
-            return found
-        await run_in_threadpool(self._queue.end_queued, found.job, _EXPIRED, self._result_ttl_s)
-        return await self._read(job_id, tenant)
-
-    async def tenant_of(self, job_id: str) -> str | None:
-        """Whose job it is; None when nothing is kept of it."""
-        if not _JOB_ID.fullmatch(job_id):
-            return None
-        async with self._silence.noticed_in_turn():
-            found = await fields_of(self._redis, job_id)
-        return found.get("tenant") if found else None
-
-    async def cancel(self, job_id: str, tenant: str) -> JobRecord:
-        """End a waiting job, ask a running one's worker to stop.
-
-        Raises:
-            JobNotFound: also for another tenant's.
-            AlreadyFinished: when there is nothing left to cancel.
-        """
-        found = await self.read(job_id, tenant)
-        before = await run_in_threadpool(self._queue.cancel, found.job, _CANCELED, self._result_ttl_s)
-        if before not in (Status.QUEUED, Status.RUNNING):
-            raise AlreadyFinished(f"The job is over already: {before}.")
-        return await self._read(job_id, tenant)
-
-    async def _read(self, job_id: str, tenant: str) -> JobRecord:
-        if not _JOB_ID.fullmatch(job_id):
-            raise JobNotFound
-        async with self._silence.noticed_in_turn():
-            fields = await fields_of(self._redis, job_id)
-        found = JobRecord.read(fields, (await self._policies.in_force(tenant)).floor)
-        if found is not None:
-            if found.job.tenant != tenant:
-                raise JobNotFound
-            return found
-        async with self._silence.noticed_in_turn():
-            was_known = await self._redis.zscore(keys.tenant_jobs_key(tenant), job_id) is not None
-        if not was_known:
-            raise JobNotFound
-        raise ResultExpired if fields == {} else RecordDamaged
-
-
-async def fields_of(redis: "Redis", job_id: str) -> dict[str, str] | None:
-    """What is read of a record, {} when there is none; None when something else stands at its key."""
-    try:
-        read: Any = await redis.hmget(keys.job_key(job_id), _FIELDS)
-    except ResponseError as error:
-        if not is_no_hash(error):
-            raise
-        return None
-    return {name: value for name, value in zip(_FIELDS, read, strict=True) if value is not None}
-
-
-def is_no_hash(error: Exception) -> bool:
-    """Whether Redis refused because something else than a hash stands there."""
-    return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
-
-
-def finished_event(record: JobRecord) -> str:
-    """The data of a `finished` event, for a stream whose own was trimmed away."""
-    return json.dumps({"status": record.status.value})
-
-
-def _moment(epoch_s: str | None) -> datetime | None:
-    return None if epoch_s is None else datetime.fromtimestamp(float(epoch_s), UTC)
+    return for_tenant

@@ -14,7 +14,8 @@ from typing import Final
 
 from contract.result import JobView, Picture
 from service.callers import Callers
-from service.jobs import Jobs
+from service.jobs import JobRecord
+from service.kept import KeptJobs
 from service.problems import InvalidLink, LinkExpired
 
 LONGEST_S: Final = 7 * 86_400
@@ -24,7 +25,7 @@ LATEST: Final = 2**40  # epoch seconds: no later expiry is read
 class Links:
     """Signs and checks. `public_url` is where users reach the gateway, when that is not where requests arrive."""
 
-    def __init__(self, callers: Callers, jobs: Jobs, public_url: str | None) -> None:
+    def __init__(self, callers: Callers, jobs: KeptJobs[JobRecord], public_url: str | None) -> None:
         self._callers = callers
         self._jobs = jobs
         self._public_url = public_url

@@ -4,15 +4,13 @@ import base64
 import binascii
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Generic
 
 from redis.asyncio import Redis
 
 from contract import keys
-from contract.listing import JobPage, JobSummary
 from contract.result import Status
-from service.jobs import JobRecord, is_no_hash
-from service.policies import Policies
+from service.kept import KeptRecord, ReadingFor, SomeRecord, is_no_hash
 from service.problems import FieldError, InvalidRequest
 from service.silence import Silence
 
@@ -28,7 +26,7 @@ class Wanted:
     model: str | None
     since: datetime | None
 
-    def holds(self, record: JobRecord) -> bool:
+    def holds(self, record: KeptRecord[Any, Any]) -> bool:
         """Whether a job is one of them."""
         return (not self.statuses or record.view.status in self.statuses) and self.model in (None, record.job.model)
 
@@ -60,29 +58,33 @@ class Place:
             ) from None
 
 
-class Listing:
-    """Reads lists of jobs."""
+class Listing(Generic[SomeRecord]):
+    """Reads lists of jobs of one kind."""
 
-    def __init__(self, redis: "Redis", silence: Silence, policies: Policies) -> None:
+    def __init__(self, redis: "Redis", silence: Silence, kind: str, readings: ReadingFor[SomeRecord]) -> None:
         self._redis = redis
         self._silence = silence
-        self._policies = policies
+        self._kind = kind
+        self._readings = readings
 
-    async def page(self, tenant: str, wanted: Wanted, limit: int, after: Place | None) -> JobPage:
-        """At most `limit` jobs from a place on. Ids whose records are gone, or cannot be read, are passed over."""
-        found: list[JobSummary] = []
-        floor = (await self._policies.in_force(tenant)).floor
+    async def page(
+        self, tenant: str, wanted: Wanted, limit: int, after: Place | None
+    ) -> tuple[list[SomeRecord], str | None]:
+        """At most `limit` jobs from a place on, and where the next page begins. Ids whose records are gone, or cannot
+        be read, are passed over."""
+        found: list[SomeRecord] = []
+        reading = await self._readings(tenant)
         for _ in range(LOOKED_AT_MOST // READ_AT_ONCE):
-            places = await self._places(keys.tenant_jobs_key(tenant), wanted.since, after)
+            places = await self._places(keys.tenant_jobs_key(tenant, self._kind), wanted.since, after)
             for place, fields in zip(places, await self._records(places), strict=True):
                 after = place
-                if (record := JobRecord.read(fields, floor)) and wanted.holds(record):
-                    found.append(_summary(record))
+                if (record := reading(fields)) and wanted.holds(record):
+                    found.append(record)
                 if len(found) == limit:
-                    return JobPage(jobs=tuple(found), next_cursor=after.cursor() if after else None)
+                    return found, after.cursor()
             if len(places) < READ_AT_ONCE:
-                return JobPage(jobs=tuple(found), next_cursor=None)
-        return JobPage(jobs=tuple(found), next_cursor=after.cursor() if after else None)
+                return found, None
+        return found, after.cursor() if after else None
 
     async def _places(self, key: str, since: datetime | None, after: Place | None) -> list[Place]:
         async with self._silence.noticed_in_turn():
@@ -109,17 +111,3 @@ async def places_of(redis: "Redis", key: str, since: datetime | None, after: Pla
     if after is not None:
         places = [place for place in places if (place.accepted_at, place.job_id) < (after.accepted_at, after.job_id)]
     return places[:READ_AT_ONCE]
-
-
-def _summary(record: JobRecord) -> JobSummary:
-    view = record.view
-    return JobSummary(
-        id=view.id,
-        url=f"/jobs/{view.id}",
-        status=view.status,
-        model=record.job.model,
-        pictures=len(record.job.seeds),
-        created_at=view.created_at,
-        started_at=view.started_at,
-        finished_at=view.finished_at,
-    )

@@ -14,8 +14,11 @@
     ├── NothingToDraw            404     nothing_to_draw
     ├── DeliveryNotFound         404     delivery_not_found
     ├── PolicyNotFound           404     policy_not_found
+    ├── VariantNotFound          404     variant_not_found
     ├── AlreadyFinished          409     already_finished
     ├── PolicyExists             409     policy_exists
+    ├── NotPromoted              409     not_promoted
+    ├── VariantExists            409     variant_exists
     ├── ResultExpired            410     result_expired
     ├── LinkExpired              410     link_expired
     ├── BodyTooLarge             413     body_too_large
@@ -32,6 +35,8 @@
     ├── RecordDamaged            500     record_damaged
     └── Unavailable              503     unavailable           always with Retry-After
         ├── NoModel                      no_model
+        ├── NoLab                        no_lab
+        ├── NotMoved                     not_moved
         ├── PolicyNotServed              policy_not_served
         ├── QueueFull                    queue_full
         ├── ModerationBusy               moderation_busy
@@ -147,7 +152,10 @@ class JobNotFound(Refusal):
     status, code = 404, "job_not_found"
 
     def __init__(self) -> None:
-        super().__init__("There is no such job. Ids come from POST /generate; results are kept for a limited time.")
+        super().__init__(
+            "There is no such job here. Its id came with the answer that accepted it; results are kept for a limited"
+            " time."
+        )
 
 
 class PictureNotFound(Refusal):
@@ -233,10 +241,31 @@ class NotAppealable(Refusal):
     status, code = 409, "not_appealable"
 
 
+class VariantNotFound(Refusal):
+    """The model has no variant of this name."""
+
+    status, code = 404, "variant_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("The model has no variant of this name; GET /variants lists them.")
+
+
+class NotPromoted(Refusal):
+    """The variant has not passed its gate, or is available already."""
+
+    status, code = 409, "not_promoted"
+
+
 class AlreadyFinished(Refusal):
     """Nothing is left to cancel."""
 
     status, code = 409, "already_finished"
+
+
+class VariantExists(Refusal):
+    """The model has a variant of this name, or one is being made."""
+
+    status, code = 409, "variant_exists"
 
 
 class ResultExpired(Refusal):
@@ -354,6 +383,18 @@ class NoModel(Unavailable):
     """No worker has announced the model."""
 
     code = "no_model"
+
+
+class NoLab(Unavailable):
+    """No lab worker has announced that it makes variants of the model."""
+
+    code = "no_lab"
+
+
+class NotMoved(Unavailable):
+    """No worker has promoted or retired the variant in time."""
+
+    code = "not_moved"
 
 
 class PolicyNotServed(Unavailable):

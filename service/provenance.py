@@ -9,7 +9,8 @@ from contract.job import Upload
 from contract.moderation import bytes_of
 from contract.provenance import Manifest, NoLibrary, Origin, Provenance, library, manifest_in
 from contract.upload import UnusablePicture, look_at
-from service.jobs import Jobs
+from service.jobs import JobRecord
+from service.kept import KeptJobs
 from service.problems import FieldError, InvalidRequest, Refusal
 
 
@@ -17,11 +18,11 @@ from service.problems import FieldError, InvalidRequest, Refusal
 class Verifier:
     """Reads packets and manifests; `anchors` are the authorities that are trusted, in PEM."""
 
-    jobs: Jobs
+    jobs: KeptJobs[JobRecord]
     anchors: str | None
 
     @classmethod
-    def of(cls, jobs: Jobs, anchors: Path | None) -> "Verifier":
+    def of(cls, jobs: KeptJobs[JobRecord], anchors: Path | None) -> "Verifier":
         """One that trusts the authorities in a file.
 
         Raises:

@@ -26,10 +26,18 @@ from rq.utils import utcformat
 
 from contract import acceptance, keys, record
 from contract.acceptance import Terms
-from contract.cost import cost_of
-from contract.job import MAX_ATTEMPTS, Job
-from contract.result import Result
-from service.problems import IdempotencyKeyReused, QueueFull, TooManyJobs, TooManyRefusals, TooManyWebhooks, TooMuchWork
+from contract.erasure import Lab
+from contract.job import AnyJob
+from contract.result import Ended
+from service.problems import (
+    IdempotencyKeyReused,
+    QueueFull,
+    TooManyJobs,
+    TooManyRefusals,
+    TooManyWebhooks,
+    TooMuchWork,
+    VariantExists,
+)
 from service.quotas import Unfinished, quota_headers
 from service.silence import Silence
 
@@ -114,6 +122,16 @@ class JobQueue:
             found = self._redis.get(keys.tokenizer_key(sha256))
         return found if isinstance(found, bytes) else None
 
+    def lab(self, model: str) -> Lab | None:
+        """What the model's lab worker has announced."""
+        with self._silence.noticed():
+            found: Any = self._redis.hget(keys.LABS, model)
+        try:
+            return Lab.model_validate_json(found) if found else None
+        except ValueError:  # a worker of another version
+            log.warning("the lab of model %s is announced in a form unknown here", model)
+            return None
+
     def load(self, model: str) -> Load:
         """How busy a model's queue is, by counting only: RQ's own counts also repair, which is the workers' to do."""
         name = keys.queue_name(model)
@@ -154,7 +172,7 @@ class JobQueue:
             raise IdempotencyKeyReused
         return Standing(job_id.decode(), datetime.fromisoformat(created_at.decode()))
 
-    def accept(self, job: Job, terms: Terms) -> Standing:
+    def accept(self, job: AnyJob, terms: Terms) -> Standing:
         """Put a job on record and in the queue, or find what it is refused for, in one script.
 
         Raises:
@@ -162,9 +180,10 @@ class JobQueue:
         """
         with self._silence.noticed():
             what, *more = self._accept(
-                keys=acceptance.keys_of(job, terms, keys.queue_name(job.model)),
+                keys=acceptance.keys_of(job, terms),
                 args=acceptance.arguments_of(job, terms, self._rq_fields(job)),
             )
+        service_s = terms.service_s or ASSUMED_SERVICE_S
         match what.decode():
             case "accepted":
                 return Standing(job.id, job.created_at, more[0], job.model, Unfinished(more[1], int(more[2])))
@@ -173,44 +192,46 @@ class JobQueue:
             case "reused":
                 raise IdempotencyKeyReused
             case "queue_full":
-                wait_s = more[0] * terms.service_s / max(1, terms.in_flight)
+                wait_s = more[0] * service_s / max(1, terms.in_flight)
                 raise QueueFull(f"{more[0]} jobs are waiting already; try again later.", wait_s)
+            case "claimed":
+                raise VariantExists(f"The erasure {more[0].decode()} is making a variant of this name.")
             case "jobs":
                 detail = f"{more[0]} of your jobs are unfinished, as many as may be."
-                raise TooManyJobs(detail, terms.service_s, quota_headers(terms, Unfinished(more[0], int(more[1]))))
+                raise TooManyJobs(detail, service_s, quota_headers(terms, Unfinished(more[0], int(more[1]))))
             case "cost":
                 detail = (
-                    f"Your unfinished jobs take {int(more[1])} pixel-steps, this one {cost_of(job)} more; {terms.cost}"
+                    f"Your unfinished jobs take {int(more[1])} pixel-steps, this one {job.cost} more; {terms.cost}"
                     " may be unfinished at once."
                 )
-                raise TooMuchWork(detail, terms.service_s, quota_headers(terms, Unfinished(more[0], int(more[1]))))
+                raise TooMuchWork(detail, service_s, quota_headers(terms, Unfinished(more[0], int(more[1]))))
             case "webhooks":
                 raise TooManyWebhooks(f"{more[0]} of your webhooks could not be delivered yet: mend the receiver.", 60)
             case _:
                 raise TooManyRefusals("Too many pictures made for this end user were blocked; wait.", more[0])
 
-    def _rq_fields(self, job: Job) -> dict[str, Any]:
+    def _rq_fields(self, job: AnyJob) -> dict[str, Any]:
         """RQ's own hash of a job, as its `Job.to_dict` has it. Jobs differ in the moment only, so it is asked once."""
-        function = keys.MODERATE if job.uploads else keys.COMPARE if job.compared else keys.GENERATE
-        if (job.model, function) not in self._templates:
-            rq_job = self._queue(job.model).create_job(
+        queue, function = job.queue, job.function
+        if (queue, function) not in self._templates:
+            rq_job = self._queue(queue).create_job(
                 function,
                 description=function,
                 timeout=JOB_TIMEOUT_S,
                 result_ttl=RQ_RECORD_TTL_S,
                 failure_ttl=RQ_RECORD_TTL_S,
-                retry=Retry(max=MAX_ATTEMPTS, enqueue_at_front=True),
+                retry=Retry(max=job.most_attempts, enqueue_at_front=True),
             )
             rq_job.enqueued_at = job.created_at
-            self._templates[job.model, function] = rq_job.to_dict()
+            self._templates[queue, function] = rq_job.to_dict()
         moment = utcformat(job.created_at)
-        return self._templates[job.model, function] | {"created_at": moment, "enqueued_at": moment}
+        return self._templates[queue, function] | {"created_at": moment, "enqueued_at": moment}
 
-    def end_queued(self, job: Job, result: Result, ttl_s: int) -> str:
+    def end_queued(self, job: AnyJob, result: Ended, ttl_s: int) -> str:
         """End a job that nobody has started. Returns the status found: only `queued` means that it was ended."""
         return self._change(record.END_QUEUED, job, result, ttl_s)
 
-    def cancel(self, job: Job, result: Result, ttl_s: int) -> str:
+    def cancel(self, job: AnyJob, result: Ended, ttl_s: int) -> str:
         """End a queued job, or ask the worker of a running one to stop. Returns the status found before."""
         found = self._change(record.CANCEL, job, result, ttl_s)
         if found == "running":
@@ -219,18 +240,17 @@ class JobQueue:
                 send_stop_job_command(self._redis, job.id, serializer=JSONSerializer)
         return found
 
-    def _change(self, script: str, job: Job, result: Result, ttl_s: int) -> str:
+    def _change(self, script: str, job: AnyJob, result: Ended, ttl_s: int) -> str:
         touched = [keys.job_key(job.id), keys.ACCEPTED, keys.events_key(job.id)]
         arguments = [result.status.value, result.model_dump_json(), repr(time.time()), ttl_s]
         with self._silence.noticed():
             found: bytes = self._redis.register_script(script)(keys=touched, args=arguments)
-            if found == b"queued" and self._queue(job.model).remove(job.id):
+            if found == b"queued" and self._queue(job.queue).remove(job.id):
                 # Only what was still waiting: a worker that has popped it clears up itself.
                 self._redis.delete(QueuedJob.key_for(job.id))
         return found.decode()
 
-    def _queue(self, model: str) -> Queue:
-        if model not in self._queues:
-            queue = Queue(keys.queue_name(model), connection=self._redis, serializer=JSONSerializer)
-            self._queues[model] = queue
-        return self._queues[model]
+    def _queue(self, name: str) -> Queue:
+        if name not in self._queues:
+            self._queues[name] = Queue(name, connection=self._redis, serializer=JSONSerializer)
+        return self._queues[name]

@@ -26,7 +26,8 @@ from contract.verdict import Verdict
 from service.audit.reading import Audit
 from service.callers import Caller
 from service.deciding import Case, decision_of
-from service.jobs import JobRecord, Jobs
+from service.jobs import JobRecord
+from service.kept import KeptJobs
 from service.listing import LOOKED_AT_MOST, READ_AT_ONCE, Place, places_of
 from service.policies import Policies
 from service.problems import (
@@ -70,7 +71,7 @@ class Reviews:
         self,
         redis: "Redis",
         silence: Silence,
-        jobs: Jobs,
+        jobs: KeptJobs[JobRecord],
         audit: Audit,
         policies: Policies,
         keep_s: int,

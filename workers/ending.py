@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 from uuid import uuid4
 
-from contract.result import Result, Status
+from contract.result import Ended, Status
 from workers.lifecycle import RqWorker, Ticket
 from workers.metrics import UNREAD, WorkerMetrics
 from workers.records import JobRecords, NotStarted, Started
@@ -21,18 +21,19 @@ class Ending:
     rq: RqWorker
     metrics: WorkerMetrics
 
-    def end(self, ticket: Ticket, attempt: int, result: Result) -> None:
-        """Commit a result that needed no engine."""
+    def end(self, ticket: Ticket, attempt: int, result: Ended, mode: str = UNREAD) -> bool:
+        """Commit a result that needed no engine. False when another attempt or a terminal status came first."""
         if not self.records.commit(ticket.job_id, attempt, result):
             self.rq.release(ticket)
-            return
-        self.metrics.note_end(UNREAD, result.status)
+            return False
+        self.metrics.note_end(mode, result.status)
         if result.status is Status.FAILED and result.error is not None:
             self.rq.fail(ticket, result.error.code)
         else:
             self.rq.finish(ticket)
+        return True
 
-    def end_without_ticket(self, job_id: str, result: Result) -> None:
+    def end_without_ticket(self, job_id: str, result: Ended) -> None:
         """The same for a job that RQ could not read."""
         started = self.records.start(job_id, starter=uuid4().hex)
         if isinstance(started, NotStarted) and started.why == "corrupt":

@@ -1,5 +1,8 @@
 """The keeper's thread: leases and readiness renewed, detectors looked after, cancellations obeyed, lost jobs sought, a
-hung engine noticed."""
+hung engine noticed.
+
+It knows neither what jobs are for nor what runs them, so every kind of worker has one.
+"""
 
 import contextlib
 import logging
@@ -7,19 +10,39 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from redis.exceptions import RedisError
 
-from workers.delivery import JobInFlight, PictureEngine
+from contract.job import AnyJob
 from workers.lifecycle import RqWorker
 from workers.metrics import WorkerMetrics
-from workers.readiness import Readiness
 from workers.reaper import Reaper
 from workers.records import JobRecords
 from workers.settings import Settings
 from workers.trouble import log_error, log_redis_error
 
 log = logging.getLogger(__name__)
+
+
+class InFlight(Protocol):
+    """A job that was started."""
+
+    @property
+    def job(self) -> AnyJob: ...  # noqa: D102
+
+    @property
+    def attempt(self) -> int: ...  # noqa: D102
+
+
+class Readiness(Protocol):
+    """What a worker tells the gateway of itself."""
+
+    def renew(self) -> None: ...  # noqa: D102
+
+    def look(self) -> None: ...  # noqa: D102
+
+    def withdraw(self) -> None: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -31,9 +54,9 @@ class Keeper:
     readiness: Readiness
     reaper: Reaper
     records: JobRecords
-    engine: PictureEngine
+    cancel: Callable[[str], None]  # by its id
     metrics: WorkerMetrics
-    in_flight: Mapping[str, JobInFlight]
+    in_flight: Mapping[str, InFlight]
     step_began: Callable[[], float | None]  # monotonic; None between two steps
     is_closing: threading.Event
     has_failed: threading.Event
@@ -76,4 +99,4 @@ class Keeper:
             standings = self.records.standings([one.job.id for one in running])
             for one, standing in zip(running, standings, strict=True):
                 if standing.is_canceled or not standing.is_still(one.attempt):
-                    self.engine.cancel(one.job.id)
+                    self.cancel(one.job.id)

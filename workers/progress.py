@@ -7,6 +7,7 @@ nothing about a job that has gone on without it.
 
 import json
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from redis import Redis
@@ -82,6 +83,10 @@ class ProgressBoard:
             return
         with self._connection.pipeline(transaction=False) as pipeline:
             for job_id, followed in due:
-                data = json.dumps(followed.data)
-                pipeline.eval(_TELL, 2, keys.job_key(job_id), keys.events_key(job_id), followed.attempt, data)
+                tell(pipeline, job_id, followed.attempt, followed.data)
             pipeline.execute()
+
+
+def tell(connection: Redis, job_id: str, attempt: int, data: Mapping[str, object]) -> None:
+    """Write a `progress` event, unless another attempt has begun or the job is over. Takes a pipeline as well."""
+    connection.eval(_TELL, 2, keys.job_key(job_id), keys.events_key(job_id), attempt, json.dumps(data))

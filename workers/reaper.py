@@ -25,7 +25,7 @@ from rq.registry import clean_registries
 from rq.worker_registration import clean_worker_registry
 
 from contract import keys
-from contract.job import MAX_ATTEMPTS, Job
+from contract.job import MAX_ATTEMPTS
 from contract.result import Status
 from workers.metrics import WorkerMetrics
 from workers.records import JobRecords, count_of
@@ -60,7 +60,8 @@ class Accepted:
     status: str | None
     attempt: int
     deadline_at: float | None
-    queue: str | None  # of RQ's job; None when that is gone
+    queue: str | None  # of RQ's job, or the record's own where that is gone; None: neither can be read
+    function: str
 
 
 @dataclass
@@ -71,8 +72,8 @@ class Reaper:
     queue: Queue
     records: JobRecords
     metrics: WorkerMetrics
-    model: str
     grace_s: float
+    most_attempts: int = MAX_ATTEMPTS
     _first_seen: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> None:
@@ -128,30 +129,26 @@ class Reaper:
         for some in (ordered[i : i + PER_ROUND_TRIP] for i in range(0, len(ordered), PER_ROUND_TRIP)):
             with self.connection.pipeline(transaction=False) as pipeline:
                 for job_id in some:
-                    pipeline.hmget(keys.job_key(job_id), ["status", "attempt", "deadline_at"])
+                    pipeline.hmget(keys.job_key(job_id), ["status", "attempt", "deadline_at", "queue", "function"])
                     pipeline.hget(RqJob.key_for(job_id), "origin")
                 answers = pipeline.execute(raise_on_error=False)
             for job_id, record, queue in zip(some, answers[::2], answers[1::2], strict=True):
                 # One that is no hash can be read by nobody: as good as gone, and no reason to lose sight of the others.
-                status, attempt, deadline = [None] * 3 if isinstance(record, ResponseError) else record
-                queue = None if isinstance(queue, ResponseError) else queue
+                fields = [None] * 5 if isinstance(record, ResponseError) else record
+                status, attempt, deadline, own_queue, function = fields
+                queue = own_queue if queue is None or isinstance(queue, ResponseError) else queue
                 yield Accepted(
                     job_id,
                     status.decode(errors="replace") if status else None,
                     count_of(attempt),
                     _time_of(deadline),
                     queue.decode(errors="replace") if queue else None,
+                    function.decode(errors="replace") if function else keys.GENERATE,
                 )
 
     def _is_ours(self, job: Accepted) -> bool:
-        """Whether the job belongs in this queue. Without RQ's hash, its own model tells."""
-        if job.queue is not None:
-            return job.queue == self.queue.name
-        text = self.connection.hget(keys.job_key(job.job_id), "job")
-        try:
-            return text is not None and Job.model_validate_json(text).model == self.model
-        except ValueError:
-            return True  # nobody can run it; it is as much ours as anyone's to end
+        """Whether the job belongs in this queue. One that tells no queue is as much ours as anyone's to end."""
+        return job.queue in (None, self.queue.name)
 
     def _is_due(self, job_id: str) -> bool:
         return time.monotonic() - self._first_seen.setdefault(job_id, time.monotonic()) >= self.grace_s
@@ -167,14 +164,14 @@ class Reaper:
 
     def _rescue(self, job: Accepted) -> None:
         """A lost job: tried again while attempts remain, else ended."""
-        if job.attempt < MAX_ATTEMPTS:
+        if job.attempt < self.most_attempts:
             self.queue.failed_job_registry.remove(job.job_id)
             self.queue.enqueue_call(
-                keys.GENERATE,
+                job.function,
                 job_id=job.job_id,
-                retry=Retry(max=MAX_ATTEMPTS, enqueue_at_front=True),
+                retry=Retry(max=self.most_attempts, enqueue_at_front=True),
                 at_front=True,  # it has waited its turn
-                description=keys.GENERATE,
+                description=job.function,
                 result_ttl=RQ_TTL_S,
                 failure_ttl=RQ_TTL_S,
             )

@@ -16,7 +16,7 @@ from redis.retry import Retry
 
 from contract import chain, keys, record
 from contract.audit import Verdicts, words_of
-from contract.result import Result, Status
+from contract.result import Ended, Status
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class JobRecords:
             return NotStarted(answer[1].decode())
         return Started(int(answer[0]), answer[1].decode(errors="replace"), answer[2] == b"1")
 
-    def commit(self, job_id: str, attempt: int, result: Result, verdicts: Verdicts | None = None) -> bool:
+    def commit(self, job_id: str, attempt: int, result: Ended, verdicts: Verdicts | None = None) -> bool:
         """Make the result the job's, and put its verdicts on record. False when another attempt or a terminal status
         came first; then neither is done.
 
@@ -117,13 +117,13 @@ class JobRecords:
         held = persistently(lambda: self.connection.hmget(keys.job_key(job_id), ["attempt", "result"]))
         return held == [str(attempt).encode(), text.encode()]
 
-    def end_corrupt(self, job_id: str, result: Result) -> bool:
+    def end_corrupt(self, job_id: str, result: Ended) -> bool:
         """End a job whose record counts its attempts in no way that can be read. Whether it was ended here."""
         attempt = self.connection.hget(keys.job_key(job_id), "attempt")
         args = [attempt or b"", result.status.value, result.model_dump_json(), repr(time.time()), self._ttl_s]
         return bool(self._commit(keys=_keys(job_id), args=args))
 
-    def end_queued(self, job_id: str, result: Result) -> str:
+    def end_queued(self, job_id: str, result: Ended) -> str:
         """End a job that no worker has started. Returns the status found before, or `missing`."""
         args = [result.status.value, result.model_dump_json(), repr(time.time()), self._ttl_s]
         status: bytes = self._end_queued(keys=_keys(job_id), args=args)

@@ -19,7 +19,7 @@ from contract.plan import Action
 from contract.policy import InForce
 from contract.rejudging import ShadowVerdict, rejudged
 from contract.request import plan_of
-from contract.result import AppliedSafety, Discarded, JobError, Metrics, Picture, Result, Status, status_of
+from contract.result import AppliedSafety, Discarded, Ended, JobError, Metrics, Picture, Result, Status, status_of
 from contract.strictness import shortfalls
 from contract.verdict import Decision, Verdict, at_thresholds_of, decide
 from workers.blur import blurred
@@ -221,12 +221,12 @@ def result_of(job: Job, judged: Sequence[Judged], timing: Timing, info: ModelInf
     return Result(status=status, safety=safety, images=pictures, metrics=metrics, error=error)
 
 
-def failed(code: str, message: str) -> Result:
+def failed(code: str, message: str) -> Ended:
     """A job that came to nothing."""
-    return Result(status=Status.FAILED, error=JobError(code=code, message=message))
+    return Ended(status=Status.FAILED, error=JobError(code=code, message=message))
 
 
-def expired() -> Result:
+def expired() -> Ended:
     """A job whose deadline passed before it was begun."""
     error = JobError(code="expired", message="the deadline passed before the job was begun")
-    return Result(status=Status.EXPIRED, error=error)
+    return Ended(status=Status.EXPIRED, error=error)

@@ -26,7 +26,7 @@ from contract import keys
 from contract.job import MAX_ATTEMPTS, Job
 from contract.logs import about
 from contract.model import ModelInfo
-from contract.result import Result, Status
+from contract.result import Ended, Status
 from contract.tracing import Tracing
 from workers.announce import Announcement
 from workers.delivery import Delivery, JobInFlight, PictureEngine, Stores
@@ -35,19 +35,21 @@ from workers.engine.picture import Outcome, PictureSpec, Progress
 from workers.engine.weights import ErasedWeights
 from workers.finaliser import Finaliser
 from workers.keeper import Keeper
-from workers.lifecycle import RqWorker, Ticket, Unreadable
+from workers.lifecycle import RqWorker, Ticket
 from workers.marking import Marking
 from workers.metrics import WorkerMetrics
 from workers.policies import PolicyReader, UnknownPolicy
 from workers.progress import ProgressBoard
 from workers.readiness import Detectors, Readiness
 from workers.reaper import Reaper
-from workers.records import JobRecords, NotStarted, Started
+from workers.records import JobRecords, Started
 from workers.results import expired, failed, why_forbidden, why_refused
 from workers.settings import Settings
 from workers.sweeper import Sweeper
+from workers.taking import Taking
 from workers.trouble import log_error, log_redis_error
 from workers.uploads import UploadGone, Uploads
+from workers.variants.moving import moved
 from workers.variants.reading import UnusableVariant
 from workers.variants.shelf import VariantShelf
 
@@ -99,11 +101,13 @@ class Worker:
             keys.GENERATE: self._generate,
             keys.COMPARE: self._generate,
             keys.MODERATE: self._generate,
+            keys.MOVE: self._move_variant,
         }
         complete: SimpleQueue[JobInFlight] = SimpleQueue()
         self._policies = PolicyReader(connection, settings.floor)
         self._delivery = Delivery(info, stores, self._records, self._policies, metrics, complete.put, tracing, marking)
         self._ending = Ending(self._records, self._rq, metrics)
+        self._taking = Taking(self._records, self._rq, self._ending)
         self._finaliser = Finaliser(
             complete,
             self._delivery,
@@ -119,9 +123,9 @@ class Worker:
             settings,
             self._rq,
             self._readiness,
-            Reaper(connection, self._rq.queue, self._records, metrics, info.name, settings.homeless_grace_s),
+            Reaper(connection, self._rq.queue, self._records, metrics, settings.homeless_grace_s),
             self._records,
-            engine,
+            engine.cancel,
             metrics,
             self._in_flight,
             step_began=lambda: self._step_began,
@@ -222,13 +226,7 @@ class Worker:
 
     def _take_one(self) -> bool:
         """Pop one job and hand it to the engine. Whether it holds its slot from now on."""
-        try:
-            ticket = self._rq.take()
-        except Unreadable as unreadable:
-            self._ending.end_without_ticket(unreadable.job_id, failed("invalid_job", "the queued job cannot be read"))
-            self._rq.discard(unreadable.job_id)
-            return False
-        if ticket is None:
+        if (ticket := self._taking.ticket()) is None:
             return False
         try:
             with about(job_id=ticket.job_id):
@@ -251,11 +249,7 @@ class Worker:
         if is_last_attempt and not self._wait_until_alone():
             self._rq.retry(ticket, "the worker stops")
             return False
-        started = self._records.start(ticket.job_id, starter=ticket.execution.id)
-        if isinstance(started, NotStarted):
-            if started.why == "corrupt":
-                self._ending.end_corrupt(ticket.job_id)
-            self._rq.finish(ticket)
+        if (started := self._taking.start(ticket)) is None:
             return False
         handler = self._handlers.get(ticket.function or "")
         if handler is None:
@@ -296,6 +290,12 @@ class Worker:
         self._engine.submit(*specs)
         return True
 
+    def _move_variant(self, ticket: Ticket, started: Started) -> bool:
+        """Promote or retire a variant, and let the gateway know at once."""
+        self._ending.end(ticket, started.attempt, moved(started, self._variants), keys.STANDINGS)
+        self._readiness.renew()
+        return False
+
     def _variants_of(self, job: Job) -> dict[str, ErasedWeights]:
         """The erased weights that the job's plans name; loaded here, where it holds up no picture in flight."""
         plans = [job.of_picture(index).plan for index in range(len(job.seeds))]
@@ -304,23 +304,23 @@ class Worker:
             raise UnusableVariant("this worker has no erased weights")
         return {name: self._variants.get(name) for name in names} if self._variants else {}
 
-    def _reason_not_to_run(self, job: Job, ticket: Ticket, started: Started) -> Result | None:
+    def _reason_not_to_run(self, job: Job, ticket: Ticket, started: Started) -> Ended | None:
         if job.id != ticket.job_id:
             return failed("invalid_job", "the job's record holds another job")
         if started.is_canceled:
-            return Result(status=Status.CANCELED)
+            return Ended(status=Status.CANCELED)
         if started.attempt > MAX_ATTEMPTS:
             return failed("poison_job", f"the job ended its worker {MAX_ATTEMPTS} times and is not tried again")
         if job.deadline_at is not None and job.deadline_at <= datetime.now(UTC):
             return expired()
         for index in range(max(1, len(job.compared))):
             if (error := why_refused(job.of_picture(index), self._info)) is not None:
-                return Result(status=Status.FAILED, error=error)
+                return Ended(status=Status.FAILED, error=error)
         try:
             error = why_forbidden(job, self._policies.in_force(job))
         except UnknownPolicy as unknown:
             return failed("policy_unknown", str(unknown))
-        return Result(status=Status.FAILED, error=error) if error is not None else None
+        return Ended(status=Status.FAILED, error=error) if error is not None else None
 
     def _wait_until_alone(self) -> bool:
         """Wait until nothing is in flight; False when the worker is to end first."""

@@ -95,7 +95,7 @@ def erase(
         limit_s=limit_s,
         dtype=getattr(torch, store),
     )
-    told = {
+    told: dict[str, Any] = {
         "command": command_for(recipe, model, str(out)),
         "chosen_by": chosen_by,
         "licence": licence,

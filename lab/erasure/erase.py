@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from contract.recipe import Esd, Recipe, Sdd
 from contract.request import Scheduler
 from lab.erasure import esd, sdd, uce
 from lab.erasure.networks import Networks
 from lab.erasure.original import Original
 from lab.erasure.previews import Previews
-from lab.erasure.recipes import Esd, Recipe, Sdd, hyperparameters
-from lab.erasure.training import Training
+from lab.erasure.recipes import hyperparameters, trained_by
+from lab.erasure.training import Training, Watch
 from workers.engine.schedule import build_schedule
 from workers.variants.card import VariantCard
 from workers.variants.writing import write_variant
@@ -31,9 +32,15 @@ class Keeping:
 
 
 def erase(
-    original: Original, recipe: Recipe, out: Path, keeping: Keeping, console: Console, **told: Any
+    original: Original,
+    recipe: Recipe,
+    out: Path,
+    keeping: Keeping,
+    console: Console,
+    watch: Watch | None = None,
+    **told: Any,
 ) -> VariantCard | None:
-    """Make the variant `out`; None when `limit_s` ended a training that is to go on.
+    """Make the variant `out`; None when `limit_s` or `watch` ended a training that is to go on.
 
     told: further fields of the card
 
@@ -44,7 +51,7 @@ def erase(
         ValueError: nothing changed, or a value does not fit `keeping.dtype`.
     """
     if isinstance(recipe, Esd | Sdd):
-        training = _train(original, recipe, keeping, console)
+        training = _train(original, recipe, keeping, console, watch)
         if not training.is_done:
             return None
         tensors, before, seen = training.erased, training.networks.original, _seen(training)
@@ -65,8 +72,8 @@ def erase(
     )
 
 
-def _train(original: Original, recipe: Esd | Sdd, keeping: Keeping, console: Console) -> Training:
-    networks = Networks(original.unet, recipe.is_trained)
+def _train(original: Original, recipe: Esd | Sdd, keeping: Keeping, console: Console, watch: Watch | None) -> Training:
+    networks = Networks(original.unet, trained_by(recipe))
     if recipe.gradient_checkpointing:
         original.unet.enable_gradient_checkpointing()
     schedule = build_schedule(Scheduler.DDIM, recipe.sampling_steps, original.scheduler_config)
@@ -80,7 +87,7 @@ def _train(original: Original, recipe: Esd | Sdd, keeping: Keeping, console: Con
     def preview(iteration: int) -> None:
         previews.draw(networks.frozen, now, keeping.work / "previews" / f"{iteration:06d}.png")
 
-    training.run(console, keeping.checkpoint_every, keeping.limit_s, keeping.preview_every or None, preview)
+    training.run(console, keeping.checkpoint_every, keeping.limit_s, keeping.preview_every or None, preview, watch)
     return training
 
 

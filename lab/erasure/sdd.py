@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from contract.recipe import Sdd
 from lab.erasure.networks import Networks, Predict
 from lab.erasure.original import Original
-from lab.erasure.recipes import Sdd
 from lab.erasure.sampling import denoise_until
 from lab.erasure.training import Course, randomness
 from workers.engine.schedule import Schedule

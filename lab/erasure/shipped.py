@@ -6,9 +6,10 @@ from typing import Final
 import torch
 from rich.console import Console
 
+from contract.recipe import Recipe
 from lab.erasure.erase import Keeping, erase
 from lab.erasure.original import Original
-from lab.erasure.recipes import Recipe, command_for, recipe_from
+from lab.erasure.recipes import command_for, recipe_from
 from lab.world.captions import with_article
 from lab.world.objects import CATEGORY, HARMLESS, UNSAFE
 from workers.checkpoint import hash_weights

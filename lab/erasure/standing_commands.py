@@ -31,11 +31,12 @@ def gate(
     ),
 ) -> None:
     """Measure a variant and say whether it may be promoted, in its card as well. Exit code 1: it may not."""
+    from contract.gate import Gate
     from lab.erasure.effects import measure
     from lab.evaluation.run import OtherRun
     from workers.checkpoint import UnusableModel
     from workers.variants.card import write_card
-    from workers.variants.gate import BENIGN_SET, UNSAFE_SET, Gate, assess
+    from workers.variants.gate import BENIGN_SET, UNSAFE_SET, assess
 
     if not (model / "unet").is_dir():
         raise typer.BadParameter(f"{model} is no model's folder", param_hint="--model")

@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from contract.recipe import Esd, Sdd, Trained
 from lab.erasure.networks import Networks
 from lab.erasure.original import Original
-from lab.erasure.recipes import Esd, Sdd, Trained
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
 SHOWN_LOSSES: Final = 50  # the bar shows their mean
 Report = Callable[[int], None]
+Watch = Callable[[int, float], bool]  # told of iterations made and their recent mean loss; False: stop here
 
 
 class Diverged(RuntimeError):
@@ -105,10 +106,12 @@ class Training:
         limit_s: float | None = None,
         every: int | None = None,
         report: Report | None = None,
+        watch: Watch | None = None,
     ) -> None:
-        """Train to the end, or for `limit_s`; whatever ends it, at most `checkpoint_every` iterations are made again.
+        """Train to the end, for `limit_s`, or until `watch` says so; a kill costs `checkpoint_every` iterations.
 
         every, report: what is called with the number of iterations made, each so many and at the end
+        watch: called after every iteration
 
         Raises:
             Diverged: the loss is not finite.
@@ -121,10 +124,11 @@ class Training:
             )
             while not self.is_done:
                 losses.append(self._step())
-                recent = losses[-SHOWN_LOSSES:]
-                bar.update(task, completed=self.iteration, loss=f"{sum(recent) / len(recent):.3g}")
+                recent = sum(losses[-SHOWN_LOSSES:]) / len(losses[-SHOWN_LOSSES:])
+                bar.update(task, completed=self.iteration, loss=f"{recent:.3g}")
                 self.elapsed_s = before_s + time.monotonic() - started
                 is_over = limit_s is not None and time.monotonic() - started >= limit_s
+                is_over |= watch is not None and not watch(self.iteration, recent)
                 if self.iteration % checkpoint_every == 0 or self.is_done or is_over:
                     self._save(losses)
                     losses = losses[-SHOWN_LOSSES:]

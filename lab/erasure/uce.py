@@ -13,8 +13,8 @@ output, each preserved one keeps its own, and W stays near W₀".
 import torch
 from torch import Tensor
 
+from contract.recipe import Uce
 from lab.erasure.original import Original
-from lab.erasure.recipes import Uce
 from workers.variants.card import is_key_or_value
 
 

@@ -17,6 +17,9 @@ def serve(
         int | None,
         typer.Option(min=0, max=65_535, help="Port to listen on; 0 takes any. Default: PORT, else 8000."),
     ] = None,
+    lab: Annotated[
+        bool, typer.Option("--lab", help="With a lab's worker, which makes erased weights. Default: SEEMLY_LAB.")
+    ] = False,
 ) -> None:
     """Run the embedded stack (Redis, gateway, worker) until Ctrl-C."""
     with told() as console:
@@ -25,6 +28,8 @@ def serve(
         settings = read_settings()
         if port is not None:
             settings = settings.model_copy(update={"port": port})
+        if lab:
+            settings = settings.model_copy(update={"lab": True})
         stopped = threading.Event()
         stack = EmbeddedStack(settings)
 
@@ -60,9 +65,11 @@ def gateway() -> None:
     _become("service.main")
 
 
-def worker() -> None:
+def worker(
+    lab: Annotated[bool, typer.Option("--lab", help="One that makes erased weights instead of pictures.")] = False,
+) -> None:
     """Run a worker alone; its settings come from the environment."""
-    _become("workers.main")
+    _become("lab.worker" if lab else "workers.main")
 
 
 def _become(module: str) -> None:

@@ -18,10 +18,11 @@ from service.compatible.answer import PICTURE_MADE, Image, ImagesAnswer, Picture
 from service.compatible.errors import NOT_AGAIN, JobCanceled, JobFailed, NotInTime, PicturesBlocked, error_of
 from service.compatible.request import ImagesRequest
 from service.events import event_schema
+from service.following import PING_S
 from service.jobs import JobRecord
 from service.problems import AlreadyFinished, Refusal, StoreAway, documented
 from service.routes.generate import REFUSALS, Submission, Submitted, require_json
-from service.routes.jobs import PING_S, stored
+from service.routes.jobs import stored
 
 log = logging.getLogger(__name__)
 

@@ -3,40 +3,35 @@
 import hashlib
 import logging
 import re
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 from pydantic import AwareDatetime, BeforeValidator, Field
-from redis.exceptions import RedisError
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import EventSourceResponse
 
 from contract.job import picture_key
-from contract.listing import JobPage
+from contract.listing import JobPage, JobSummary
 from contract.request import OutputFormat
 from contract.result import JobView, Picture, Status
 from contract.store import explained
 from contract.strict import Strict
 from contract.verdict import Verdict
 from service.authentication import Generating, Reading
-from service.events import START, event_schema
+from service.following import LastEventId, answers_of_a_stream, followed
 from service.gateway import Gateway, Here
-from service.jobs import JobRecord, finished_event
+from service.jobs import JobRecord
 from service.links import LONGEST_S
 from service.listing import Place, Wanted
 from service.problems import (
     AlreadyFinished,
-    BadRequest,
     InvalidLink,
     JobNotFound,
     LinkExpired,
     PictureNotFound,
     PictureNotReady,
     PictureWithheld,
-    ResultExpired,
     StoreAway,
     documented,
 )
@@ -45,9 +40,6 @@ log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
-PING_S = 15
-EVENTS = ("snapshot", "queued", "started", "progress", "finished")
-_STREAM_ID = re.compile(r"\d{1,15}-\d{1,15}")
 _ASKED_TO_STOP: dict[int | str, dict[str, Any]] = {
     202: {"model": JobView, "description": "It runs; its worker was asked to stop."}
 }
@@ -93,7 +85,8 @@ async def list_jobs(caller: Generating, gateway: Here, query: Annotated[WantedJo
     """The tenant's jobs whose records are still kept. A page may hold fewer than `limit` and still have a next one."""
     wanted = Wanted(frozenset(query.status), query.model, query.since)
     after = Place.from_cursor(query.cursor) if query.cursor is not None else None
-    return await gateway.listing.page(caller.tenant, wanted, query.limit, after)
+    records, cursor = await gateway.listing.page(caller.tenant, wanted, query.limit, after)
+    return JobPage(jobs=tuple(map(_summary, records)), next_cursor=cursor)
 
 
 @router.get(
@@ -138,30 +131,15 @@ async def cancel_job(job_id: JobId, caller: Generating, gateway: Here) -> Respon
     operation_id="follow_job",
     summary="A job's events, as they happen",
     response_class=EventSourceResponse,
-    responses={
-        200: {
-            "description": "Server-sent events: `snapshot` (the job), then `queued` (position, eta_s: seconds until it "
-            "should be finished), `started` (attempt), `progress` (step, steps: over all pictures; one that is made "
-            "again adds to both) and `finished` (status), which is the last. Ids of events can be resumed from.",
-            "content": {"text/event-stream": {"schema": event_schema(*EVENTS)}},
-        },
-        204: {"description": "The last event was already seen: do not reconnect."},
-        **documented(BadRequest, JobNotFound),
-    },
+    responses=answers_of_a_stream(
+        "`snapshot` (the job), then `queued` (position, eta_s: seconds until it should be finished), `started`"
+        " (attempt), `progress` (step, steps: over all pictures; one that is made again adds to both) and `finished`"
+        " (status)"
+    ),
 )
-async def follow_job(
-    job_id: JobId,
-    caller: Generating,
-    gateway: Here,
-    last_event_id: Annotated[str | None, Header(description="Resume after this event.")] = None,
-) -> Response:
+async def follow_job(job_id: JobId, caller: Generating, gateway: Here, last_event_id: LastEventId = None) -> Response:
     """Follow a job until it is finished. Reconnecting with `Last-Event-ID` repeats nothing but the snapshot."""
-    if last_event_id and not _STREAM_ID.fullmatch(last_event_id):
-        raise BadRequest("Last-Event-ID must be the id of an event of this stream.")
-    record = await gateway.jobs.read(job_id, caller.tenant)
-    if last_event_id and record.status.is_terminal and not await gateway.events.past(job_id, last_event_id):
-        return Response(status_code=204)
-    return EventSourceResponse(_events(gateway, record, last_event_id or START), ping=PING_S)
+    return await followed(gateway.jobs, gateway.events, job_id, caller.tenant, last_event_id)
 
 
 @router.get(
@@ -207,6 +185,20 @@ async def get_picture(
     return Response(content, headers=headers, media_type=MEDIA_TYPES[record.job.output_format])
 
 
+def _summary(record: JobRecord) -> JobSummary:
+    view = record.view
+    return JobSummary(
+        id=view.id,
+        url=f"/jobs/{view.id}",
+        status=view.status,
+        model=record.job.model,
+        pictures=len(record.job.seeds),
+        created_at=view.created_at,
+        started_at=view.started_at,
+        finished_at=view.finished_at,
+    )
+
+
 def _told(record: JobRecord, status: int = 200) -> Response:
     return Response(record.view.model_dump_json(), status, media_type="application/json")
 
@@ -241,35 +233,3 @@ async def bytes_at(store: ObjectStore, key: str) -> bytes:
     except (BaseError, OSError) as error:
         log.warning("the store failed: %s", explained(error))
         raise StoreAway from None
-
-
-async def _events(gateway: Gateway, record: JobRecord, after: str) -> AsyncIterator[ServerSentEvent]:
-    """Snapshot, then events until the last. Ends early when Redis is lost or the record goes: the client reconnects."""
-    job_id = record.job.id
-    try:
-        async with gateway.events.follow(job_id, after) as subscription:
-            record = await gateway.jobs.read(job_id, record.job.tenant)
-            yield ServerSentEvent(event="snapshot", data=record.view.model_dump_json())
-            while True:
-                event = await subscription.next_event(_patience_s(record))
-                if event is not None:
-                    yield ServerSentEvent(id=event.id, event=event.type, data=event.data)
-                    if event.type == "finished":
-                        return
-                elif record.status.is_terminal:
-                    yield ServerSentEvent(event="finished", data=finished_event(record))
-                    return
-                else:
-                    record = await gateway.jobs.read(job_id, record.job.tenant)
-    except (RedisError, JobNotFound, ResultExpired):
-        return
-
-
-def _patience_s(record: JobRecord) -> float:
-    """How long to wait for an event before the record itself is read again."""
-    if record.status.is_terminal:
-        return 0.05  # what is there already comes at once
-    deadline = record.job.deadline_at
-    if deadline is None:
-        return PING_S
-    return min(PING_S, max(0.05, (deadline - datetime.now(UTC)).total_seconds()))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from pydantic import TypeAdapter
 
+from contract import keys
 from contract.result import Status
 from contract.strict import Strict
 from contract.verdict import Verdict
@@ -22,7 +23,7 @@ _PICTURES = TypeAdapter(tuple[_Kept, ...])
 
 def message_of(fields: Mapping[str, str], public_url: str | None) -> WebhookMessage:
     """The message. It comes from what the delivery keeps alone, so it is the same at every attempt."""
-    job = f"{(public_url or '').rstrip('/')}/jobs/{fields['job']}"
+    job = f"{(public_url or '').rstrip('/')}/{fields.get('kind', keys.PICTURES)}/{fields['job']}"
     ended_at = moment(fields["created_at"])
     pictures = tuple(
         ToldPicture(

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from typer import Typer
 from typer.testing import CliRunner
 
+from contract.recipe import Esd
 from lab.erasure.commands import app as erase_app
-from lab.erasure.recipes import Esd, command_for
+from lab.erasure.recipes import command_for
 from lab.erasure.variant_commands import app as variants_app
 from tests import tiny
 from workers.checkpoint import hash_weights

@@ -8,11 +8,12 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
+from contract.recipe import Esd, Sdd
 from contract.request import Scheduler
 from lab.erasure import esd, sdd
 from lab.erasure.networks import Networks
 from lab.erasure.original import Original
-from lab.erasure.recipes import Esd, Sdd
+from lab.erasure.recipes import trained_by
 from lab.erasure.training import Course, randomness
 from tests.originals import tiny_original
 from workers.engine.schedule import build_schedule
@@ -62,7 +63,7 @@ def gradients(unet: UNet2DConditionModel, names: list[str], loss: Tensor) -> dic
 def prepared(recipe: Esd | Sdd) -> tuple[Original, Networks, Course, dict[str, UNet2DConditionModel]]:
     """The course under test, and a UNet of its own for each of the three roles."""
     original = tiny_original()
-    networks = Networks(original.unet, recipe.is_trained)
+    networks = Networks(original.unet, trained_by(recipe))
     stirred(list(networks.average.values()), 1)
     stirred(list(networks.trained.values()), 2)
     schedule = build_schedule(Scheduler.DDIM, STEPS, original.scheduler_config)
@@ -128,7 +129,7 @@ def test_sdd_warms_up_and_falls_as_a_cosine() -> None:
 
 def test_the_teacher_is_the_moving_average() -> None:
     original = tiny_original()
-    networks = Networks(original.unet, Sdd(concepts=("blood",)).is_trained)
+    networks = Networks(original.unet, trained_by(Sdd(concepts=("blood",))))
     stirred(list(networks.trained.values()), 2)
     networks.update_average(0.999)
     for name, parameter in networks.trained.items():

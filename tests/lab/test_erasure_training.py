@@ -9,9 +9,9 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from contract.recipe import Esd, Recipe, Sdd, Uce
 from lab.erasure import training as trainings
 from lab.erasure.erase import Keeping, erase
-from lab.erasure.recipes import Esd, Recipe, Sdd, Uce
 from lab.erasure.training import Diverged, OtherTraining, Training
 from tests.originals import SHA, tiny_original
 from workers.variants.card import Kind, VariantCard, is_cross_attention, is_key_or_value

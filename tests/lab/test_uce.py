@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from contract.recipe import Uce
 from lab.erasure import uce
 from lab.erasure.original import UnusableConcept
-from lab.erasure.recipes import Uce
 from tests.originals import tiny_original
 from workers.variants.card import is_key_or_value
 

@@ -13,6 +13,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 
 from contract import keys, record
 from contract.audit import words_of
+from contract.erasure import Lab
 from contract.job import Job, PolicyRef, picture_key
 from contract.model import ModelInfo, VariantInfo
 from contract.plan import Action, SafetyPlan
@@ -92,6 +93,7 @@ def client(url: str) -> "Redis":
 def announce(redis: "Redis", info: ModelInfo | None = None) -> None:
     info = info or model_info()
     redis.hset(keys.MODELS, info.name, info.model_dump_json())
+    redis.hset(keys.LABS, info.name, Lab(model=info.name, weights_sha256=info.weights_sha256).model_dump_json())
     redis.set(keys.tokenizer_key(hashlib.sha256(TOKENIZER).hexdigest()), TOKENIZER)
 
 

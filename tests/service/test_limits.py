@@ -12,7 +12,6 @@ import pytest
 from redis import Redis
 
 from contract import keys
-from contract.cost import cost_of
 from contract.job import Job
 from contract.plan import SafetyPlan
 from contract.result import JobError, Result, Status
@@ -173,7 +172,7 @@ def test_a_jobs_cost_is_its_pixels_times_steps_times_branches_times_pictures(
     plan: dict[str, Any], guidance_scale: float, branches: int
 ) -> None:
     job: Job = parts.some_job(plan=SafetyPlan.model_validate(plan), guidance_scale=guidance_scale, seeds=(1, 2, 3))
-    assert cost_of(job) == 64 * 64 * 25 * branches * 3
+    assert job.cost == 64 * 64 * 25 * branches * 3
 
 
 def test_blocked_pictures_use_up_their_end_users_budget_and_nobody_elses(

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, JsonValue, StringConstraints
 
+from contract.gate import Assessment
 from contract.model import ErasureEffect, VariantStatus
 from contract.plan import ConceptText, VariantName
 from contract.strict import Strict
-from workers.variants.gate import Assessment
 
 CARD, WEIGHTS = "card.json", "variant.safetensors"
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -75,6 +75,7 @@ class VariantCard(Strict):
     status: VariantStatus = VariantStatus.AVAILABLE
     gate: Assessment | None = Field(None, description="null: held against none.")
     history: tuple[StatusChange, ...] = Field((), description="Of the status, oldest first.")
+    job: str | None = Field(None, description="Id of the erasure that made it; null: the command line did.")
     chosen_by: str = Field("", description="How the hyper-parameters were chosen.")
     command: str = ""
     licence: str = ""

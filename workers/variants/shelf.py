@@ -20,6 +20,7 @@ from workers.engine.text_attention import TextProjection
 from workers.engine.weights import ErasedWeights
 from workers.variants.card import CARD, VariantCard, read_card
 from workers.variants.reading import UnusableVariant, Variant, load_variant
+from workers.variants.standing import promote, retire
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,20 @@ class VariantShelf:
     def held_bytes(self) -> int:
         """Memory on the device of all that is loaded."""
         return sum(held.size_bytes for held in list(self._loaded.values()))
+
+    def move(self, name: str, status: VariantStatus, reason: str | None) -> VariantInfo:
+        """Promote a variant, by force where a reason is given, or retire it.
+
+        Raises:
+            UnusableVariant: there is none of that name.
+            NotPromoted: it has to stay as it is.
+        """
+        with self._lock:
+            if name not in self._cards():
+                raise UnusableVariant(f"there is no variant {name!r} of this model in {self._folder}")
+            if status is VariantStatus.AVAILABLE:
+                return _info(promote(self._folder / name, reason))
+            return _info(retire(self._folder / name, reason or "not said"))
 
     def _load(self, name: str) -> _Loaded:
         base = self._model.weights.base
@@ -166,4 +181,5 @@ def _info(card: VariantCard) -> VariantInfo:
         weights_sha256=card.weights_sha256,
         status=card.status,
         effects=card.effects,
+        gate=card.gate,
     )

@@ -29,11 +29,11 @@ def promote(folder: Path, forced_because: str | None = None) -> VariantCard:
     if card.status is VariantStatus.AVAILABLE:
         raise NotPromoted(f"the variant {card.name!r} is available already")
     if forced_because is None and card.gate is None:
-        raise NotPromoted(f"the variant {card.name!r} was held against no gate yet: seemly variants gate {folder}")
+        raise NotPromoted(f"the variant {card.name!r} was held against no gate yet; do that first, or force it")
     if forced_because is None and card.gate is not None and not card.gate.passed:
         raise NotPromoted(
             f"the variant {card.name!r} did not pass its gate: {'; '.join(card.gate.findings)}."
-            ' Make it anew with other settings, or say why it may be served: --force "REASON"'
+            " Make it anew with other settings, or force it and say why it may be served"
         )
     has_passed = card.gate is not None and card.gate.passed
     reason = forced_because if forced_because is not None else "passed its gate"

@@ -16,6 +16,8 @@ from tests.workers.lifecycle.conftest import working
 from tests.workers.lifecycle.paced_engine import PacedEngine
 from tests.workers.lifecycle.test_queue import rq_info
 
+TURNS = keys.turns_key(keys.queue_name("paced"))
+
 FLOOD = 500
 STEPS = 16
 STEP_S = 0.005
@@ -78,7 +80,7 @@ def test_five_jobs_beside_five_hundred_wait_at_most_twice_as_long_as_alone(
     assert set(statuses.values()) == {Status.SUCCEEDED}
     client.assert_ended_once([*flood, *beside])
     assert client.redis.zcard(keys.ACCEPTED) == 0
-    assert not client.redis.exists(keys.in_flight_key("small"), keys.in_flight_key("large"), keys.turns_key("paced"))
+    assert not client.redis.exists(keys.in_flight_key("small"), keys.in_flight_key("large"), TURNS)
 
 
 def test_tenants_take_turns_by_the_work_they_ask_for(client: Client, queue: JobQueue) -> None:
@@ -100,7 +102,7 @@ def test_priorities_order_a_tenants_own_jobs_and_take_nothing_from_others(client
     assert [job_id for job_id in listed if job_id not in others] == [*high, *own, normal, low]
     assert [job_id for job_id in listed if job_id in others] == others
     assert [index for index, job_id in enumerate(listed) if job_id in others] == places
-    turns = [client.redis.zscore(keys.turns_key("paced"), job_id) for job_id in listed]
+    turns = [client.redis.zscore(TURNS, job_id) for job_id in listed]
     assert turns == sorted(turns)  # type: ignore[type-var]
     assert len(set(listed)) == 10
 
@@ -115,7 +117,7 @@ def test_a_turn_that_was_not_used_costs_nothing(client: Client, queue: JobQueue)
         assert queue.cancel(wanted, canceled, 60) == "queued"
     last = accept(queue, "hasty")
     assert in_list(client).index(last) == 0
-    assert len(in_list(client)) == client.redis.zcard(keys.turns_key("paced")) == 21
+    assert len(in_list(client)) == client.redis.zcard(TURNS) == 21
 
 
 def test_the_position_that_is_told_is_the_place_in_the_list(client: Client, queue: JobQueue) -> None:

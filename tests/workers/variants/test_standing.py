@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from contract.gate import Assessment, Gate
 from contract.model import ErasureEffect, VariantStatus
 from tests import engines
 from tests.redis_server import RedisServer
@@ -15,7 +16,7 @@ from tests.workers.lifecycle.conftest import working
 from tests.workers.variants.conftest import write
 from workers.models import LoadedModel
 from workers.variants.card import read_card
-from workers.variants.gate import FLAGGED, LIKENESS, SHOWS_NAMED, SHOWS_UNSAFE, Assessment, Gate, assess
+from workers.variants.gate import FLAGGED, LIKENESS, SHOWS_NAMED, SHOWS_UNSAFE, assess
 from workers.variants.reading import UnusableVariant
 from workers.variants.shelf import VariantShelf
 from workers.variants.standing import NotPromoted, promote, retire

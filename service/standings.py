@@ -1,0 +1,101 @@
+"""Promoting and retiring variants: a job for a worker of the model, awaited for as long as a person would."""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from starlette.concurrency import run_in_threadpool
+
+from contract.acceptance import Terms
+from contract.model import VariantInfo, VariantStatus
+from contract.standing import StandingJob, StandingResult
+from service.events import EventStreams
+from service.kept import KeptJobs, KeptRecord
+from service.models import Catalogue
+from service.problems import NotMoved, NotPromoted, VariantNotFound
+from service.queue import JobQueue
+
+LONGEST_S = 20.0  # then the job has expired, and nothing was changed
+
+
+@dataclass(frozen=True)
+class StandingRecord(KeptRecord[StandingJob, StandingResult]):
+    """Such a job's record in Redis, parsed."""
+
+    @classmethod
+    def read(cls, fields: Mapping[str, str] | None) -> "StandingRecord | None":
+        """The record; None where there is none, or one that cannot be read."""
+        return cls.parsed(fields, StandingJob, StandingResult)
+
+    @property
+    def view(self) -> StandingResult | None:
+        """What became of it."""
+        return self.result
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is to become of a variant; a reason to promote it is one to do so by force."""
+
+    name: str
+    status: VariantStatus
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Standings:
+    """Changes what becomes of variants."""
+
+    catalogue: Catalogue
+    queue: JobQueue
+    kept: KeptJobs[StandingRecord]
+    events: EventStreams
+    queue_limit: int
+
+    async def change(self, tenant: str, model: str | None, change: Change) -> tuple[str, VariantInfo]:
+        """Promote or retire a variant. Its model, and the variant as it is then.
+
+        Raises:
+            VariantNotFound, NotPromoted: as the worker says.
+            NotMoved: no worker has answered in time.
+            Refusal: there is no such model, or its queue is full.
+        """
+        job = await run_in_threadpool(self._accepted, tenant, model, change)
+        result = await self._result(job)
+        if result is not None and result.variant is not None:
+            return job.model, result.variant
+        error = result.error if result else None
+        if error is not None and error.code == "variant_not_found":
+            raise VariantNotFound
+        if error is not None and error.code == "not_promoted":
+            raise NotPromoted(f"It stays as it is: {error.message}.")
+        raise NotMoved("No worker of the model has done it in time; GET /variants tells how the variant stands.", 5)
+
+    def _accepted(self, tenant: str, model: str | None, change: Change) -> StandingJob:
+        info, now = self.catalogue.model(model), datetime.now(UTC)
+        if not any(variant.name == change.name for variant in info.variants):
+            raise VariantNotFound
+        job = StandingJob(
+            id=uuid.uuid4().hex,
+            tenant=tenant,
+            created_at=now,
+            deadline_at=now + timedelta(seconds=LONGEST_S),
+            model=info.name,
+            name=change.name,
+            status=change.status,
+            reason=change.reason,
+        )
+        self.queue.accept(job, Terms(queue_limit=self.queue_limit, service_s=None, priority="high"))
+        return job
+
+    async def _result(self, job: StandingJob) -> StandingResult | None:
+        """What became of the job; reading one that waits past its deadline ends it. None: its worker died meanwhile."""
+        async with self.events.follow(job.id) as subscription:
+            for _ in range(int(LONGEST_S) + 2):
+                record = await self.kept.read(job.id, job.tenant)
+                if record.status.is_terminal:
+                    return record.result
+                while (event := await subscription.next_event(1)) is not None and event.type != "finished":
+                    pass
+        return None

@@ -1,0 +1,182 @@
+"""Erasures as jobs: through the gateway, a lab's worker and the workers that serve, in the real thing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from contract import keys
+from contract.acceptance import Terms
+from contract.erasure import ErasureJob, ErasureResult
+from contract.gate import Gate
+from contract.recipe import Sdd
+from contract.result import Status
+from lab.erasure.erase import Keeping, erase
+from lab.erasure.original import Original
+from service.queue import JobQueue
+from tests import engines
+from tests.lab.lab_process import CHECKPOINT_EVERY, lab_at_work
+from tests.redis_server import RedisServer
+from tests.seemly.processes import eventually
+from tests.service.conftest import running_gateway
+from tests.workers.lifecycle.client import Client
+from tests.workers.lifecycle.conftest import client, server, working
+from workers.checkpoint import hash_weights
+from workers.variants.card import read_card
+from workers.variants.shelf import VariantShelf
+
+__all__ = ["client", "server"]
+
+QUICK = Sdd(concepts=("knife",), iterations=30, warmup_iterations=2, sampling_steps=2, learning_rate=1e-3, kv_only=True)
+
+
+def accepted(server: RedisServer, model: Path, name: str = "sdd-x", **changes: Any) -> ErasureJob:
+    """As the gateway accepts it."""
+    job = ErasureJob(
+        id=os.urandom(16).hex(),
+        tenant="someone",
+        created_at=datetime.now(UTC),
+        deadline_at=None,
+        model="tiny",
+        name=name,
+        base_sha256=hash_weights(model),
+        **({"recipe": QUICK, "gate": Gate(), "prompts": 1} | changes),
+    )
+    queue = JobQueue(server.url, 5)
+    assert queue.accept(job, Terms(queue_limit=10, service_s=None, variant=name)).is_new
+    queue.close()
+    return job
+
+
+def steps(client: Client, job: ErasureJob, stage: str = "training") -> list[int]:
+    """Those told in progress events."""
+    told = [data for kind, data in client.events(job.id) if kind == "progress"]
+    return [data["step"] for data in told if data["stage"] == stage]
+
+
+def ended(client: Client, job: ErasureJob) -> ErasureResult:
+    client.wait_for([job.id])
+    assert [kind for kind, _ in client.events(job.id)].count("finished") == 1
+    return ErasureResult.model_validate_json(client.redis.hget(keys.job_key(job.id), "result") or b"")
+
+
+def test_a_killed_lab_is_followed_by_one_that_goes_on(
+    server: RedisServer, client: Client, tiny_folder: Path, tmp_path: Path
+) -> None:
+    job = accepted(server, tiny_folder)
+    command = [sys.executable, "-m", "tests.lab.lab_process", server.url, str(tmp_path), str(tiny_folder)]
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    try:
+        assert eventually(lambda: max(steps(client, job), default=0) > 2 * CHECKPOINT_EVERY, timeout_s=60)
+    finally:
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    before = steps(client, job)
+    assert not (tmp_path / "variants" / "sdd-x").exists()
+    with lab_at_work(server.url, tmp_path, tiny_folder):
+        made = ended(client, job).made
+    after = steps(client, job)[len(before) :]
+    assert client.attempt(job.id) == 2
+    assert 2 * CHECKPOINT_EVERY < after[0] <= before[-1] + CHECKPOINT_EVERY + 1
+    assert made is not None
+    assert (made.changes, made.gate.passed, len(made.gate.findings)) == ("kv_only", False, 2)
+    whole = Keeping(tmp_path / "whole", preview_every=0)
+    erase(Original.open(str(tiny_folder), torch.device("cpu")), QUICK, tmp_path / "v", whole, Console(quiet=True))
+    resumed, straight = (
+        load_file(folder / "variant.safetensors") for folder in (tmp_path / "variants" / "sdd-x", tmp_path / "v")
+    )
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+    assert not (tmp_path / "work" / job.id).exists()
+
+
+def test_a_lab_that_is_told_to_end_hands_its_job_on_and_a_canceled_one_leaves_nothing(
+    server: RedisServer, client: Client, tiny_folder: Path, tmp_path: Path
+) -> None:
+    job = accepted(server, tiny_folder, recipe=QUICK.model_copy(update={"iterations": 100_000}))
+    waiting = accepted(server, tiny_folder, name="never")
+    with lab_at_work(server.url, tmp_path, tiny_folder):
+        assert eventually(lambda: steps(client, job))
+    reached = steps(client, job)[-1]
+    with lab_at_work(server.url, tmp_path, tiny_folder):
+        assert eventually(lambda: steps(client, job)[-1] > reached)
+        client.cancel(waiting.id)
+        assert client.cancel(job.id) == "running"
+        assert client.wait_for([job.id, waiting.id]) == {job.id: Status.CANCELED, waiting.id: Status.CANCELED}
+    assert client.attempt(job.id) == 2
+    assert min(steps(client, job)[-2:]) >= reached
+    assert eventually(lambda: not list((tmp_path / "work").iterdir()))
+    assert not (tmp_path / "variants").exists()
+    assert client.redis.zcard(keys.ACCEPTED) == 0
+
+
+def test_a_concept_goes_from_the_weights_while_the_service_runs(
+    server: RedisServer, client: Client, tiny_folder: Path, tmp_path: Path
+) -> None:
+    model = engines.load(tiny_folder, torch.float32)
+    shelf = VariantShelf(tmp_path / "variants", model.parts, model.info.weights_sha256, 1 << 30)
+    wanted = {"name": "uce-x", "recipe": {"method": "uce", "concepts": ["knife", "never heard of"]}, "prompts": 2}
+    picture = {"prompt": "a cat", "steps": 2, "width": 32, "height": 32, "safety": "erased:uce-x"}
+    with (
+        working(server, tmp_path, engines.engine(model), model, shelf),
+        running_gateway(server.url, tmp_path / "gateway") as gateway,
+        httpx.Client(base_url=gateway.url, timeout=60) as http,
+    ):
+        assert eventually(lambda: http.get("/models").json()["models"])
+        assert http.post("/erasures", json=wanted).json()["code"] == "no_lab"
+        with lab_at_work(server.url, tmp_path, tiny_folder):
+            assert eventually(lambda: client.redis.hexists(keys.LABS, "tiny"))
+            job = http.post("/erasures", json=wanted)
+            assert job.status_code == 202, job.text
+            kinds, progress = followed(http, job.headers["Location"])
+        assert kinds == ["snapshot", "queued", "started", "progress", "finished"]
+        assert progress == {"stage": "measuring", "step": 8, "steps": 8}
+        told = http.get(job.headers["Location"]).json()
+        assert (told["status"], told["made"]["gate"]["passed"]) == ("succeeded", False), told
+
+        assert eventually(lambda: standing(http) == {"uce-x": "candidate"})
+        assert http.post("/generate", json=picture).status_code == 422
+        again = http.post("/erasures", json=wanted)
+        assert (again.status_code, again.json()["code"]) == (409, "variant_exists")
+
+        refused = http.post("/variants/uce-x/promote", json={})
+        assert (refused.status_code, refused.json()["code"]) == (409, "not_promoted"), refused.text
+        assert told["made"]["gate"]["findings"][0] in refused.json()["detail"]
+        promoted = http.post("/variants/uce-x/promote", json={"force": "asked for by the moderators"})
+        assert (promoted.status_code, promoted.json()["status"]) == (200, "available"), promoted.text
+        assert eventually(lambda: standing(http) == {"uce-x": "available"})
+        served = http.post("/generate", json=picture, headers={"Prefer": "wait=60"}).json()
+        assert (served["status"], served["safety"]["applied"]["weights"]["variant"]) == ("succeeded", "uce-x")
+        history = read_card(tmp_path / "variants" / "uce-x").history
+        assert [(change.reason, change.forced) for change in history] == [("asked for by the moderators", True)]
+
+        assert http.post("/variants/uce-x/promote", json={}).json()["code"] == "not_promoted"
+        retired = http.post("/variants/uce-x/retire", json={"reason": "a better one is there"})
+        assert (retired.status_code, retired.json()["status"]) == (200, "retired"), retired.text
+        assert eventually(lambda: http.post("/generate", json=picture).status_code == 422)
+
+
+def followed(http: httpx.Client, address: str) -> tuple[list[str], dict[str, Any]]:
+    """The kinds of an erasure's events in order, each once, and the last progress."""
+    kinds: dict[str, None] = {}
+    progress: dict[str, Any] = {}
+    with http.stream("GET", f"{address}/events") as stream:
+        for line in stream.iter_lines():
+            name, _, value = line.partition(": ")
+            if name == "event":
+                kinds[value] = None
+            elif name == "data" and list(kinds)[-1] == "progress":
+                progress = json.loads(value)
+    return list(kinds), progress
+
+
+def standing(http: httpx.Client) -> dict[str, str]:
+    return {variant["name"]: variant["status"] for variant in http.get("/variants").json()["variants"]}

@@ -1,0 +1,36 @@
+"""From the queue to a started attempt: the same for every kind of worker."""
+
+from dataclasses import dataclass
+
+from workers.ending import Ending
+from workers.lifecycle import RqWorker, Ticket, Unreadable
+from workers.records import JobRecords, Started
+from workers.results import failed
+
+
+@dataclass(frozen=True)
+class Taking:
+    """Takes jobs, and ends those that nobody can run."""
+
+    records: JobRecords
+    rq: RqWorker
+    ending: Ending
+
+    def ticket(self) -> Ticket | None:
+        """Pop a job and lease it; None when there is none that RQ can read."""
+        try:
+            return self.rq.take()
+        except Unreadable as unreadable:
+            self.ending.end_without_ticket(unreadable.job_id, failed("invalid_job", "the queued job cannot be read"))
+            self.rq.discard(unreadable.job_id)
+            return None
+
+    def start(self, ticket: Ticket) -> Started | None:
+        """Begin an attempt; None when the job needs none, and then it is over for RQ as well."""
+        started = self.records.start(ticket.job_id, starter=ticket.execution.id)
+        if isinstance(started, Started):
+            return started
+        if started.why == "corrupt":
+            self.ending.end_corrupt(ticket.job_id)
+        self.rq.finish(ticket)
+        return None

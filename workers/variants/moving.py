@@ -1,0 +1,38 @@
+"""Jobs of `POST /variants/…/promote` and `…/retire`: done at once, beside whatever is in flight."""
+
+import logging
+from datetime import UTC, datetime
+
+from pydantic import ValidationError
+
+from contract.result import Ended, Status
+from contract.standing import StandingJob, StandingResult
+from workers.records import Started
+from workers.results import expired, failed
+from workers.variants.reading import UnusableVariant
+from workers.variants.shelf import VariantShelf
+from workers.variants.standing import NotPromoted
+
+log = logging.getLogger(__name__)
+
+
+def moved(started: Started, shelf: VariantShelf | None) -> Ended:
+    """Do what the job says, and tell what became of it."""
+    try:
+        job = StandingJob.model_validate_json(started.job_json)
+    except ValidationError:
+        return failed("invalid_job", "the job's record is invalid")
+    if job.deadline_at is not None and job.deadline_at <= datetime.now(UTC):
+        return expired()
+    if shelf is None:
+        return failed("variant_not_found", "this worker has no erased weights")
+    try:
+        variant = shelf.move(job.name, job.status, job.reason)
+    except NotPromoted as error:
+        return failed("not_promoted", str(error))
+    except UnusableVariant as error:
+        return failed("variant_not_found", str(error))
+    except (OSError, ValueError) as error:
+        log.error("the card of %s could not be written: %s", job.name, type(error).__name__)
+        return failed("variant_damaged", "the variant's card cannot be read or written; the worker's log has more")
+    return StandingResult(status=Status.SUCCEEDED, variant=variant)
