@@ -16,7 +16,7 @@ from redis.retry import Retry
 
 from contract import chain, keys, record
 from contract.audit import Verdicts, words_of
-from contract.result import Ended, Status
+from contract.result import Ended, Result, Status
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,8 @@ class JobRecords:
         against what the record holds.
         """
         text = result.model_dump_json()
-        ttl_s = self._withheld_ttl_s if any(picture.kept for picture in result.images) else self._ttl_s
+        is_withheld = isinstance(result, Result) and any(picture.kept for picture in result.images)
+        ttl_s = self._withheld_ttl_s if is_withheld else self._ttl_s
         args = [attempt, result.status.value, text, repr(time.time()), ttl_s]
         if verdicts is not None:
             args += words_of(verdicts)
