@@ -148,7 +148,7 @@ HOLDING = (
     _PUT_UP
     + f"""
 local function hold(tenant, job, result, now, ttl)
-  for _, picture in ipairs(cjson.decode(result).images) do
+  for _, picture in ipairs(cjson.decode(result).images or {{}}) do
     if picture.verdict == 'review' and picture.kept then
       put_up(tenant, job, picture.index, '{Cause.HELD}', '', now, ttl)
     end
