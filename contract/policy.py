@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, StrictBool, StringConstraints, model_validator
 
 from contract.at_rest import PromptForm
+from contract.detail import ScoreDetail
 from contract.job import Job, PolicyRef
 from contract.plan import METHODS, SafetyPlan, Sld
 from contract.prompt_rules import PromptRules
@@ -96,6 +97,9 @@ class Policy(Strict):
     forbidden: tuple[MethodName, ...] = Field((), description='"none" forbids a plan that uses no method.')
     allowed: Annotated[tuple[PlanName, ...], Field(max_length=64)] | None = Field(
         None, description="All that plans may name, with a preset (`sld:max`) or with any (`sld`); null: everything."
+    )
+    scores: ScoreDetail = Field(
+        ScoreDetail.FULL, description="How exactly callers see scores who have no scope but `generate`."
     )
     bounds: Bounds = Bounds()
     prompt_rules: PromptRules = PromptRules()

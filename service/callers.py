@@ -31,6 +31,11 @@ class Caller:
         """Who decides and looks, as the audit has it: each person has a key of their own."""
         return f"key {self.key_id}" if self.key_id else "this machine"
 
+    @property
+    def sees_scores(self) -> bool:
+        """Whether scores are told in full, whatever the policy says of those who only make pictures."""
+        return bool(self.scopes - {Scope.GENERATE})
+
 
 _DEVELOPER = Caller(LOCAL_TENANT, frozenset(Scope), is_local=True)
 

@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
+from contract.detail import ScoreDetail, as_told
 from contract.job import Job
 from contract.plan import SafetyPlan
+from contract.policy import InForce
 from contract.rejudging import rejudged
 from contract.request import plan_of
-from contract.result import JobError, JobView, Picture, Result, status_of
+from contract.result import ComparedPicture, JobError, JobView, Picture, Result, status_of
 from contract.strictness import shortfalls, strictest
 from contract.verdict import ConceptScore, Verdict, decide
+from service.callers import Caller
 from service.kept import KeptRecord, Reading, ReadingFor
 from service.policies import Policies
 
@@ -22,12 +25,13 @@ _MARGIN_TOLERANCE = 0.001  # margins are rounded to 3 digits
 class JobRecord(KeptRecord[Job, Result]):
     """A job's record in Redis, parsed."""
 
-    floor: SafetyPlan  # under which it is read: what was passed once may be withheld by now
+    in_force: InForce  # under which it is read: what was passed once may be withheld by now
+    is_in_full: bool = False  # scores, whatever the policy says
 
     @classmethod
-    def read(cls, fields: Mapping[str, str] | None, floor: SafetyPlan) -> "JobRecord | None":
+    def read(cls, fields: Mapping[str, str] | None, in_force: InForce) -> "JobRecord | None":
         """The record; None where there is none, or one that cannot be read."""
-        return cls.parsed(fields, Job, Result, floor=floor)
+        return cls.parsed(fields, Job, Result, in_force=in_force)
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
@@ -35,8 +39,18 @@ class JobRecord(KeptRecord[Job, Result]):
         if self.result is None:
             return ()
         return tuple(
-            released(picture, self.job.of_picture(picture.index), self.floor) for picture in self.result.images
+            as_told(released(picture, self.job.of_picture(picture.index), self.in_force.floor), self.scores)
+            for picture in self.result.images
         )
+
+    @property
+    def scores(self) -> ScoreDetail:
+        """In how much detail scores are told."""
+        return ScoreDetail.FULL if self.is_in_full else self.in_force.policy.scores
+
+    def seen_by(self, caller: Caller) -> "JobRecord":
+        """The record as a caller sees it."""
+        return replace(self, is_in_full=caller.sees_scores)
 
     @property
     def view(self) -> JobView:
@@ -51,10 +65,17 @@ class JobRecord(KeptRecord[Job, Result]):
             finished_at=self.finished_at,
             safety=self.result.safety if self.result else None,
             images=pictures,
-            comparison=self.result.comparison if self.result else (),
+            comparison=self._comparison,
             metrics=self.result.metrics if self.result else None,
             error=self.result.error if self.result else None,
         )
+
+    @property
+    def _comparison(self) -> tuple[ComparedPicture, ...]:
+        compared = self.result.comparison if self.result else ()
+        if self.scores is ScoreDetail.FULL:
+            return compared
+        return tuple(one.model_copy(update={"differences": ()}) for one in compared)
 
 
 def released(picture: Picture, job: Job, floor: SafetyPlan) -> Picture:
@@ -112,6 +133,6 @@ def readings_under(policies: Policies) -> ReadingFor[JobRecord]:
     """Records are read under the policy that their tenant has now."""
 
     async def for_tenant(tenant: str) -> Reading[JobRecord]:
-        return partial(JobRecord.read, floor=(await policies.in_force(tenant)).floor)
+        return partial(JobRecord.read, in_force=await policies.in_force(tenant))
 
     return for_tenant

@@ -35,7 +35,7 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 async def get_contact_sheet(job_id: JobId, caller: Generating, request: Request, gateway: Here) -> Response:
     """Drawn from the stored pictures that passed."""
     record = await gateway.jobs.read(job_id, caller.tenant)
-    view = record.view
+    view = record.seen_by(caller).view
     if not view.status.is_terminal:
         raise PictureNotReady(f"The job is {view.status.value}; its contact sheet can be read once it is finished.")
     if not view.images:

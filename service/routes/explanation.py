@@ -32,7 +32,7 @@ async def explain_job(job_id: JobId, caller: Generating, request: Request, gatew
     record = await gateway.jobs.read(job_id, caller.tenant)
     if not record.status.is_terminal:
         raise PictureNotReady(f"The job is {record.status.value}; it can be explained once it is finished.")
-    view = record.view
+    view = record.seen_by(caller).view
     headers = headers_of(view)
     if (answer := unchanged(request, headers)) is not None:
         return answer

@@ -100,7 +100,7 @@ async def get_job(
     job_id: JobId, caller: Generating, request: Request, gateway: Here, links_for_s: LinksFor = None
 ) -> Response:
     """The job as it stands. `partial` and `blocked` are finished jobs with pictures withheld, not errors."""
-    view = (await gateway.jobs.read(job_id, caller.tenant)).view
+    view = (await gateway.jobs.read(job_id, caller.tenant)).seen_by(caller).view
     if links_for_s is not None:
         view = await gateway.links.signed(view, caller.tenant, str(request.base_url), links_for_s)
     return Response(view.model_dump_json(), media_type="application/json")

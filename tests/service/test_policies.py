@@ -219,3 +219,19 @@ def test_listed_words_are_refused_however_they_are_written(
     assert ruled.post("/compare", json={"prompt": "a knife", "plans": ["none", "filter"]}).status_code == 403
     assert ruled.post("/v1/images/generations", json={"prompt": "a knife"}).status_code == 403
     assert ruled.post("/generate", json={"prompt": "a penknife, a jackknife"}).status_code == 202
+
+
+@pytest.mark.parametrize("detail", ["coarse", "none"])
+def test_who_only_makes_pictures_sees_scores_as_the_policy_says(
+    keyed: KeyedGateway, admin: httpx.Client, ruled: httpx.Client, detail: str
+) -> None:
+    job_id = finished(keyed, ruled, value=0.317)
+    put_under(admin, f"scores-{detail}", scores=detail, floor={"output": {"method": "filter", "action": "annotate"}})
+    with keyed.http("ruled", Scope.GENERATE, Scope.REVIEW) as reviewer:
+        [whole] = reviewer.get(f"/jobs/{job_id}").json()["images"]
+    assert whole["concepts"][0]["score"] == 0.317
+    [picture] = ruled.get(f"/jobs/{job_id}").json()["images"]
+    assert (picture["verdict"], picture["url"]) == (whole["verdict"], whole["url"])
+    told = [(c["score"], c["threshold"], c["margin"], c["flagged"]) for c in picture["concepts"]]
+    assert told == ([(0.3, 0.2, 0.1, True)] if detail == "coarse" else [])
+    assert "317" not in ruled.get(f"/jobs/{job_id}").text
