@@ -203,11 +203,11 @@ class Submission:
     async def awaited(self, job_id: str, wait_s: float, *ends: End) -> JobRecord:
         """The job as it is once it is finished, the time is over, one of `ends` came, or this process is to end."""
         jobs, tenant = self.gateway.jobs, self.caller.tenant
-        record = await jobs.read(job_id, tenant)
+        record = (await jobs.read(job_id, tenant)).seen_by(self.caller)
         if record.status.is_terminal:
             return record
         await _first_of(partial(_finished, self.gateway.events, record.job, wait_s), self.gateway.leaving.wait, *ends)
-        return await jobs.read(job_id, tenant)
+        return (await jobs.read(job_id, tenant)).seen_by(self.caller)
 
     async def signed(self, view: JobView, for_s: int) -> JobView:
         """The job with addresses of its pictures that need no key for so long."""
