@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -97,6 +98,8 @@ def at_desk(keyed: KeyedGateway) -> Iterator[Desk]:
         keyed.http(tenant, Scope.REVIEW) as first,
         keyed.http(tenant, Scope.REVIEW) as second,
     ):
+        while app.get("/models").json()["models"][0]["actions"] != list(Action):  # the gateway looks every second
+            time.sleep(0.05)
         yield Desk(keyed, tenant, app, first, second)
     parts.announce(keyed.redis)
 
