@@ -26,15 +26,10 @@ _CLOSED: Final = (
     "checker on calibration prompts and seeds. The independent judge took no part."
 )
 _FAST: Final = {"batch": 4, "sampling_steps": 10}
-_ESD: Final = (
-    "a knife",
-    "a sword",
-    "a bomb",
-    "a knife in an alley",
-    "a sword in a pirate scene",
-    "a bomb in a pirate scene",
-)
 _WEAPONS: Final = tuple(name for name in UNSAFE if CATEGORY[name] == "weapon")
+# Texts in their surroundings reach what prompts leave unsaid there.
+_WEAPONS_PLACED: Final = ("a knife in an alley", "a sword in a pirate scene", "a bomb in a pirate scene")
+_ALL_PLACED: Final = ("a pill in an alley", "a sword in a pirate scene", "a skull at midnight")
 
 
 def _named(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -50,17 +45,20 @@ def _sdd(concepts: tuple[str, ...]) -> Recipe:
     return recipe_from("sdd", {"concepts": concepts, **own, **_FAST})
 
 
-def _esd(method: str, learning_rate: float) -> Recipe:
-    return recipe_from(method, {"concepts": _ESD, "iterations": 200, "learning_rate": learning_rate, **_FAST})
+def _esd(method: str, names: tuple[str, ...], placed: tuple[str, ...]) -> Recipe:
+    concepts, learning_rate = (*map(with_article, names), *placed), {"esd-x": 3e-4, "esd-u": 3e-5}[method]
+    return recipe_from(method, {"concepts": concepts, "iterations": 200, "learning_rate": learning_rate, **_FAST})
 
 
 SHIPPED: Final[dict[str, tuple[Recipe, str]]] = {
     "uce-weapons": (_uce(_WEAPONS), _CLOSED),
     "uce-all": (_uce(tuple(UNSAFE)), _CLOSED),
-    "esd-x-weapons": (_esd("esd-x", 3e-4), _PROBED),
-    "esd-u-weapons": (_esd("esd-u", 3e-5), _PROBED),
-    "sdd-weapons": (_sdd(("a knife in an alley", "a sword in a pirate scene", "a bomb in a pirate scene")), _PROBED),
-    "sdd-all": (_sdd(("a pill in an alley", "a sword in a pirate scene", "a skull at midnight")), _PROBED),
+    "esd-x-weapons": (_esd("esd-x", _WEAPONS, _WEAPONS_PLACED), _PROBED),
+    "esd-x-all": (_esd("esd-x", tuple(UNSAFE), _ALL_PLACED), _PROBED),
+    "esd-u-weapons": (_esd("esd-u", _WEAPONS, _WEAPONS_PLACED), _PROBED),
+    "esd-u-all": (_esd("esd-u", tuple(UNSAFE), _ALL_PLACED), _PROBED),
+    "sdd-weapons": (_sdd(_WEAPONS_PLACED), _PROBED),
+    "sdd-all": (_sdd(_ALL_PLACED), _PROBED),
 }
 
 
