@@ -16,7 +16,7 @@ from service.models import Catalogue
 from service.problems import NotMoved, NotPromoted, VariantNotFound
 from service.queue import JobQueue
 
-LONGEST_S = 20.0  # then the job has expired, and nothing was changed
+LONGEST_S = 10.0  # then the job has expired, and nothing was changed
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from service.standings import Change
 
 router = APIRouter(prefix="/variants", tags=["catalogue"], dependencies=[Depends(require_json)])
 
-Name = Annotated[str, Path(description="The variant's.", examples=["sdd-weapons"])]
+Name = Annotated[str, Path(description="The variant's.", examples=["uce-knives"])]
 _REFUSALS = (BadRequest, VariantNotFound, UnsupportedMediaType, InvalidRequest, NoModel, NotMoved, QueueFull)
 
 
