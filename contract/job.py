@@ -9,6 +9,7 @@ from contract.at_rest import PromptAtRest
 from contract.plan import SafetyPlan, Sega, Sld
 from contract.request import OutputFormat, RequestedPlan, Scheduler
 from contract.strict import Number, Strict
+from contract.verdict import Verdict
 
 MAX_ATTEMPTS = 3
 
@@ -35,6 +36,15 @@ class Upload(Strict):
     format: OutputFormat
     width: int  # as stored, before any rotation that its EXIF asks for
     height: int
+
+
+class Original(Strict):
+    """A finished job that is made again, to see whether the same comes out."""
+
+    job: str
+    attempt: int
+    weights_sha256: str | None
+    verdicts: tuple[Verdict, ...]
 
 
 class AnyJob(Strict):
@@ -93,6 +103,8 @@ class Job(AnyJob):
     uploads: tuple[Upload, ...] = Field(
         (), description="Of a moderation: the pictures that are judged; none is made, and only the filter acts."
     )
+
+    original: Original | None = Field(None, description="The job that this one makes again; null: none.")
 
     @model_validator(mode="after")
     def _every_picture_has_its_plan(self) -> Self:

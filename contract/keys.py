@@ -45,6 +45,11 @@ def job_key(job_id: str) -> str:
     return f"{PREFIX}job:{job_id}"
 
 
+def scores_key(model: str, hour: int) -> str:
+    """Hash: `detector|version|concept|bin` → scores of pictures made in that hour since 1970; see `contract.drift`."""
+    return f"{PREFIX}scores:{queue_name(model)}:{hour}"
+
+
 def upload_key(job_id: str, index: int) -> str:
     """String: a picture that is to be judged, as it was sent; it is deleted with the answer, and ends by itself."""
     return f"{PREFIX}upload:{job_id}:{index}"

@@ -92,10 +92,11 @@ class ModeratedPicture(Strict):
 
 
 class ModeratedText(Strict):
-    """The verdict on one text."""
+    """The verdict on one text. Without prompt rules in the policy, every text passes."""
 
     index: int
     verdict: Verdict
+    lists: tuple[str, ...] = Field(description="The policy's block-lists of which a word was found.")
     reasons: tuple[str, ...]
 
 

@@ -129,6 +129,28 @@ class ComparedPicture(Strict):
     )
 
 
+class ReproducedPicture(Strict):
+    """How a picture that was made again differs from the one before, as both are delivered."""
+
+    index: int
+    verdict_before: Verdict
+    same_pixels: bool | None = Field(
+        description="Whether all pixels have the same SHA-256; files differ anyway, as each names its job. Null, as all"
+        " that follows: either was withheld, or the one before is no longer kept."
+    )
+    max_difference: int | None = Field(description="Of any 8-bit value, 0 to 255.")
+    mean_difference: float | None = Field(description="Of all 8-bit values, 0 to 255.")
+    different_share: float | None = Field(description="Of pixels, 0 to 1.")
+
+
+class Reproduction(Strict):
+    """What came of making a job again."""
+
+    of: str = Field(description="The job before.")
+    same_weights: bool = Field(description="Whether the model has the weights that it had then.")
+    images: tuple[ReproducedPicture, ...]
+
+
 class Metrics(Strict):
     """Seconds on the worker's clock. `unet_rows` counts rows that went through the UNet, over all pictures, discarded
     ones included; `steps` is of one picture."""
@@ -154,6 +176,7 @@ class Result(Ended):
     safety: AppliedSafety | None = None
     images: tuple[Picture, ...] = ()
     comparison: tuple[ComparedPicture, ...] = ()
+    reproduction: Reproduction | None = None
     metrics: Metrics | None = None
 
 
@@ -168,6 +191,7 @@ class JobView(Strict):
     safety: AppliedSafety | None = Field(None, description="Null of a compare: each of its plans has its own.")
     images: tuple[Picture, ...] = ()
     comparison: tuple[ComparedPicture, ...] = Field((), description="Of a compare: one entry for each plan, in order.")
+    reproduction: Reproduction | None = Field(None, description="Of a job of `POST /jobs/{id}/reproduce`.")
     metrics: Metrics | None = None
     error: JobError | None = Field(None, description="Set when the status is failed or expired.")
 

@@ -11,7 +11,7 @@ from operator import itemgetter
 from contract.acceptance import Terms
 from contract.compare import CompareRequest
 from contract.idle import idle_settings
-from contract.job import ComparedPlan, Job, Upload
+from contract.job import ComparedPlan, Job, Original, Upload
 from contract.model import ModelInfo, VariantStatus
 from contract.moderation import ModerateRequest
 from contract.plan import MAX_CONCEPTS, Action, Negative, SafetyPlan, Sega, Sld, joined
@@ -25,12 +25,14 @@ from contract.request import (
     Scheduler,
     plan_of,
 )
+from contract.result import Result
 from contract.tracing import OFF, Span
 from service.at_rest import prompt_at_rest
 from service.comparing import errors_of_plans, regeneration_errors, without_regeneration
 from service.idempotency import fingerprint_of
+from service.jobs import JobRecord
 from service.models import Catalogue, count_tokens, holds_mark, too_long
-from service.problems import FieldError, ForbiddenByPolicy, InvalidRequest, PolicyNotServed
+from service.problems import FieldError, ForbiddenByPolicy, InvalidRequest, NotReproducible, PolicyNotServed
 from service.queue import JobQueue, Standing
 from service.tenants import UNLIMITED, TenantLimits
 from service.webhooks.targets import Network, why_refused
@@ -163,6 +165,43 @@ class Admission:
         _check_served(job, model, sender.in_force)
         return job
 
+    def again(self, record: JobRecord, sender: Sender) -> Job:
+        """The job that makes a finished one again, under the policy of now, checked and not yet in the queue.
+
+        Raises:
+            NotReproducible: it made no pictures, or is over without any.
+            Refusal: when it is not served any more.
+        """
+        job, result = record.job, record.result
+        if job.uploads or result is None or not result.images:
+            raise NotReproducible("Only a finished job that made pictures can be made again.")
+        model, in_force = self._catalogue.model(job.model), sender.in_force
+        compared = tuple(
+            each.model_copy(update={"plan": without_regeneration(in_force.effective(each.plan))})
+            for each in job.compared
+        )
+        now = {
+            "id": uuid.uuid4().hex,
+            "created_at": datetime.now(UTC),
+            "deadline_at": None,
+            "plan": compared[0].plan if compared else in_force.effective(job.plan),
+            "compared": compared,
+            "policy": in_force.policy.ref,
+            "request_id": sender.request_id,
+            "traceparent": None,
+            "original": Original(
+                job=job.id,
+                attempt=record.attempt,
+                weights_sha256=_weights_of(result),
+                verdicts=tuple(picture.verdict for picture in record.pictures),
+            ),
+        }
+        again = Job.model_validate(job.model_copy(update=now).model_dump())
+        _check_policy(again, in_force)
+        for index in range(max(1, len(compared))):
+            _check_served(again.of_picture(index), model, in_force)
+        return again
+
     def enqueue(self, job: Job, sender: Sender) -> Standing:
         """Put a job into the queue that no idempotency key, webhook or end user came with.
 
@@ -272,6 +311,11 @@ class Admission:
                 yield too_long(field, count, model.max_tokens)
             if count.stray_mark:
                 yield holds_mark(field, count)
+
+
+def _weights_of(result: Result) -> str | None:
+    told = [result.safety, *(each.safety for each in result.comparison)]
+    return next((safety.weights_sha256 for safety in told if safety is not None), None)
 
 
 def _beside_output(error: FieldError) -> FieldError:

@@ -17,6 +17,7 @@ from service.routes import (
     catalogue,
     compare,
     contact_sheet,
+    drift,
     erasures,
     explanation,
     generate,
@@ -34,7 +35,7 @@ from service.routes import (
 from service.settings import Settings
 
 ROUTES = (
-    *(generate, compare, jobs, contact_sheet, explanation, moderate),
+    *(generate, compare, jobs, contact_sheet, explanation, moderate, drift),
     *(images, moderations, provenance, reviews, catalogue, variants, erasures, policies, webhooks, health),
 )
 DESCRIPTION = """

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel
 
+from contract.drift import ConceptDrift, DriftReport
 from contract.erasure import ErasurePage, ErasureView, Made
 from contract.gate import Assessment, Gate
 from contract.job import PolicyRef
@@ -312,6 +313,26 @@ EXAMPLES: tuple[BaseModel, ...] = (
     ),
     Health(status="live"),
     _MODERATION,
+    DriftReport(
+        model="demo",
+        until=_FINISHED,
+        recent_hours=24,
+        reference_hours=168,
+        shifted=True,
+        concepts=(
+            ConceptDrift(
+                detector="clip-checker",
+                detector_version="5c7e3b1d9f2a",
+                name="skull",
+                recent=4210,
+                reference=29877,
+                psi=0.31,
+                recent_mean=0.1834,
+                reference_mean=0.1511,
+                shifted=True,
+            ),
+        ),
+    ),
     Provenances(images=(_PROVENANCE,)),
     answer_of(ModerationsRequest(input=(_PART,)), _MODERATION, _ID),
 )

@@ -17,6 +17,7 @@ from contract.tracing import Tracing
 from service.admission import Admission
 from service.audit.reading import Audit
 from service.callers import Callers
+from service.drift import Drift
 from service.erasures import ErasureAdmission, ErasureRecord
 from service.events import EventStreams
 from service.explanation.drawings import Drawings
@@ -76,6 +77,7 @@ class Gateway:
     sheets: asyncio.Semaphore  # contact sheets drawn at once: each holds a decoded picture
     moderator: Moderator
     verifier: Verifier
+    drift: Drift
     leaving: asyncio.Event  # set once the process is asked to end: whoever waits is answered now
 
     @classmethod
@@ -138,6 +140,7 @@ class Gateway:
             metrics=Metrics(events.listeners),
             tracing=Tracing.open(settings.otlp_url, "gateway", settings.trace_share),
             sheets=asyncio.Semaphore(SHEETS_AT_ONCE),
+            drift=Drift(redis, silence),
             verifier=Verifier.of(jobs, settings.provenance_anchors),
             moderator=Moderator.of(settings.moderation_wait_s, settings.moderations_at_once),
             leaving=asyncio.Event(),

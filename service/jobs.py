@@ -66,6 +66,7 @@ class JobRecord(KeptRecord[Job, Result]):
             safety=self.result.safety if self.result else None,
             images=pictures,
             comparison=self._comparison,
+            reproduction=self.result.reproduction if self.result else None,
             metrics=self.result.metrics if self.result else None,
             error=self.result.error if self.result else None,
         )

@@ -3,7 +3,7 @@
 import time
 from collections import Counter as Tally
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -22,6 +22,7 @@ class Stock:
     oldest_at: float | None  # when the oldest unfinished job was accepted, epoch seconds
     memory_bytes: int  # of Redis
     memory_limit_bytes: int  # 0: none
+    shifted: Mapping[str, int] = field(default_factory=dict)  # concepts whose scores have shifted, by model
     undelivered: int = 0
     dead: int = 0
 
@@ -63,13 +64,17 @@ class Metrics:
         self._memory_limit = Gauge(
             "seemly_redis_memory_limit_bytes", "Memory that Redis may use; 0: no limit is set.", registry=registry
         )
+        self._shifted = Gauge(
+            "seemly_drift_shifted_concepts", "Concepts whose scores have shifted in 24 hours; see GET /drift.",
+            ["model"], registry=registry,
+        )  # fmt: skip
         self._undelivered = Gauge("seemly_webhooks_pending", "Webhooks that were not yet delivered.", registry=registry)
         self._dead = Gauge("seemly_webhooks_dead", "Webhooks that were given up, of 30 days.", registry=registry)
 
     def exposition(self, stock: Stock | None) -> bytes:
         """The metrics in Prometheus' text format; without a stock when Redis is away."""
         self._redis_up.set(stock is not None)
-        by_model = (self._waiting, self._popped, self._in_flight, self._unfinished, self._ready)
+        by_model = (self._shifted, self._waiting, self._popped, self._in_flight, self._unfinished, self._ready)
         for gauge in by_model:
             gauge.clear()
         if stock is not None:
@@ -77,6 +82,8 @@ class Metrics:
         return generate_latest(self._registry)
 
     def _note(self, stock: Stock) -> None:
+        for model, concepts in stock.shifted.items():
+            self._shifted.labels(model).set(concepts)
         for model, load in stock.loads.items():
             self._waiting.labels(model).set(load.waiting)
             self._popped.labels(model).set(load.popped)

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from contract import keys
 from contract.job import Upload
 from contract.moderation import ModeratedPicture, ModeratedText, ModerateRequest, Moderation, bytes_of
+from contract.policy import Policy
 from contract.result import Picture
 from contract.upload import UnusablePicture, look_at, views_of
 from contract.verdict import Verdict
@@ -46,7 +47,7 @@ class Moderator:
             NotJudged: the job came to nothing, or did not end in time.
         """
         in_force = await submission.gateway.policies.in_force(submission.caller.tenant)
-        texts = tuple(ModeratedText(index=i, verdict=Verdict.PASSED, reasons=()) for i, _ in enumerate(request.texts))
+        texts = await run_in_threadpool(_screened, request.texts, in_force.policy)
         job_id: str | None = None
         pictures: tuple[ModeratedPicture, ...] = ()
         if request.images:
@@ -109,6 +110,20 @@ class Moderator:
         finally:
             with suppress(RedisError):  # they end by themselves
                 await gateway.redis.delete(*names)
+
+
+def _screened(texts: Sequence[str], policy: Policy) -> tuple[ModeratedText, ...]:
+    """Each text by the policy's prompt rules, as a prompt would be."""
+    found = [policy.prompt_rules.found_in(text) for text in texts]
+    return tuple(
+        ModeratedText(
+            index=index,
+            verdict=Verdict.BLOCKED if lists else Verdict.PASSED,
+            lists=lists,
+            reasons=tuple(f"holds words that the policy {policy.id!r} lists as {name}" for name in lists),
+        )
+        for index, lists in enumerate(found)
+    )
 
 
 def _told(picture: Picture, record: JobRecord) -> ModeratedPicture:

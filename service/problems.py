@@ -16,6 +16,7 @@
     ├── PolicyNotFound           404     policy_not_found
     ├── VariantNotFound          404     variant_not_found
     ├── AlreadyFinished          409     already_finished
+    ├── NotReproducible          409     not_reproducible
     ├── PolicyExists             409     policy_exists
     ├── NotPromoted              409     not_promoted
     ├── VariantExists            409     variant_exists
@@ -266,6 +267,12 @@ class VariantExists(Refusal):
     """The model has a variant of this name, or one is being made."""
 
     status, code = 409, "variant_exists"
+
+
+class NotReproducible(Refusal):
+    """The job made no pictures that could be made again."""
+
+    status, code = 409, "not_reproducible"
 
 
 class ResultExpired(Refusal):

@@ -32,6 +32,7 @@ from workers.marking import Marking
 from workers.metrics import WorkerMetrics, mode_of
 from workers.policies import PolicyReader
 from workers.records import JobRecords, persistently
+from workers.reproduction import reproduction_of
 from workers.results import Judged, Timing, judge, made_again, released, result_of, shadow_of
 
 log = logging.getLogger(__name__)
@@ -147,9 +148,10 @@ class Delivery:
         in_force = persistently(lambda: self._policies.in_force(job))  # also what was tightened meanwhile
         judged = [released(in_flight.judged[index], job.of_picture(index), in_force) for index in range(len(job.seeds))]
         draft = self._result(in_flight, judged)
+        reproduction = reproduction_of(job, judged, self._stores.passed, self._info)
         if draft.status in (Status.SUCCEEDED, Status.PARTIAL, Status.BLOCKED):
             judged = self._store(job, attempt, judged)
-        result = self._result(in_flight, judged)
+        result = self._result(in_flight, judged).model_copy(update={"reproduction": reproduction})
         shadow = tuple(shadow_of(result.images, job, in_force.watched))
         evidence = verdicts_of(job, attempt, result, shadow)
         stored = time.time()
@@ -231,5 +233,7 @@ class Delivery:
         if result.metrics is not None:
             self._metrics.queue_wait.labels(keys.queue_name(in_flight.job.model)).observe(result.metrics.queue_s)
             self._metrics.job.labels(mode, result.status).observe(service_s)
-            with contextlib.suppress(RedisError):  # only an estimate hangs on it
+            with contextlib.suppress(RedisError):  # only estimates hang on it
                 self._records.note_service_time(service_s)
+                if not in_flight.job.uploads:
+                    self._records.note_scores(in_flight.job.model, result.images)

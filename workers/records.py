@@ -14,9 +14,9 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from contract import chain, keys, record
+from contract import chain, drift, keys, record
 from contract.audit import Verdicts, words_of
-from contract.result import Ended, Result, Status
+from contract.result import Ended, Picture, Result, Status
 
 log = logging.getLogger(__name__)
 
@@ -148,6 +148,15 @@ class JobRecords:
         before_ms = int((now.timestamp() - keep_s) * 1000)
         for tenant in self.connection.smembers(keys.AUDITED):
             self._cut(args=[tenant, before_ms, now.isoformat()])
+
+    def note_scores(self, model: str, pictures: Sequence[Picture]) -> None:
+        """Count the scores of pictures that were made, for `contract.drift`."""
+        hour = drift.hour_key(model, time.time())
+        with self.connection.pipeline(transaction=False) as pipeline:
+            for field, count in drift.counted(pictures).items():
+                pipeline.hincrby(hour, field, count)
+            pipeline.expire(hour, drift.KEPT_S)
+            pipeline.execute()
 
     def note_service_time(self, seconds: float) -> None:
         """Remember how long a job took, for the gateway's estimates."""

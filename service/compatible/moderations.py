@@ -131,26 +131,33 @@ def answer_of(request: ModerationsRequest, moderation: Moderation, request_id: s
     return ModerationsAnswer(id=f"modr-{moderation.id or request_id}", model=moderation.model, results=results)
 
 
-def category_of(score: ConceptScore) -> str | None:
-    """OpenAI's category for a concept's, if it has one."""
-    return score.category if score.category in CATEGORIES else OWN.get(score.category)
+def category_of(name: str) -> str | None:
+    """OpenAI's category for one of ours, or for a block-list of that name, if it has one."""
+    return name if name in CATEGORIES else OWN.get(name)
+
+
+def _looked_for_in(is_listed: bool, is_scored: bool) -> list[InputType]:
+    places: list[tuple[InputType, bool]] = [("text", is_listed), ("image", is_scored)]
+    return [place for place, is_looked_in in places if is_looked_in]
 
 
 def _result(pictures: Sequence[ModeratedPicture], texts: Sequence[ModeratedText]) -> ModerationResult:
     concepts = tuple(score for picture in pictures for score in picture.concepts)
     nearest: dict[str, ConceptScore] = {}
     for score in concepts:
-        category = category_of(score)
+        category = category_of(score.category)
         if category is not None and (category not in nearest or score.margin > nearest[category].margin):
             nearest[category] = score
+    listed = {category_of(name) for text in texts for name in text.lists}
     judged: list[ModeratedPicture | ModeratedText] = [*pictures, *texts]
     return ModerationResult(
         flagged=any(one.verdict is not Verdict.PASSED for one in judged),
-        categories={name: name in nearest and nearest[name].margin > 0 for name in CATEGORIES},
+        categories={name: name in listed or (name in nearest and nearest[name].margin > 0) for name in CATEGORIES},
         category_scores={
-            name: min(1.0, max(0.0, nearest[name].score)) if name in nearest else 0.0 for name in CATEGORIES
+            name: max(float(name in listed), min(1.0, nearest[name].score) if name in nearest else 0.0)
+            for name in CATEGORIES
         },
-        category_applied_input_types={name: ["image"] if name in nearest else [] for name in CATEGORIES},
+        category_applied_input_types={name: _looked_for_in(name in listed, name in nearest) for name in CATEGORIES},
         concepts=concepts,
         reasons=tuple(dict.fromkeys(reason for one in judged for reason in one.reasons)),
     )

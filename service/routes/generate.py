@@ -33,7 +33,9 @@ from service.problems import (
     ForbiddenByPolicy,
     IdempotencyKeyReused,
     InvalidRequest,
+    JobNotFound,
     NoModel,
+    NotReproducible,
     PolicyNotServed,
     QueueFull,
     Refusal,
@@ -46,7 +48,7 @@ from service.problems import (
 )
 from service.queue import Standing
 from service.quotas import quota_headers
-from service.routes.jobs import LinksFor
+from service.routes.jobs import JobId, LinksFor
 from service.tenants import UNLIMITED
 
 log = logging.getLogger(__name__)
@@ -225,7 +227,12 @@ async def _submission(
     return Submission(caller, key, request, gateway)
 
 
+async def _without_key(caller: Generating, request: Request, gateway: Here) -> Submission:
+    return Submission(caller, None, request, gateway)
+
+
 Submitted = Annotated[Submission, Depends(_submission)]
+WithoutKey = Annotated[Submission, Depends(_without_key)]
 
 
 @router.post(
@@ -248,6 +255,34 @@ async def generate(
     Programs may leave out the content type as `curl -d` does; requests with an `Origin` must say `application/json`.
     """
     return await submission.answer(body, preferred)
+
+
+@router.post(
+    "/jobs/{job_id}/reproduce",
+    operation_id="reproduce",
+    summary="Make a job's pictures again, and measure the difference",
+    tags=["jobs"],
+    status_code=202,
+    response_model=JobView,
+    response_description="Accepted; the job waits or runs.",
+    responses={
+        202: {"headers": {"Location": HEADERS["Location"]}},
+        **documented(
+            *(ForbiddenByPolicy, InvalidRequest, JobNotFound, NotReproducible, TooManyJobs, TooMuchWork),
+            *(NoModel, PolicyNotServed, QueueFull),
+        ),
+    },
+)
+async def reproduce(job_id: JobId, submission: WithoutKey) -> Response:
+    """Run a finished job once more, as a job of its own: the same prompt, seeds and settings, under the same plan, made
+    stricter where the policy of now demands it. Its `reproduction` states the difference in pixels of each picture.
+    """
+    record = await submission.gateway.jobs.read(job_id, submission.caller.tenant)
+    sender, admission = await submission.sender(), submission.gateway.admission
+    job = await run_in_threadpool(admission.again, record, sender)
+    await run_in_threadpool(admission.enqueue, job, sender)
+    view = JobView(id=job.id, status=Status.QUEUED, created_at=job.created_at)
+    return _answer(view, 202, {"Location": f"/jobs/{job.id}"})
 
 
 def _answer(view: JobView, status: int, headers: dict[str, str]) -> Response:

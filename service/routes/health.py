@@ -75,8 +75,10 @@ async def _stock(gateway: Gateway) -> Stock:
         pipe.zrange(keys.ACCEPTED, 0, 0, withscores=True)
         pipe.zrange(keys.READY_WORKERS, f"({time.time()}", "+inf", byscore=True)
         memory, oldest, ready = await pipe.execute()
+    drifts = [await gateway.drift.report(model) for model in loads]
     return Stock(
         loads=loads,
+        shifted={each.model: sum(concept.shifted for concept in each.concepts) for each in drifts},
         ready=[member.rpartition("|")[0] for member in ready],
         oldest_at=oldest[0][1] if oldest else None,
         memory_bytes=memory.get("used_memory", 0),

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -273,3 +274,40 @@ def test_a_picture_says_where_it_came_from_and_nothing_of_its_prompt(stack: Embe
         assert http.post("/v1/provenance/verify", json={"images": images}).status_code == 400
         [changed] = http.post("/v1/provenance/verify", json={"images": images[:1]}).json()["images"]
         assert (changed["delivered"], changed["packet"]) == (False, found["packet"])
+
+
+def finished(http: httpx.Client, path: str, body: dict[str, Any] | None = None) -> Any:
+    """What becomes of the job that a request makes."""
+    job = http.post(path, json=body) if body is not None else http.post(path)
+    assert job.status_code in (200, 202), job.text
+    while (told := http.get(f"/jobs/{job.json()['id']}").json())["status"] in ("queued", "running"):
+        time.sleep(0.02)
+    return told
+
+
+def test_a_job_made_again_states_the_difference_in_pixels(stack: EmbeddedStack, decent: bytes) -> None:
+    with httpx.Client(base_url=stack.url, timeout=60) as http:
+        for output_format in ("png", "jpeg"):
+            before = finished(
+                http,
+                "/generate",
+                {"prompt": "a pirate scene", "seed": 9, "num_images": 2, "output_format": output_format},
+            )
+            again = finished(http, f"/jobs/{before['id']}/reproduce")
+            told = again["reproduction"]
+            assert (told["of"], told["same_weights"]) == (before["id"], True)
+            withheld, passed = told["images"]
+            assert (withheld["verdict_before"], again["images"][0]["verdict"]) == ("blocked", "blocked")
+            assert [withheld[name] for name in ("same_pixels", "max_difference", "different_share")] == [None] * 3
+            assert passed["verdict_before"] == again["images"][1]["verdict"] == "passed"
+            assert passed["max_difference"] <= (1 if output_format == "png" else 4)
+            assert passed["same_pixels"] is (passed["max_difference"] == 0)
+            assert [one["seed"] for one in again["images"]] == [one["seed"] for one in before["images"]]
+        compared = finished(
+            http, "/compare", {"prompt": HARMLESS["prompt"], "seed": 3, "steps": 4, "plans": ["none", "filter"]}
+        )
+        told = finished(http, f"/jobs/{compared['id']}/reproduce")["reproduction"]
+        assert [one["max_difference"] <= 1 for one in told["images"]] == [True, True]
+        moderation = http.post("/moderate", json={"images": [data_url(decent)]}).json()["id"]
+        assert http.post(f"/jobs/{moderation}/reproduce").json()["code"] == "not_reproducible"
+        assert http.post(f"/jobs/{'0' * 32}/reproduce").status_code == 404

@@ -153,6 +153,34 @@ def test_a_form_that_cannot_be_read_is_refused(moderator: httpx.Client, sent: di
     assert answer.json()["code"]
 
 
+def test_texts_are_screened_by_the_rules_of_the_policy(keyed: KeyedGateway, moderator: httpx.Client) -> None:
+    rules = {"lists": [{"name": "violence", "words": ["machete"]}, {"name": "house", "words": ["grue"]}]}
+    policy = {"id": "worded", "version": 1, "prompt_rules": rules}
+    with keyed.http("boss", Scope.ADMIN) as boss:
+        assert boss.post("/policies", json=policy).status_code in (200, 201)
+        assigned = boss.put("/tenants/moderator/policy", json={"enforce": {"id": "worded", "version": 1}})
+        assert assigned.status_code == 200, assigned.text
+        try:
+            texts = ["a cat", "a m\u200bachete", "a grue with a MACHETE"]
+            told = moderator.post("/moderate", json={"texts": texts}).json()
+            openais = moderator.post("/v1/moderations", json={"input": texts}).json()["results"]
+        finally:
+            boss.delete("/tenants/moderator/policy")
+    assert told["policy"]["id"] == "worded"
+    assert [(one["verdict"], one["lists"]) for one in told["texts"]] == [
+        ("passed", []),
+        ("blocked", ["violence"]),
+        ("blocked", ["violence", "house"]),
+    ]
+    assert "machete" not in json.dumps(told).lower()
+    assert [(one["flagged"], one["categories"]["violence"]) for one in openais] == [
+        (False, False),
+        (True, True),
+        (True, True),
+    ]
+    assert openais[1]["category_applied_input_types"]["violence"] == ["text"]
+
+
 def test_other_routes_take_no_larger_bodies_than_before(moderator: httpx.Client) -> None:
     answer = moderator.post("/generate", content=b"x" * 70_000, headers={"Content-Type": "application/json"})
     assert answer.status_code == 413

@@ -2,6 +2,7 @@
 
 import pytest
 
+from contract import keys
 from contract.plan import Action, Filter, FilterConcept, SafetyPlan
 from contract.result import Status
 from contract.verdict import Verdict
@@ -128,3 +129,5 @@ def test_many_jobs_share_the_engine(client: Client, worker: RunningWorker) -> No
     counted = worker.metrics.registry.get_sample_value
     assert counted("seemly_worker_jobs_total", {"mode": "filter", "outcome": "succeeded"}) == 40
     assert counted("seemly_worker_pictures_total", {"verdict": "passed"}) == 80
+    [hour] = client.redis.keys(f"{keys.PREFIX}scores:*")
+    assert client.redis.hgetall(hour) == {b"test|1|weapon|5": b"80"}

@@ -1,0 +1,51 @@
+"""`GET /drift` and its metric, over what workers have counted."""
+
+import time
+from collections.abc import Mapping
+
+import httpx
+import pytest
+from redis import Redis
+
+from contract.drift import HOUR_S, hour_key
+from tests.service import parts
+
+
+def count(redis: "Redis", hours_ago: float, bins: Mapping[int, int], version: str = "1") -> None:
+    key = hour_key(parts.MODEL, time.time() - hours_ago * HOUR_S)
+    redis.hset(key, mapping={f"clip-checker|{version}|weapon|{place}": count for place, count in bins.items()})
+
+
+@pytest.mark.parametrize("bins", [{4: 300, 5: 300, 6: 300}, {14: 300, 15: 300}], ids=["stays", "moves"])
+def test_a_shift_of_the_last_day_against_the_week_before_is_told(
+    http: httpx.Client, redis: "Redis", bins: dict[int, int]
+) -> None:
+    for hours_ago in (30, 60, 150):
+        count(redis, hours_ago, {4: 300, 5: 310, 6: 290})
+    count(redis, 190 + 24, {14: 90_000})  # before the reference's time
+    count(redis, 2, bins)
+    query = {"reference_h": 160 + len(bins)}  # another question each time: answers are kept for a minute
+    told = http.get("/drift", params=query).json()
+    [concept] = told["concepts"]
+    moves = 14 in bins
+    assert (told["shifted"], concept["shifted"], concept["recent"]) == (moves, moves, sum(bins.values()))
+    assert concept["reference"] == 2700
+    assert (concept["psi"] > 0.2) is moves
+
+
+def test_a_new_version_of_a_detector_begins_anew(http: httpx.Client, redis: "Redis") -> None:
+    count(redis, 30, {4: 1000})
+    count(redis, 1, {14: 1000}, version="2")
+    [concept] = http.get("/drift", params={"recent_h": 23}).json()["concepts"]
+    assert (concept["detector_version"], concept["reference"], concept["psi"]) == ("2", 0, None)
+
+
+def test_the_metric_counts_what_has_shifted(http: httpx.Client, redis: "Redis") -> None:
+    assert "seemly_drift_shifted_concepts" in http.get("/metrics").text
+
+
+@pytest.mark.parametrize("query", [{"recent_h": 0}, {"reference_h": 10_000}, {"model": "none"}, {"since": "now"}])
+def test_a_bad_question_is_named(http: httpx.Client, redis: "Redis", query: dict[str, str]) -> None:
+    answer = http.get("/drift", params=query)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == next(iter(query))
