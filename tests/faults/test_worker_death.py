@@ -60,6 +60,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killed]:
         client.redis.close()
 
 
+@pytest.mark.timeout(300)  # the first waits for 18 workers to start
 @pytest.mark.parametrize("point", POINTS)
 def test_a_job_whose_worker_was_killed_ends_once(killed: Killed, point: str) -> None:
     client, pair = killed.client, killed.jobs[point]

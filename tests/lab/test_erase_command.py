@@ -166,7 +166,7 @@ def test_a_candidate_is_promoted_past_its_gate_or_by_force(tmp_path: Path, model
     assert typed(*words)[0] == 0
     assert "candidate" in listed("list", folder)[1]
     code, output = listed("promote", "uce-x", "--folder", folder)
-    assert (code, "held against no gate yet: seemly variants gate" in output) == (1, True), output
+    assert (code, "held against no gate yet" in output) == (1, True), output
     asked = ("--folder", folder, "--model", model, "--limit", "2", "--work", tmp_path / "work")
     code, output = listed("gate", "uce-x", *asked, "--unsafe-left", "0")
     assert (code, "did not pass; it is candidate" in output) == (1, True), output

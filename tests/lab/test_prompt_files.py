@@ -39,7 +39,7 @@ def test_a_file_without_seeds_has_those_of_its_lines(tmp_path: Path) -> None:
         ("prompt,sd_seed\na cat,-1\n", "-1"),
         ("prompt,sd_guidance_scale\na cat,nan\n", "nan"),
         ("prompt\n", "no prompt"),
-        ('prompt\n"a cat\n', "2"),
+        ('prompt\n"a cat\n', "unexpected end of data"),
     ],
 )
 def test_rows_that_cannot_be_used_are_named(tmp_path: Path, content: str, told: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any, cast
 import pytest
 import torch
 from click.testing import Result
+from PIL import Image
 from redis import Redis
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
@@ -149,18 +150,22 @@ def rows_of(log: Path) -> list[dict[str, Any]]:
     return [row for line in log.read_text().splitlines() if line.endswith("]") for row in json.loads(line)]
 
 
+def pixels(file: Path) -> bytes:
+    with Image.open(file) as picture:
+        return picture.tobytes()
+
+
 def test_a_picture_that_was_lost_is_made_again_with_its_seed(service: Service, tmp_path: Path) -> None:
     file = prompts(tmp_path, "a harbour", "a cat")
     assert service.run(file, "--num-images", "3").exit_code == DONE
     before = service.table()
     lost = service.folder / "out" / before[4]["file"]
-    content = lost.read_bytes()
+    content = pixels(lost)
     lost.unlink()
     (service.folder / "out" / before[0]["file"]).write_bytes(b"cut short")
     assert service.run(file, "--num-images", "3").exit_code == DONE
-    assert lost.read_bytes() == content
+    assert pixels(lost) == content  # the files differ: a picture names the job that made it
     after = service.table()
-    assert [row["sha256"] for row in after] == [row["sha256"] for row in before]
     remade = [number for number, (row, old) in enumerate(zip(after, before, strict=True)) if row["job"] != old["job"]]
     assert remade == [0, 4]
 

@@ -144,7 +144,7 @@ def test_a_job_that_cannot_be_drawn_is_told_and_nothing_is_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for job, more, message in (
-        ("0" * 32, (), "There is no such job."),
+        ("0" * 32, (), "There is no such job"),
         ("../../etc", (), "JOB: is no job's id"),
         ("0" * 32, ("--out", str(tmp_path)), "is a folder; name a file"),
     ):

@@ -111,7 +111,7 @@ def test_what_was_asked_for_is_what_the_worker_gets(client: openai.OpenAI, redis
         ({"output_format": "gif"}, "output_format", "'png', 'jpeg' or 'webp'"),
         ({"partial_images": 2}, "partial_images", "at most 0"),
         ({"stream": True, "response_format": "url"}, "stream", "b64_json"),
-        ({"stream": "yes"}, "stream", "boolean"),
+        ({"stream": "yes"}, "stream", "true or false"),
         ({"prompt": f"{PROMPT} " * 40}, "prompt", "tokens"),
     ],
 )

@@ -30,7 +30,9 @@ OPERATIONS = [
 ]
 NAMED = [pytest.param(*operation, id=f"{operation[0]} {operation[1]}") for operation in OPERATIONS]
 WITH_IDS = [
-    named for named, (_, path, _) in zip(NAMED, OPERATIONS, strict=True) if "_id}" in path and "policy" not in path
+    named
+    for named, (_, path, _) in zip(NAMED, OPERATIONS, strict=True)
+    if "_id}" in path and not path.startswith(("/policies", "/erasures"))  # those of erasures: test_erasures.py
 ]
 NOT_FOUND = {"job_not_found", "delivery_not_found", "review_not_found"}
 NEED_NO_KEY = {"live", "ready"}
@@ -39,10 +41,11 @@ NEED_NO_KEY = {"live", "ready"}
 def ask(http: httpx.Client, method: str, path: str, operation: dict[str, Any], **ids: Any) -> httpx.Response:
     """Ask as the document says, with the body of its first example."""
     values = {"job_id": "0" * 32, "index": 0, "policy_id": "default", "tenant": "nobody", **ids}
+    values |= {"erasure_id": values["job_id"], "name": "nothing"}
     values |= {"delivery_id": f"msg_{values['job_id']}", "review_id": f"{values['job_id']}-1"}
     body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
     examples = [example["value"] for example in body.get("examples", {}).values()]
-    return http.request(method, path.format(**values), json=examples[0] if examples else None)
+    return http.request(method, path.format(**values), json=examples[0] if examples else {} if body else None)
 
 
 def code_of(answer: httpx.Response) -> str:

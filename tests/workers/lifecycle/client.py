@@ -60,10 +60,14 @@ class Client:
         """A model's queue."""
         return Queue(keys.queue_name(model), connection=self.redis, serializer=JSONSerializer)
 
+    def put_on_record(self, ref: PolicyRef) -> None:
+        """Have the policy that jobs are under known, as a gateway does when it starts."""
+        policy = Policy(id=ref.id, version=ref.version)
+        self.redis.hsetnx(keys.POLICIES, field_of(ref), policy.model_dump_json())
+
     def accept(self, wanted: Job, function: str = keys.GENERATE) -> str:
         """Accept a job as the contract says: one MULTI, its policy being on record."""
-        policy = Policy(id=wanted.policy.id, version=wanted.policy.version)
-        self.redis.hsetnx(keys.POLICIES, field_of(wanted.policy), policy.model_dump_json())
+        self.put_on_record(wanted.policy)
         with self.redis.pipeline() as pipeline:
             self.queue(wanted.model).enqueue_call(
                 function,

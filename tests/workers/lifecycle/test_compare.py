@@ -78,15 +78,6 @@ def test_a_plan_that_the_worker_does_not_serve_ends_the_compare_with_its_reason(
     assert "erased" in result.error.message
 
 
-def test_an_action_that_the_worker_does_not_serve_ends_the_compare_whichever_plan_has_it(
-    server: RedisServer, client: Client, tmp_path: Path, tiny_model: LoadedModel
-) -> None:
-    result = finished(server, client, tmp_path, tiny_model, compare({}, {"output": {"action": "review"}}))
-    assert result.status is Status.FAILED
-    assert result.error is not None
-    assert result.error.message == "this worker cannot act by: review"
-
-
 def test_a_canceled_compare_leaves_nothing(
     server: RedisServer, client: Client, tmp_path: Path, tiny_model: LoadedModel
 ) -> None:

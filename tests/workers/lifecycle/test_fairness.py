@@ -25,7 +25,8 @@ LIST = "rq:queue:seemly-paced"
 
 
 @pytest.fixture
-def queue(server: RedisServer) -> Iterator[JobQueue]:
+def queue(server: RedisServer, client: Client) -> Iterator[JobQueue]:
+    client.put_on_record(job().policy)
     opened = JobQueue(server.url, timeout_s=5)
     yield opened
     opened.close()

@@ -233,7 +233,7 @@ def test_without_its_package_nudenet_says_what_to_install(
     ("written", "told"),
     [
         ("nudenet", "must be a JSON list"),
-        ('[{"name": "nudity"}]', "nudity"),
+        ('[{"name": "nudity"}]', "must be one of 'clip-checker'"),
         ('[{"name": "nudenet", "limit": 3}]', "not a field"),
         ('[{"name": "nudenet", "threshold": 0.1}]', "at least 0.25"),
         ('[{"name": "q16"}]', "is required"),
