@@ -38,7 +38,7 @@ class WorkerProcess:
             if line.startswith("at "):
                 self._said.set()
 
-    def wait_until_standing(self, within_s: float = 150) -> None:
+    def wait_until_standing(self, within_s: float = 90) -> None:
         """Wait until it stands where it was told to."""
         assert self._said.wait(within_s), "the worker never came to the point"
 

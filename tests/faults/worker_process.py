@@ -16,6 +16,7 @@ from typing import Any
 import obstore
 
 import workers.delivery
+import workers.marking
 from contract.store import open_store
 from tests.workers.lifecycle.paced_engine import INFO, PacedEngine
 from workers.delivery import Stores
@@ -82,7 +83,7 @@ def arrange_to_stand_at(point: str | None) -> None:
     elif point == "submitting":
         PacedEngine.submit = standing_before(point, PacedEngine.submit)
     elif point == "encoding":
-        workers.delivery.encode = standing_before(point, workers.delivery.encode)
+        workers.marking.encode = standing_before(point, workers.marking.encode)
     elif point == "storing":
         workers.delivery.obstore = SimpleNamespace(put=put_then_stand, delete=obstore.delete)
     elif point == "committing":
