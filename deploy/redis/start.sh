@@ -9,6 +9,7 @@
 # Neither of the first two may change Redis' settings, read what others send it, or touch a key that is not the service's.
 set -eu
 umask 077
+: "${REDIS_GATEWAY_PASSWORD:?is not set}" "${REDIS_WORKER_PASSWORD:?is not set}"  # inside $(…) it would end that alone
 
 hashed() {
     printf %s "$1" | sha256sum | cut -d' ' -f1
@@ -19,8 +20,8 @@ users=${ACL_FILE:-/tmp/users.acl}
 cat >"$users" <<ACL
 user default off
 user probe on nopass resetchannels -@all +ping
-user gateway on #$(hashed "${REDIS_GATEWAY_PASSWORD:?is not set}") $may
-user worker on #$(hashed "${REDIS_WORKER_PASSWORD:?is not set}") $may
+user gateway on #$(hashed "$REDIS_GATEWAY_PASSWORD") $may
+user worker on #$(hashed "$REDIS_WORKER_PASSWORD") $may
 ACL
 if [ -n "${REDIS_ADMIN_PASSWORD:-}" ]; then
     echo "user admin on #$(hashed "$REDIS_ADMIN_PASSWORD") ~* &* +@all" >>"$users"
