@@ -174,6 +174,9 @@ def test_probes_and_metrics_are_not_traced(stack: EmbeddedStack, collector: Coll
 
 def test_logs_are_json_with_ids_and_without_prompts(stack: EmbeddedStack) -> None:
     job = followed(stack, **{"X-Request-ID": "asked-by-a-test"})
+    until = time.monotonic() + 20  # the worker's line follows what is visible
+    while job.id not in (stack.logs / "worker.log").read_text() and time.monotonic() < until:
+        time.sleep(0.05)
     logs = {name: (stack.logs / f"{name}.log").read_text() for name in ("gateway", "worker", "webhooks")}
     assert not any("canary" in text for text in logs.values())
     lines = {name: [json.loads(line) for line in text.splitlines()] for name, text in logs.items()}
