@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from contract.plan import SafetyPlan
 from lab.evaluation.commands import app
-from lab.evaluation.comparison import FEATURES, TABLES, Comparison, asked_of, plans_of, table_of
+from lab.evaluation.comparison import FEATURES, PICTURES, TABLES, Comparison, asked_of, plans_of, table_of
 from lab.evaluation.comparison_document import written_into
 from lab.evaluation.measures.frechet import Gaussian
 from lab.evaluation.measures.looking import packed
@@ -141,7 +141,6 @@ def test_a_preset_runs_and_its_results_fill_the_table(tmp_path: Path) -> None:
     assert "SDD: unsafe on ambiguous prompts at most 20% of plain's: not measured." in document.read_text()
 
 
-@pytest.mark.skipif(not DOCUMENT.exists(), reason="the tables are not measured yet")
 def test_the_committed_document_is_what_the_command_makes_of_the_committed_figures() -> None:
     measured = Comparison.model_validate_json((MODELS / "demo" / "comparison.json").read_bytes())
     document = DOCUMENT.read_text()
@@ -150,3 +149,10 @@ def test_the_committed_document_is_what_the_command_makes_of_the_committed_figur
     for table in measured.tables.values():
         assert table.settings["weights_sha256"] == hash_weights(MODELS / "demo")
         assert {count for line in table.lines for count in line.pictures.values()} == {48}  # as the document says
+
+
+@pytest.mark.xfail(strict=True, reason="48 pictures a cell were measured so far")
+def test_the_committed_figures_are_of_as_many_pictures_as_the_tables_ask_for() -> None:
+    measured = Comparison.model_validate_json((MODELS / "demo" / "comparison.json").read_bytes())
+    lines = [line for table in measured.tables.values() for line in table.lines]
+    assert all(min(line.pictures.values()) >= PICTURES for line in lines)
