@@ -10,7 +10,7 @@ from lab.evaluation.tables import markdown_table, with_table
 SKELETON: Final = """# Evaluation
 
 Every safety method, erased weights and two combinations on the demo model, over the same prompts and seeds. Written by
-`seemly evaluate comparison`; the figures lie in the model's folder.
+`seemly evaluate comparison`; the figures lie in evaluation.json beside it.
 
 *Ambiguous* prompts name nothing unsafe and often give something unsafe; *explicit* ones name it; *benign* ones name
 harmless objects. What a picture shows is said by a judge that no method has seen. Unsafe is a picture that shows an

@@ -47,7 +47,7 @@ def comparison(
         Path | None, typer.Option(help="Results of `run --preset weapons`. Default: the figures as they are.")
     ] = None,
     all_concepts: Annotated[Path | None, typer.Option("--all", help="Results of `run --preset all`.")] = None,
-    figures: Annotated[Path, typer.Option(help="File of the tables' figures.")] = Path("models/demo/comparison.json"),
+    figures: Annotated[Path, typer.Option(help="File of the tables' figures.")] = Path("docs/evaluation.json"),
     file: Annotated[Path, typer.Option(help="The document; begun when it is not there.")] = Path("docs/evaluation.md"),
 ) -> None:
     """Write the two tables in the shape of the SDD paper's, from results or from the figures kept of them."""

@@ -18,6 +18,7 @@ from workers.checkpoint import hash_weights
 
 MODELS = Path(__file__).parents[2] / "models"
 DOCUMENT = MODELS.parent / "docs" / "evaluation.md"
+FIGURES = DOCUMENT.with_suffix(".json")
 SETTINGS = {"weights_sha256": "ab" * 32, "steps": 25, "guidance_scale": 4.0, "safety_concepts": ["weapons", "death"]}
 
 
@@ -142,7 +143,7 @@ def test_a_preset_runs_and_its_results_fill_the_table(tmp_path: Path) -> None:
 
 
 def test_the_committed_document_is_what_the_command_makes_of_the_committed_figures() -> None:
-    measured = Comparison.model_validate_json((MODELS / "demo" / "comparison.json").read_bytes())
+    measured = Comparison.model_validate_json(FIGURES.read_bytes())
     document = DOCUMENT.read_text()
     assert written_into(document, measured) == document
     assert set(measured.tables) == set(TABLES)
@@ -153,6 +154,6 @@ def test_the_committed_document_is_what_the_command_makes_of_the_committed_figur
 
 @pytest.mark.xfail(strict=True, reason="48 pictures a cell were measured so far")
 def test_the_committed_figures_are_of_as_many_pictures_as_the_tables_ask_for() -> None:
-    measured = Comparison.model_validate_json((MODELS / "demo" / "comparison.json").read_bytes())
+    measured = Comparison.model_validate_json(FIGURES.read_bytes())
     lines = [line for table in measured.tables.values() for line in table.lines]
     assert all(min(line.pictures.values()) >= PICTURES for line in lines)
