@@ -6,15 +6,13 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from operator import itemgetter
 
 from contract.acceptance import Terms
 from contract.compare import CompareRequest
-from contract.idle import idle_settings
 from contract.job import ComparedPlan, Job, Original, Upload
-from contract.model import ModelInfo, VariantStatus
+from contract.model import ModelInfo
 from contract.moderation import ModerateRequest
-from contract.plan import MAX_CONCEPTS, Action, Negative, SafetyPlan, Sega, Sld, joined
+from contract.plan import MAX_CONCEPTS, SafetyPlan
 from contract.policy import InForce
 from contract.request import (
     MAX_SEED,
@@ -31,13 +29,12 @@ from service.at_rest import prompt_at_rest
 from service.comparing import errors_of_plans, regeneration_errors, without_regeneration
 from service.idempotency import fingerprint_of
 from service.jobs import JobRecord
-from service.models import Catalogue, count_tokens, holds_mark, too_long
+from service.models import Catalogue
 from service.problems import FieldError, ForbiddenByPolicy, InvalidRequest, NotReproducible, PolicyNotServed
 from service.queue import JobQueue, Standing
+from service.servable import errors_of, plan_errors, renamed_concept_errors, token_errors
 from service.tenants import UNLIMITED, TenantLimits
 from service.webhooks.targets import Network, why_refused
-
-_PLACES = ("prompt", "weights", "guidance", "trajectory", "output")
 
 
 @dataclass(frozen=True)
@@ -156,8 +153,8 @@ class Admission:
         )
         errors = [
             *plan_errors(requested, model),
-            *_renamed_concept_errors(requested, sender.in_force, model),
-            *self._token_errors(job.model_copy(update={"plan": requested}), model),
+            *renamed_concept_errors(requested, sender.in_force, model),
+            *token_errors(job.model_copy(update={"plan": requested}), model, self._catalogue.tokenizer(model)),
         ]
         if errors:
             raise InvalidRequest(*map(_beside_output, errors))
@@ -233,7 +230,7 @@ class Admission:
         if crowded := _crowding_errors(request.plan, sender.in_force):
             raise InvalidRequest(*crowded)
         job = self._job(request, request.safety, _seeds(request.seed, request.num_images), model, sender)
-        if errors := self._errors(job, model, sender.in_force):
+        if errors := errors_of(job, model, sender.in_force, self._catalogue.tokenizer(model)):
             raise InvalidRequest(*errors)
         _check_policy(job, sender.in_force)
         _check_served(job, model, sender.in_force)
@@ -249,8 +246,9 @@ class Admission:
             raise InvalidRequest(*crowded)
         seeds = _seeds(request.seed, 1) * len(request.plans)
         jobs = [self._job(request, plan, seeds, model, sender) for plan in request.plans]
+        tokenizer = self._catalogue.tokenizer(model)
         if errors := errors_of_plans(
-            [[*self._errors(job, model, in_force), *regeneration_errors(job)] for job in jobs]
+            [[*errors_of(job, model, in_force, tokenizer), *regeneration_errors(job)] for job in jobs]
         ):
             raise InvalidRequest(*errors)
         compared = tuple(
@@ -292,26 +290,6 @@ class Admission:
             policy=sender.in_force.policy.ref,
         )
 
-    def _errors(self, job: Job, model: ModelInfo, in_force: InForce) -> list[FieldError]:
-        requested = plan_of(job.requested)
-        return [
-            *_size_errors(job, model),
-            *_scheduler_errors(job, model),
-            *plan_errors(requested, model),
-            *_renamed_concept_errors(requested, in_force, model),
-            *_idle_errors(job),
-            *self._token_errors(job, model),
-        ]
-
-    def _token_errors(self, job: Job, model: ModelInfo) -> Iterator[FieldError]:
-        tokenizer = self._catalogue.tokenizer(model)
-        for field, text in filter(itemgetter(1), _encoded_texts(job, model)):
-            count = count_tokens(tokenizer, text, model.max_tokens)
-            if count.lost_words:
-                yield too_long(field, count, model.max_tokens)
-            if count.stray_mark:
-                yield holds_mark(field, count)
-
 
 def _weights_of(result: Result) -> str | None:
     told = [result.safety, *(each.safety for each in result.comparison)]
@@ -321,38 +299,6 @@ def _weights_of(result: Result) -> str | None:
 def _beside_output(error: FieldError) -> FieldError:
     """The same for a request that has no plan but a filter."""
     return FieldError(field=error.field.removeprefix("safety."), message=error.message)
-
-
-def _encoded_texts(job: Job, model: ModelInfo) -> Iterator[tuple[str, str]]:
-    """Every text that a worker will encode, with the field it comes from; none of them may be cut."""
-    yield "prompt", job.prompt
-    match job.plan.guidance:
-        case Negative(concepts=concepts):
-            field = "negative_prompt" if job.negative_prompt else "safety.guidance.concepts"
-            yield field, ", ".join(filter(None, (job.negative_prompt, _concept_text(concepts, model))))
-        case Sld(concepts=concepts):
-            yield "negative_prompt", job.negative_prompt
-            yield "safety.guidance.concepts", _concept_text(concepts, model)
-        case Sega(concepts=edits):
-            yield "negative_prompt", job.negative_prompt
-            if edits is None:
-                yield "safety.guidance.concepts", _concept_text(None, model)
-            for index, edit in enumerate(edits or ()):
-                yield f"safety.guidance.concepts.{index}.text", edit.text
-        case None:
-            yield "negative_prompt", job.negative_prompt
-    if job.plan.prompt:
-        for index, text in enumerate(job.plan.prompt.concepts or model.default_concepts):
-            yield f"safety.prompt.concepts.{index}", text
-    if job.plan.trajectory:
-        for index, text in enumerate(job.plan.trajectory.concepts or ()):
-            yield f"safety.trajectory.concepts.{index}", text
-    for index, concept in enumerate(job.plan.output.concepts if job.plan.output else ()):
-        yield f"safety.output.concepts.{index}.text", concept.text
-
-
-def _concept_text(concepts: Sequence[str] | None, model: ModelInfo) -> str:
-    return joined(concepts or model.default_concepts)
 
 
 def _why_forbidden(requested: SafetyPlan, in_force: InForce) -> str | None:
@@ -381,11 +327,6 @@ def _check_served(job: Job, model: ModelInfo, in_force: InForce) -> None:
         raise PolicyNotServed(what, 60)
 
 
-def _idle_errors(job: Job) -> list[FieldError]:
-    found = idle_settings(job.plan, job.guidance_scale, job.steps, job.scheduler, job.negative_prompt)
-    return [FieldError(field=field, message=message) for field, message in found]
-
-
 def _digest(tenant: str, end_user: str | None) -> str | None:
     """What is kept of an end user's name: enough to count by."""
     return None if end_user is None else hashlib.sha256(f"{tenant} {end_user}".encode()).hexdigest()
@@ -400,93 +341,3 @@ def _too_costly(cost: int, limit: int) -> Iterator[FieldError]:
 def _seeds(first: int | None, pictures: int) -> tuple[int, ...]:
     start = secrets.randbits(32) if first is None else first
     return tuple((start + index) % (MAX_SEED + 1) for index in range(pictures))
-
-
-def _size_errors(job: Job, model: ModelInfo) -> Iterator[FieldError]:
-    multiple = model.size_multiple_px
-    for field, side in (("width", job.width), ("height", job.height)):
-        if not model.min_size_px <= side <= model.max_size_px or side % multiple:
-            yield FieldError(
-                field=field,
-                message=f"must be a multiple of {multiple} from {model.min_size_px} to {model.max_size_px} pixels",
-            )
-
-
-def _scheduler_errors(job: Job, model: ModelInfo) -> Iterator[FieldError]:
-    if job.scheduler not in model.schedulers:
-        available = ", ".join(scheduler.value for scheduler in model.schedulers)
-        yield FieldError(field="scheduler", message=f"is not served by this model; available: {available}")
-
-
-def plan_errors(plan: SafetyPlan, model: ModelInfo) -> Iterator[FieldError]:
-    """What of a plan the model's workers do not serve."""
-    for place in _PLACES:
-        method = getattr(plan, place)
-        if method is not None and method.method not in model.methods:
-            yield FieldError(
-                field=f"safety.{place}",
-                message=f"{method.method!r} is not served by this model; available: {', '.join(model.methods)}",
-            )
-    if plan.weights is not None and "erased" in model.methods:
-        yield from _variant_error(plan.weights.variant, model)
-    if plan.trajectory is not None and not model.scores_text_concepts:
-        if plan.trajectory.concepts is not None:
-            yield FieldError(
-                field="safety.trajectory.concepts",
-                message="this model scores its own concepts only; leave the list out and take the preset 'filter'",
-            )
-        elif plan.trajectory.preset != "filter":
-            yield FieldError(
-                field="safety.trajectory.preset", message="this model scores its own concepts only; take 'filter'"
-            )
-    if plan.output is not None:
-        yield from _action_error("safety.output.action", plan.output.action, model)
-        if plan.output.concepts and not model.scores_text_concepts:
-            yield FieldError(
-                field="safety.output.concepts",
-                message=f"this model scores its own concepts only: {', '.join(model.concepts)}; leave the list out",
-            )
-        scored = {*model.concepts, *(concept.name for concept in plan.output.concepts)}
-        for index, concept in enumerate(plan.output.concepts):
-            yield from _action_error(f"safety.output.concepts.{index}.action", concept.action, model)
-        for index, rule in enumerate(plan.output.rules):
-            yield from _action_error(f"safety.output.rules.{index}.action", rule.action, model)
-            if rule.name not in scored:
-                message = (
-                    f"no detector here scores it; scored: {', '.join(model.concepts)}, and `concepts` given as text"
-                )
-                yield FieldError(field=f"safety.output.rules.{index}.name", message=message)
-
-
-def _variant_error(name: str, model: ModelInfo) -> Iterator[FieldError]:
-    status = next((variant.status for variant in model.variants if variant.name == name), None)
-    if status is VariantStatus.AVAILABLE:
-        return
-    match status:
-        case None:
-            what = "is not a variant here"
-        case VariantStatus.CANDIDATE:
-            what = "is a candidate that was not promoted yet"
-        case VariantStatus.RETIRED:
-            what = "is retired and served no longer"
-    yield FieldError(
-        field="safety.weights.variant", message=f"{what}; available: {', '.join(model.available_variants) or 'none'}"
-    )
-
-
-def _action_error(field: str, action: Action | None, model: ModelInfo) -> Iterator[FieldError]:
-    if action is not None and action not in model.actions:
-        available = ", ".join(served.value for served in model.actions)
-        yield FieldError(field=field, message=f"{action.value!r} is not served by this model; available: {available}")
-
-
-def _renamed_concept_errors(requested: SafetyPlan, in_force: InForce, model: ModelInfo) -> Iterator[FieldError]:
-    """Under a floor, nobody may put a text of their own in the place of a concept that the model's checker knows."""
-    if in_force.floor.output is None or requested.output is None:
-        return
-    for index, concept in enumerate(requested.output.concepts):
-        if concept.name in model.concepts:
-            yield FieldError(
-                field=f"safety.output.concepts.{index}.name",
-                message="is the name of a concept of the model's own checker; choose another",
-            )

@@ -12,7 +12,7 @@ from redis import Redis
 
 from contract.plan import SafetyPlan
 from contract.request import GenerateRequest
-from service.admission import plan_errors
+from service.servable import plan_errors
 from tests.service import parts
 from tests.service.conftest import GatewayProcess
 
