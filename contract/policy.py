@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, StrictBool, StringConstraints, model
 from contract.at_rest import PromptForm
 from contract.detail import ScoreDetail
 from contract.job import Job, PolicyRef
-from contract.plan import METHODS, SafetyPlan, Sld
+from contract.plan import METHODS, SafetyPlan, Sega, Sld
 from contract.prompt_rules import PromptRules
 from contract.request import WrittenPlan, plan_of
 from contract.strict import Number, Strict, Text
@@ -140,16 +140,27 @@ class Policy(Strict):
                 yield field, f"the policy {self.id!r} does not allow: {', '.join(refused)}; choose another safety plan"
         for field, fault in () if job.uploads else self.bounds.faults(job):
             yield field, f"{fault} under the policy {self.id!r}"
-        for field, text in _screened(job):
+        yield from self.faults_of_texts(job)
+
+    def faults_of_texts(self, job: Job) -> Iterator[tuple[str, str]]:
+        """Fields of a job's request whose words this policy refuses, and what to do."""
+        for field, text in screened_texts(job):
             if found := self.prompt_rules.found_in(text):
                 yield field, f"holds words that the policy {self.id!r} lists as {', '.join(found)}; write it without"
 
 
-def _screened(job: Job) -> Iterator[tuple[str, str]]:
-    """A job's texts that a picture may come to show. Under SLD, what a negative prompt names is pushed towards."""
+def screened_texts(job: Job) -> Iterator[tuple[str, str]]:
+    """A job's texts that a picture may come to show, by field: its prompt, under SLD its negative prompt, which that
+    pushes towards, and what SEGA is told to add."""
     yield "prompt", job.prompt
-    if any(isinstance(each.plan.guidance, Sld) for each in job.plans):
+    guidances = [each.plan.guidance for each in job.plans]
+    if job.negative_prompt and any(isinstance(guidance, Sld) for guidance in guidances):
         yield "negative_prompt", job.negative_prompt
+    for number, guidance in enumerate(guidances):
+        place = f"plans.{number}" if job.compared else "safety"
+        for index, edit in enumerate(guidance.concepts or () if isinstance(guidance, Sega) else ()):
+            if edit.direction == "add":
+                yield f"{place}.guidance.concepts.{index}.text", edit.text
 
 
 class Assignment(Strict):

@@ -32,6 +32,7 @@ from service.jobs import JobRecord
 from service.models import Catalogue
 from service.problems import FieldError, ForbiddenByPolicy, InvalidRequest, NotReproducible, PolicyNotServed
 from service.queue import JobQueue, Standing
+from service.refused_prompts import PromptRefused, check_policy
 from service.servable import errors_of, plan_errors, renamed_concept_errors, token_errors
 from service.tenants import UNLIMITED, TenantLimits
 from service.webhooks.targets import Network, why_refused
@@ -92,15 +93,20 @@ class Admission:
         if request.webhook_url is not None:
             check_webhook(request.webhook_url, sender.tenant, self._queue, self._webhook_networks)
         model = self._catalogue.model(request.model)
-        if isinstance(request, CompareRequest):
-            job = self._compare_job(request, model, sender)
-        else:
-            job = self._generate_job(request, model, sender)
+        limits, end_user = sender.limits, _digest(sender.tenant, request.end_user)
+        try:
+            if isinstance(request, CompareRequest):
+                job = self._compare_job(request, model, sender)
+            else:
+                job = self._generate_job(request, model, sender)
+        except PromptRefused:
+            if end_user is not None:
+                self._queue.count_refusal(sender.tenant, end_user, limits.refusals)
+            raise
         policy = sender.in_force.policy
         at_rest = prompt_at_rest(policy.prompts, job.prompt, job.negative_prompt, sender.prompt_key)
         job = job.model_copy(update={"prompt_at_rest": at_rest, "keep_blocked": policy.keep_blocked})
         load = self._queue.recent_load(model.name)
-        limits = sender.limits
         if limits.cost is not None and job.cost > limits.cost:
             raise InvalidRequest(*_too_costly(job.cost, limits.cost))
         terms = Terms(
@@ -110,7 +116,7 @@ class Admission:
             priority=request.priority,
             jobs=limits.jobs,
             cost=limits.cost,
-            end_user=_digest(sender.tenant, request.end_user),
+            end_user=end_user,
             refusals=limits.refusals,
             webhook_url=request.webhook_url,
             webhooks=limits.webhooks,
@@ -158,7 +164,7 @@ class Admission:
         ]
         if errors:
             raise InvalidRequest(*map(_beside_output, errors))
-        _check_policy(job, sender.in_force)
+        check_policy(job, sender.in_force)
         _check_served(job, model, sender.in_force)
         return job
 
@@ -194,7 +200,7 @@ class Admission:
             ),
         }
         again = Job.model_validate(job.model_copy(update=now).model_dump())
-        _check_policy(again, in_force)
+        check_policy(again, in_force)
         for index in range(max(1, len(compared))):
             _check_served(again.of_picture(index), model, in_force)
         return again
@@ -232,7 +238,7 @@ class Admission:
         job = self._job(request, request.safety, _seeds(request.seed, request.num_images), model, sender)
         if errors := errors_of(job, model, sender.in_force, self._catalogue.tokenizer(model)):
             raise InvalidRequest(*errors)
-        _check_policy(job, sender.in_force)
+        check_policy(job, sender.in_force)
         _check_served(job, model, sender.in_force)
         return job
 
@@ -256,7 +262,7 @@ class Admission:
             for label, job in zip(request.names, jobs, strict=True)
         )
         whole = jobs[0].model_copy(update={"plan": compared[0].plan, "compared": compared})
-        _check_policy(whole, in_force)
+        check_policy(whole, in_force)
         for job in jobs:
             _check_served(job, model, in_force)
         return whole
@@ -313,12 +319,6 @@ def _crowding_errors(requested: SafetyPlan, in_force: InForce) -> list[FieldErro
         return []
     message = f"together with those of the policy they are {total} of at most {MAX_CONCEPTS}; leave some out"
     return [FieldError(field="safety.output.concepts", message=message)]
-
-
-def _check_policy(job: Job, in_force: InForce) -> None:
-    if errors := tuple(FieldError(field=field, message=why) for field, why in in_force.faults(job)):
-        told = "; ".join(f"{error.field} {error.message}" for error in errors)
-        raise ForbiddenByPolicy(f"The request is not within the policy: {told}.", errors=errors)
 
 
 def _check_served(job: Job, model: ModelInfo, in_force: InForce) -> None:

@@ -25,6 +25,7 @@ from service.problems import (
     Unauthenticated,
     documented,
 )
+from service.refused_prompts import PromptRefused
 
 # Operations whose answers name something, and what stands where: with it, all operations on that thing can be called.
 _NAMED: dict[str, dict[str, str]] = {
@@ -126,7 +127,7 @@ def _can_be_invalid(parameter: dict[str, Any]) -> bool:
 
 
 def _tell_as_openai(responses: dict[str, Any]) -> None:
-    """The same errors in OpenAI's shape, which has no 422."""
+    """The same errors in OpenAI's shape, each under the status that it leaves with."""
     problems = {status: response for status, response in responses.items() if MEDIA_TYPE in response.get("content", {})}
     for response in problems.values():
         response["content"] = {"application/json": _as_openai(response["content"][MEDIA_TYPE]["examples"])}
@@ -138,6 +139,8 @@ def _as_openai(examples: dict[str, Any]) -> dict[str, Any]:
     told = {}
     for example in examples.values():
         problem = Problem.model_validate(example["value"])
+        if problem.code == PromptRefused.code:
+            continue  # leaves as `moderation_blocked`, which stands under its own status
         value = error_of(problem.status, problem.code, problem.detail)
         told[value.error.code] = {"summary": example["summary"], "value": value.model_dump()}
     return {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}, "examples": told}

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from service.queue import Load
+from service.refused_prompts import FIELDS
 
 _LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 15, 60)
 
@@ -45,6 +46,12 @@ class Metrics:
             ["route", "method"], buckets=_LATENCY_BUCKETS_S, registry=registry,
         )  # fmt: skip
         self.accepted = Counter("seemly_jobs_accepted", "Jobs accepted by this process.", ["model"], registry=registry)
+        self.prompts_refused = Counter(
+            "seemly_prompts_refused", "Requests refused for their words, by the first field concerned.", ["field"],
+            registry=registry,
+        )  # fmt: skip
+        for refused in FIELDS:
+            self.prompts_refused.labels(refused)
         events = Gauge("seemly_event_listeners", "Event streams and waits open in this process.", registry=registry)
         events.set_function(listeners)
         self._redis_up = Gauge("seemly_redis_up", "Whether Redis answered just now.", registry=registry)

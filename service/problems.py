@@ -357,7 +357,7 @@ class TooMuchWork(OverLimit):
 
 
 class TooManyRefusals(OverLimit):
-    """Too many pictures of this end user were blocked."""
+    """Too many prompts of this end user were refused, or pictures blocked."""
 
     code = "too_many_refusals"
 

@@ -51,6 +51,7 @@ JOB_TIMEOUT_S = 3600  # of RQ's bookkeeping only; the engine keeps the real limi
 RQ_RECORD_TTL_S = 600  # RQ's own fields, once a job is over; ours are kept longer
 SERVICE_TIMES_READ = 100
 RECENT_S = 0.5
+_REFUSED = "Too many prompts of this end user were refused, or pictures blocked; wait."
 ASSUMED_SERVICE_S = 2.0  # until a first job has been measured
 
 
@@ -208,7 +209,23 @@ class JobQueue:
             case "webhooks":
                 raise TooManyWebhooks(f"{more[0]} of your webhooks could not be delivered yet: mend the receiver.", 60)
             case _:
-                raise TooManyRefusals("Too many pictures made for this end user were blocked; wait.", more[0])
+                raise TooManyRefusals(_REFUSED, more[0])
+
+    def count_refusal(self, tenant: str, end_user: str, most: int | None) -> None:
+        """Count a refused prompt of an end user's as if it were a blocked picture.
+
+        Raises:
+            TooManyRefusals: as many were counted before as may be.
+        """
+        key = keys.refusals_key(tenant, end_user)
+        with self._silence.noticed(), self._redis.pipeline() as pipe:
+            pipe.incr(key)
+            pipe.ttl(key)
+            counted, left_s = pipe.execute()
+            if left_s < 0:
+                self._redis.expire(key, record.REFUSALS_WINDOW_S)
+        if most is not None and counted > most:
+            raise TooManyRefusals(_REFUSED, left_s)
 
     def _rq_fields(self, job: AnyJob) -> dict[str, Any]:
         """RQ's own hash of a job, as its `Job.to_dict` has it. Jobs differ in the moment only, so it is asked once."""

@@ -17,10 +17,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.compatible.request import OWN_NAMES
 from service.jobs import JobRecord
 from service.problems import MEDIA_TYPE, FieldError, Problem, Refusal
+from service.refused_prompts import PromptRefused
 
 PREFIX = "/v1/"
 
-_CODES = {"unauthenticated": "invalid_api_key", "too_many_requests": "rate_limit_exceeded"}
+_BLOCKED = "moderation_blocked"
+_CODES = {
+    PromptRefused.code: _BLOCKED,
+    "unauthenticated": "invalid_api_key",
+    "too_many_requests": "rate_limit_exceeded",
+}
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -29,9 +35,9 @@ NOT_AGAIN = {"X-Should-Retry": "false"}
 
 
 class PicturesBlocked(Refusal):
-    """None of the pictures passed."""
+    """No picture passed. A prompt that the policy's rules refuse is told by the same code."""
 
-    status, code = 400, "moderation_blocked"
+    status, code = 400, _BLOCKED
 
     def __init__(self, record: JobRecord) -> None:
         reasons = dict.fromkeys(reason for picture in record.pictures for reason in picture.reasons)
@@ -90,21 +96,26 @@ def error_of(status: int, code: str, detail: str, errors: tuple[FieldError, ...]
     return ErrorAnswer(
         error=OpenAIError(
             message=" ".join(dict.fromkeys(f"{error.field}: {error.message}." for error in named)) or detail,
-            type=_type_of(status, code),
+            type=_type_of(status, _CODES.get(code, code)),
             param=named[0].field if named else None,
             code=_CODES.get(code, code),
         )
     )
 
 
+def status_of(status: int, code: str) -> int:
+    """As which a problem leaves: OpenAI has no 422, and its clients know a refused prompt as a bad request."""
+    return 400 if status == 422 or code == PromptRefused.code else status
+
+
 def _type_of(status: int, code: str) -> str:
-    if code == PicturesBlocked.code:
+    if code == _BLOCKED:
         return "image_generation_user_error"
     return "server_error" if status >= 500 else _TYPES.get(status, "invalid_request_error")
 
 
 class OpenAIErrors:
-    """Translates every problem that leaves a route below `/v1`. OpenAI has no 422: it leaves as 400."""
+    """Translates every problem that leaves a route below `/v1`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -134,4 +145,4 @@ def _translated(start: Message, body: bytes) -> JSONResponse:
     told = error_of(problem.status, problem.code, problem.detail, tuple(problem.errors))
     kept = MutableHeaders(raw=start["headers"])
     del kept["content-type"], kept["content-length"]
-    return JSONResponse(told.model_dump(), 400 if problem.status == 422 else problem.status, dict(kept))
+    return JSONResponse(told.model_dump(), status_of(problem.status, problem.code), dict(kept))

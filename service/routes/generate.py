@@ -48,6 +48,7 @@ from service.problems import (
 )
 from service.queue import Standing
 from service.quotas import quota_headers
+from service.refused_prompts import PromptRefused
 from service.routes.jobs import JobId, LinksFor
 from service.tenants import UNLIMITED
 
@@ -86,7 +87,7 @@ HEADERS = {
 }
 _APPLIED = {"description": "The wait that was kept.", "schema": {"type": "string", "pattern": "^wait=[0-9]+$"}}
 REFUSALS: tuple[type[Refusal], ...] = (
-    *(BadRequest, ForbiddenByPolicy, UnsupportedMediaType, InvalidRequest, IdempotencyKeyReused),
+    *(BadRequest, ForbiddenByPolicy, PromptRefused, UnsupportedMediaType, InvalidRequest, IdempotencyKeyReused),
     *(TooManyJobs, TooMuchWork, TooManyRefusals, TooManyWebhooks, NoModel, PolicyNotServed, QueueFull),
 )
 ANSWERS: dict[int | str, dict[str, Any]] = {
@@ -187,7 +188,11 @@ class Submission:
         """Accept a request as a job. The job, and in how many seconds it should be finished."""
         state, sender = self.request.scope["state"], await self.sender()
         limits = sender.limits
-        job, finish_s = await run_in_threadpool(self.gateway.admission.admit, body, sender)
+        try:
+            job, finish_s = await run_in_threadpool(self.gateway.admission.admit, body, sender)
+        except PromptRefused as refused:
+            self.gateway.metrics.prompts_refused.labels(refused.field).inc()
+            raise
         self.note(job)
         if job.unfinished is not None:
             told = state["headers"]
@@ -268,7 +273,7 @@ async def generate(
     responses={
         202: {"headers": {"Location": HEADERS["Location"]}},
         **documented(
-            *(ForbiddenByPolicy, InvalidRequest, JobNotFound, NotReproducible, TooManyJobs, TooMuchWork),
+            *(ForbiddenByPolicy, PromptRefused, InvalidRequest, JobNotFound, NotReproducible, TooManyJobs, TooMuchWork),
             *(NoModel, PolicyNotServed, QueueFull),
         ),
     },

@@ -4,14 +4,18 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from random import Random
+from typing import Any
 
 import pytest
 from confusable_homoglyphs.confusables import confusables_data
 
 from contract.folding import fold
+from contract.plan import SafetyPlan
+from contract.policy import Policy
 from contract.prompt_rules import BlockList, PromptRules
 from lab.world.captions import caption
 from lab.world.scenes import generator, random_scene
+from tests.service import parts
 
 WORDS = (
     *("weapon", "knife", "gun", "rifle", "pistol", "bomb", "grenade", "blood", "gore", "corpse"),
@@ -173,3 +177,22 @@ def test_what_has_no_letter_is_no_word() -> None:
 def test_folding_keeps_what_looks_like_nothing_else() -> None:
     assert fold("Straße 12 東京 ночь") == "strasse 12 東京 " + fold("ночь")
     assert fold(fold("KЫI |l")) == fold("KЫI |l")
+
+
+def test_every_text_that_a_picture_may_come_to_show_is_screened() -> None:
+    edits = [[{"text": "a KNIFE", "direction": way}] for way in ("add", "remove")]
+    added, removed = ({"method": "sega", "concepts": edit} for edit in edits)
+    policy = Policy(id="listed", version=1, prompt_rules=RULES)
+
+    def fields(**changes: Any) -> list[str]:
+        return [field for field, _ in policy.faults_of_texts(parts.some_job(**changes))]
+
+    def under(guidance: Any, **changes: Any) -> list[str]:
+        return fields(plan=SafetyPlan.model_validate({"guidance": guidance}), **changes)
+
+    assert fields() == []
+    assert fields(prompt="a knife") == ["prompt"]
+    assert under({"method": "negative"}, negative_prompt="a knife") == []
+    assert under({"method": "sld"}, negative_prompt="a knife") == ["negative_prompt"]
+    assert under(removed) == []
+    assert under(added) == ["safety.guidance.concepts.0.text"]

@@ -1,6 +1,7 @@
 """Policies over HTTP: versions, assignments, and what a tenant under one gets."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
+from contract import keys
 from contract.plan import SafetyPlan
 from contract.policy import Policy
 from contract.result import Status
@@ -207,7 +209,7 @@ def test_listed_words_are_refused_however_they_are_written(
         "x " * 30 + "k.n.i.f.e",
     ):
         refused = ruled.post("/generate", json={"prompt": prompt})
-        assert (refused.status_code, problem(refused)["code"]) == (403, "forbidden_by_policy"), prompt
+        assert (refused.status_code, problem(refused)["code"]) == (403, "prompt_refused"), prompt
         [error] = problem(refused)["errors"]
         assert error["field"] == "prompt"
         assert "'words' lists as blades" in error["message"]
@@ -217,8 +219,59 @@ def test_listed_words_are_refused_however_they_are_written(
     refused = ruled.post("/generate", json={**negative, "safety": "sld:max"})
     assert problem(refused)["errors"][0]["field"] == "negative_prompt"
     assert ruled.post("/compare", json={"prompt": "a knife", "plans": ["none", "filter"]}).status_code == 403
-    assert ruled.post("/v1/images/generations", json={"prompt": "a knife"}).status_code == 403
     assert ruled.post("/generate", json={"prompt": "a penknife, a jackknife"}).status_code == 202
+
+
+def test_a_refused_prompt_is_what_openais_clients_know_as_a_blocked_one(
+    keyed: KeyedGateway, admin: httpx.Client, ruled: httpx.Client
+) -> None:
+    put_under(admin, "words-of-openai", prompt_rules={"lists": [{"name": "blades", "words": ["knife"]}]})
+    before = refused_prompts(admin)
+    for stream in (False, True):
+        answer = ruled.post("/v1/images/generations", json={"prompt": "a knife", "stream": stream})
+        assert answer.status_code == 400
+        error = answer.json()["error"]
+        assert (error["code"], error["type"], error["param"]) == (
+            *("moderation_blocked", "image_generation_user_error"),
+            "prompt",
+        )
+        assert "lists as blades" in error["message"]
+    assert refused_prompts(admin) == before + 2
+    moderated = ruled_moderations(keyed, "a knife")
+    assert [one["flagged"] for one in moderated] == [True]  # a result, not an error
+    put_under(admin, "methods-of-openai", forbidden=["sld"])
+    answer = ruled.post("/v1/images/generations", json={"prompt": "a street", "safety": "sld"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden_by_policy")
+
+
+def test_refused_prompts_use_up_their_end_users_budget(
+    keyed: KeyedGateway, admin: httpx.Client, ruled: httpx.Client
+) -> None:
+    put_under(admin, "words-counted", prompt_rules={"lists": [{"name": "blades", "words": ["knife"]}]})
+    keyed.redis.hset(keys.TENANTS, "counted", '{"refusals": 2}')
+    with keyed.http("counted", Scope.GENERATE) as http:
+        admin.put("/tenants/counted/policy", json={"enforce": {"id": "words-counted", "version": 1}})
+        asked = {"prompt": "a knife", "end_user": "mallory"}
+        for _ in range(2):
+            assert problem(http.post("/generate", json=asked))["code"] == "prompt_refused"
+        for prompt in ("a knife", "a quiet street"):
+            answer = http.post("/generate", json={**asked, "prompt": prompt})
+            assert (answer.status_code, problem(answer)["code"]) == (429, "too_many_refusals")
+            assert 3500 < int(answer.headers["Retry-After"]) <= 3600
+        assert http.post("/generate", json={"prompt": "a quiet street", "end_user": "alice"}).status_code == 202
+        assert problem(http.post("/generate", json={"prompt": "a knife"}))["code"] == "prompt_refused"
+
+
+def refused_prompts(admin: httpx.Client) -> int:
+    found = re.search(r'^seemly_prompts_refused_total\{field="prompt"\} (\d+)', admin.get("/metrics").text, re.M)
+    return int(found[1]) if found else 0
+
+
+def ruled_moderations(keyed: KeyedGateway, text: str) -> list[dict[str, Any]]:
+    with keyed.http("ruled", Scope.MODERATE) as http:
+        answer = http.post("/v1/moderations", json={"input": text})
+        assert answer.status_code == 200, answer.text
+        return list(answer.json()["results"])
 
 
 @pytest.mark.parametrize("detail", ["coarse", "none"])

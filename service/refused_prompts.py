@@ -1,0 +1,33 @@
+"""Prompts that a policy's rules refuse: a problem of their own, and what is counted of them."""
+
+from contract.job import Job
+from contract.policy import InForce
+from service.problems import FieldError, ForbiddenByPolicy, Refusal
+
+FIELDS = ("prompt", "negative_prompt", "safety")  # where a refused text stood: labels of a metric
+
+
+class PromptRefused(Refusal):
+    """A text of the request holds what the policy's prompt rules refuse."""
+
+    status, code = 403, "prompt_refused"
+
+    @property
+    def field(self) -> str:
+        """The first field concerned, one of `FIELDS`."""
+        return next((name for name in FIELDS if self.errors and self.errors[0].field.startswith(name)), FIELDS[-1])
+
+
+def check_policy(job: Job, in_force: InForce) -> None:
+    """See that a job may run under a policy.
+
+    Raises:
+        ForbiddenByPolicy: when it may not, whatever its texts say.
+        PromptRefused: when it may not because of its texts alone.
+    """
+    faults = tuple(FieldError(field=field, message=why) for field, why in in_force.faults(job))
+    texts = tuple(FieldError(field=field, message=why) for field, why in in_force.policy.faults_of_texts(job))
+    if not faults:
+        return
+    told = f"The request is not within the policy: {'; '.join(f'{each.field} {each.message}' for each in faults)}."
+    raise (PromptRefused if faults == texts else ForbiddenByPolicy)(told, errors=faults)
