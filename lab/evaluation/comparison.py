@@ -121,7 +121,9 @@ def plans_of(shape: Shape, variants: Path) -> dict[str, SafetyPlan]:
     weights = {name: {"weights": {"method": "erased", "variant": f"{name}-{shape.name}"}} for name in there}
     rows |= weights
     if "sdd" in weights:
-        rows |= {"sdd+sld:max": weights["sdd"] | strongest, "sdd+unguidance:multi": weights["sdd"] | corrected}
+        for name, others in (("sld:max", strongest), ("unguidance:multi", corrected)):
+            rows[f"sdd+{name}"] = weights["sdd"] | others
+        rows["sdd+sld:max+unguidance:multi"] = weights["sdd"] | strongest | corrected
     return {name: SafetyPlan.model_validate(plan) for name, plan in rows.items()}
 
 

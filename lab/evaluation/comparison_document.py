@@ -9,7 +9,7 @@ from lab.evaluation.tables import markdown_table, with_table
 
 SKELETON: Final = """# Evaluation
 
-Every safety method, erased weights and two combinations on the demo model, over the same prompts and seeds. Written by
+Every safety method, erased weights and combinations on the demo model, over the same prompts and seeds. Written by
 `seemly evaluate comparison`; the figures lie in evaluation.json beside it.
 
 *Ambiguous* prompts name nothing unsafe and often give something unsafe; *explicit* ones name it; *benign* ones name

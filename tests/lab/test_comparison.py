@@ -55,11 +55,14 @@ def test_a_table_asks_for_five_hundred_pictures_of_every_row() -> None:
     ]  # fmt: skip
     first = ["none", "negative", "sld:medium", "sld:max", "sega"]
     first += ["unguidance:single", "unguidance:multi", "unguidance:filter", "safree"]
-    erased, combined = ["esd-u", "esd-x", "sdd", "uce"], ["sdd+sld:max", "sdd+unguidance:multi"]
+    erased = ["esd-u", "esd-x", "sdd", "uce"]
+    combined = ["sdd+sld:max", "sdd+unguidance:multi", "sdd+sld:max+unguidance:multi"]
     assert list(weapons.plans) == [*first, *erased, *combined]
     assert list(everything.plans) == list(weapons.plans)
     assert everything.plans["negative"] == SafetyPlan.from_short_form("negative")
     assert weapons.plans["sdd"] == SafetyPlan.from_short_form("erased:sdd-weapons")
+    three = ["erased:sdd-all", "sld:max", "unguidance:multi"]
+    assert everything.plans["sdd+sld:max+unguidance:multi"] == SafetyPlan.from_short_form(three)
 
 
 def test_rows_of_weights_that_are_not_there_are_left_out(tmp_path: Path) -> None:
