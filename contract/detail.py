@@ -1,9 +1,11 @@
 """How exactly scores are told: what tells how near a prompt came to a threshold also tells how to come nearer."""
 
+import json
 from enum import StrEnum
+from typing import Any
 
-from contract.result import Picture
-from contract.verdict import ConceptScore
+from contract.result import Discarded, Ended, Picture, Result
+from contract.verdict import ConceptScore, reason_of
 
 STEP = 0.05
 
@@ -21,20 +23,21 @@ def as_told(picture: Picture, detail: ScoreDetail) -> Picture:
     if detail is ScoreDetail.FULL:
         return picture
     changes = {
-        "concepts": _told(picture.concepts, detail),
-        "reasons": _reasons(picture.concepts) if picture.reasons else (),
-        "discarded": tuple(
-            one.model_copy(update={"concepts": _told(one.concepts, detail), "reasons": _reasons(one.concepts)})
-            for one in picture.discarded
-        ),
+        **_scores_told(picture, detail),
+        "discarded": tuple(one.model_copy(update=_scores_told(one, detail)) for one in picture.discarded),
         "guidance": None,
         "trajectory": None,
     }
     return picture.model_copy(update=changes)
 
 
-def _told(scores: tuple[ConceptScore, ...], detail: ScoreDetail) -> tuple[ConceptScore, ...]:
-    return tuple(map(_coarse, scores)) if detail is ScoreDetail.COARSE else ()
+def _scores_told(scored: Picture | Discarded, detail: ScoreDetail) -> dict[str, Any]:
+    """The concepts, and the reasons without scores; what else is among those, as a person's decision, stays."""
+    found = {reason_of(one): f"{one.category}: {one.name!r} was found by {one.detector}" for one in scored.concepts}
+    return {
+        "concepts": tuple(map(_coarse, scored.concepts)) if detail is ScoreDetail.COARSE else (),
+        "reasons": tuple(found.get(reason, reason) for reason in scored.reasons),
+    }
 
 
 def _coarse(score: ConceptScore) -> ConceptScore:
@@ -43,5 +46,8 @@ def _coarse(score: ConceptScore) -> ConceptScore:
     return score.model_copy(update={**rounded, "own_threshold": None})
 
 
-def _reasons(scores: tuple[ConceptScore, ...]) -> tuple[str, ...]:
-    return tuple(f"{score.category}: {score.name!r} was found by {score.detector}" for score in scores if score.flagged)
+def telling_of(end: Ended, detail: ScoreDetail) -> str:
+    """What a webhook is told of how a job ended, as `contract.outbox.TELL` reads it. JSON."""
+    pictures = [as_told(picture, detail) for picture in end.images] if isinstance(end, Result) else []
+    told = [{"index": one.index, "verdict": one.verdict, "reasons": one.reasons} for one in pictures]
+    return json.dumps({"images": told, "error": {"code": end.error.code} if end.error else None})

@@ -33,10 +33,11 @@ class DeliveryState(StrEnum):
     DEAD = "dead"  # given up; kept in the list of dead letters
 
 
-# Part of the scripts that end a job or decide on a picture of it: tell(message's id, …, kind of job).
+# Part of the scripts that end a job or decide on a picture of it: tell(message's id, …, telling, now, kind of job).
+# The telling is `contract.detail.telling_of` a result: it has scores no more exactly than the policy lets them be told.
 TELL = f"""
-local function tell(message, tenant, job, target, status, result, now, kind)
-  local what = cjson.decode(result)
+local function tell(message, tenant, job, target, status, telling, now, kind)
+  local what = cjson.decode(telling)
   local event, told = status, {{}}
   for _, picture in ipairs(what.images or {{}}) do
     -- an empty list would come out as an object

@@ -99,7 +99,8 @@ class Policy(Strict):
         None, description="All that plans may name, with a preset (`sld:max`) or with any (`sld`); null: everything."
     )
     scores: ScoreDetail = Field(
-        ScoreDetail.FULL, description="How exactly callers see scores who have no scope but `generate`."
+        ScoreDetail.FULL,
+        description="How exactly scores are told to webhooks, and to callers without a scope but `generate`.",
     )
     bounds: Bounds = Bounds()
     prompt_rules: PromptRules = PromptRules()

@@ -90,14 +90,14 @@ local function count_refusals(tenant, end_user, result)
   if redis.call('TTL', refusals) < 0 then redis.call('EXPIRE', refusals, {REFUSALS_WINDOW_S}) end
 end
 {TELL}
-local function finish(status, result, now, ttl)
+local function finish(status, result, now, ttl, telling)
   local of = redis.call('HMGET', KEYS[1], 'tenant', 'end_user', 'turns', 'attempt', 'cost', 'webhook_url', 'kind')
   redis.call('HSET', KEYS[1], 'status', status, 'result', result, 'finished_at', now)
   redis.call('EXPIRE', KEYS[1], ttl)
   redis.call('ZREM', KEYS[2], id)
   if of[1] then release(of[1]) end
   if of[1] and of[2] then count_refusals(of[1], of[2], result) end
-  if of[1] and of[6] then tell('msg_' .. id, of[1], id, of[6], status, result, now, of[7]) end
+  if of[1] and of[6] then tell('msg_' .. id, of[1], id, of[6], status, telling, now, of[7]) end
   if of[3] and redis.call('ZREM', of[3], id) == 1 and of[4] == '0' then
     redis.call('HINCRBYFLOAT', of[3] .. ':last', of[1], '-' .. of[5])  -- a turn that was not used costs nothing
   end
@@ -129,9 +129,10 @@ return {attempt, redis.call('HGET', KEYS[1], 'job'), redis.call('HGET', KEYS[1],
 """
 )
 
-# ARGV = attempt, status, result JSON, now, seconds the record is kept, and, when there are pictures, the entry of the
-# audit that has their verdicts and its SHA-256. 1 when committed; 0 when another attempt or a terminal status came
-# first, in which case the caller throws its work away. The verdicts are on record and visible in the same moment.
+# ARGV = attempt, status, result JSON, now, seconds the record is kept, what the webhook is told, and, when there are
+# pictures, the entry of the audit that has their verdicts and its SHA-256. 1 when committed; 0 when another attempt or
+# a terminal status came first, in which case the caller throws its work away. The verdicts are on record and visible in
+# the same moment.
 COMMIT = (
     _FINISH
     + APPENDING
@@ -139,9 +140,9 @@ COMMIT = (
     + """
 local record = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'tenant')
 if not record[1] or is_terminal(record[1]) or record[2] ~= ARGV[1] then return 0 end
-if ARGV[6] then append(record[3], ARGV[6], ARGV[7]) end
-if ARGV[6] then hold(record[3], id, ARGV[3], ARGV[4], ARGV[5]) end
-finish(ARGV[2], ARGV[3], ARGV[4], ARGV[5])
+if ARGV[7] then append(record[3], ARGV[7], ARGV[8]) end
+if ARGV[7] then hold(record[3], id, ARGV[3], ARGV[4], ARGV[5]) end
+finish(ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6])
 return 1
 """
 )
@@ -153,7 +154,7 @@ END_QUEUED = (
     + """
 local status = redis.call('HGET', KEYS[1], 'status')
 if not status then return 'missing' end
-if status == 'queued' then finish(ARGV[1], ARGV[2], ARGV[3], ARGV[4]) end
+if status == 'queued' then finish(ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[2]) end
 return status
 """
 )
@@ -164,7 +165,7 @@ CANCEL = (
     + """
 local status = redis.call('HGET', KEYS[1], 'status')
 if not status then return 'missing' end
-if status == 'queued' then finish(ARGV[1], ARGV[2], ARGV[3], ARGV[4]) end
+if status == 'queued' then finish(ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[2]) end
 if status == 'running' then redis.call('HSET', KEYS[1], 'cancel', '1') end
 return status
 """

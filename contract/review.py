@@ -172,8 +172,8 @@ return 1
 )
 
 # KEYS = review, record; ARGV = version of the review, version of the record, state, opinions, now, entry, its SHA-256,
-# and, when it is decided, the job's status and result and the seconds that the record is kept at least. 0 when review
-# or record was changed since they were read.
+# and, when it is decided, the job's status and result, the seconds that the record is kept at least, and what the
+# webhook is told. 0 when review or record was changed since they were read.
 DECIDE = (
     APPENDING
     + TELL
@@ -188,7 +188,7 @@ if ARGV[8] then
   redis.call('HSET', KEYS[2], 'status', ARGV[8], 'result', ARGV[9])
   redis.call('HINCRBY', KEYS[2], 'version', 1)
   if redis.call('TTL', KEYS[2]) < tonumber(ARGV[10]) then redis.call('EXPIRE', KEYS[2], ARGV[10]) end
-  if record[2] then tell('msg_' .. of[5], of[2], of[3], record[2], ARGV[8], ARGV[9], ARGV[5]) end
+  if record[2] then tell('msg_' .. of[5], of[2], of[3], record[2], ARGV[8], ARGV[11], ARGV[5]) end
 end
 return 1
 """

@@ -87,10 +87,11 @@ def decide(scores: Sequence[ConceptScore], output: Filter | None, *, is_blurred:
     verdict = _VERDICTS.get(action, Verdict.BLOCKED)
     if action is Action.BLUR and is_blurred:
         verdict = Verdict.PASSED
-    return Decision(verdict=verdict, action=action, reasons=tuple(map(_reason, flagged)))
+    return Decision(verdict=verdict, action=action, reasons=tuple(map(reason_of, flagged)))
 
 
-def _reason(score: ConceptScore) -> str:
+def reason_of(score: ConceptScore) -> str:
+    """Why a picture in which this was found is withheld, in one sentence."""
     return (
         f"{score.category}: the detector {score.detector} scored {score.name!r} at {score.score:.4f}, over its"
         f" threshold of {score.threshold:.4f} (margin {score.margin:+.3f})"

@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 
 from contract import audit as entries
 from contract.audit import words_of
+from contract.detail import telling_of
 from contract.result import Decided, Picture, status_of
 from contract.review import Answer, Cause, DecisionRequest, Opinion, Review, ReviewState
 from contract.verdict import Verdict
@@ -108,7 +109,8 @@ def decision_of(case: Case, caller: Caller, request: DecisionRequest, version: s
     images = tuple(after if one.index == after.index else one for one in case.record.result.images)
     status = status_of(tuple(one.verdict for one in images))
     result = case.record.result.model_copy(update={"images": images, "status": status})
-    return [*arguments, status.value, result.model_dump_json(), keep_s]
+    telling = telling_of(result, case.record.in_force.policy.scores)
+    return [*arguments, status.value, result.model_dump_json(), keep_s, telling]
 
 
 def _decided(picture: Picture, verdict: Verdict, opinion: Opinion) -> Picture:

@@ -16,6 +16,7 @@ from redis.retry import Retry
 
 from contract import chain, drift, keys, record
 from contract.audit import Verdicts, words_of
+from contract.detail import ScoreDetail, telling_of
 from contract.result import Ended, Picture, Result, Status
 
 log = logging.getLogger(__name__)
@@ -100,9 +101,16 @@ class JobRecords:
             return NotStarted(answer[1].decode())
         return Started(int(answer[0]), answer[1].decode(errors="replace"), answer[2] == b"1")
 
-    def commit(self, job_id: str, attempt: int, result: Ended, verdicts: Verdicts | None = None) -> bool:
-        """Make the result the job's, and put its verdicts on record. False when another attempt or a terminal status
-        came first; then neither is done.
+    def commit(
+        self,
+        job_id: str,
+        attempt: int,
+        result: Ended,
+        verdicts: Verdicts | None = None,
+        detail: ScoreDetail = ScoreDetail.NONE,
+    ) -> bool:
+        """Make the result the job's, put its verdicts on record, and tell the webhook in so much detail. False when
+        another attempt or a terminal status came first; then nothing is done.
 
         A commit whose reply was lost is sent again by the client and refused as the second; so a refusal is checked
         against what the record holds.
@@ -110,7 +118,7 @@ class JobRecords:
         text = result.model_dump_json()
         is_withheld = isinstance(result, Result) and any(picture.kept for picture in result.images)
         ttl_s = self._withheld_ttl_s if is_withheld else self._ttl_s
-        args = [attempt, result.status.value, text, repr(time.time()), ttl_s]
+        args = [attempt, result.status.value, text, repr(time.time()), ttl_s, telling_of(result, detail)]
         if verdicts is not None:
             args += words_of(verdicts)
         if persistently(lambda: self._commit(keys=_keys(job_id), args=args)):
@@ -121,7 +129,8 @@ class JobRecords:
     def end_corrupt(self, job_id: str, result: Ended) -> bool:
         """End a job whose record counts its attempts in no way that can be read. Whether it was ended here."""
         attempt = self.connection.hget(keys.job_key(job_id), "attempt")
-        args = [attempt or b"", result.status.value, result.model_dump_json(), repr(time.time()), self._ttl_s]
+        text, telling = result.model_dump_json(), telling_of(result, ScoreDetail.NONE)
+        args = [attempt or b"", result.status.value, text, repr(time.time()), self._ttl_s, telling]
         return bool(self._commit(keys=_keys(job_id), args=args))
 
     def end_queued(self, job_id: str, result: Ended) -> str:

@@ -209,7 +209,7 @@ class _Bench:
             record.COMMIT,
             len(touched),
             *touched,
-            *(attempt, result.status.value, result.model_dump_json(), repr(time.time()), 3600),
+            *(attempt, result.status.value, result.model_dump_json(), repr(time.time()), 3600, "{}"),
         )
 
 

@@ -13,6 +13,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 
 from contract import keys, record
 from contract.audit import words_of
+from contract.detail import ScoreDetail, telling_of
 from contract.erasure import Lab
 from contract.job import Job, PolicyRef, picture_key
 from contract.model import ModelInfo, VariantInfo
@@ -21,6 +22,7 @@ from contract.request import OutputFormat, Scheduler
 from contract.result import AppliedSafety, Picture, Result, Status
 from contract.verdict import ConceptScore, Verdict
 from workers.evidence import verdicts_of
+from workers.policies import PolicyReader, UnknownPolicy
 
 MODEL = "demo"
 PNG = b"\x89PNG\r\n\x1a\nnot really a picture, but bytes that can be told apart"
@@ -139,8 +141,13 @@ def report_progress(redis: "Redis", job_id: str, step: int, steps: int) -> str:
 
 
 def commit(redis: "Redis", job_id: str, attempt: int, result: Result) -> None:
-    arguments = [attempt, result.status.value, result.model_dump_json(), repr(time.time()), 3600]
     job = Job.model_validate_json(str(redis.hget(keys.job_key(job_id), "job")))
+    try:
+        detail = PolicyReader(redis, SafetyPlan()).in_force(job).policy.scores
+    except UnknownPolicy:  # accepted without a gateway
+        detail = ScoreDetail.FULL
+    arguments = [attempt, result.status.value, result.model_dump_json(), repr(time.time()), 3600]
+    arguments.append(telling_of(result, detail))
     if (verdicts := verdicts_of(job, attempt, result)) is not None:
         arguments += words_of(verdicts)
     assert redis.eval(record.COMMIT, 3, *_touched(job_id), *arguments) == 1

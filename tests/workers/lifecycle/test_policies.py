@@ -3,8 +3,11 @@
 import time
 from pathlib import Path
 
+import pytest
+
 from contract import keys
 from contract.audit import ENTRY, Verdicts
+from contract.detail import ScoreDetail
 from contract.job import Job, PolicyRef
 from contract.plan import Action, ConceptRule, Filter, SafetyPlan
 from contract.policy import Assignment, Policy, field_of
@@ -108,6 +111,19 @@ def test_what_a_watched_policy_would_have_decided_is_on_record_and_changes_nothi
     assert "over its threshold of 0.0500" in found.reasons[0]
     assert (refused.policy, refused.verdict) == (strict.ref, None)
     assert "does not allow: filter" in refused.reasons[0]
+
+
+@pytest.mark.parametrize(("scores", "is_told"), [(ScoreDetail.FULL, True), (ScoreDetail.COARSE, False)])
+def test_a_webhook_is_told_scores_as_the_policy_of_now_says(
+    client: Client, worker: RunningWorker, scores: ScoreDetail, is_told: bool
+) -> None:
+    put_under(client, Policy(id="telling", version=1, scores=scores))
+    wanted = job("a weapon")
+    client.redis.hset(keys.job_key(wanted.id), "webhook_url", "https://app.example/")
+    assert "scored 'weapon' at 0.3100" in outcome_of(client, wanted).images[0].reasons[0]
+    delivery = client.redis.hgetall(keys.delivery_key(f"msg_{wanted.id}"))
+    assert (b"0.31" in delivery[b"images"]) is is_told
+    assert (b"was found by test" in delivery[b"images"]) is not is_told
 
 
 def shadow_on_record(client: Client, tenant: str) -> tuple[ShadowVerdict, ...]:
