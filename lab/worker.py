@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 from contract import keys
 from contract.erasure import ErasureJob, ErasureResult, Lab
 from contract.logs import about, set_up_logs
+from contract.redis_safety import RedisSafety
 from contract.result import Ended, Status
 from contract.wording import settings_wording
 from lab.erasure.job import Stopped, Unmakeable, Workshop
@@ -55,19 +56,25 @@ CODES: Final = {  # of what a recipe or its measuring may end in, whose messages
 EXIT_KEEPER_FAILED: Final = 70
 
 
-@dataclass(frozen=True)
+@dataclass
 class Announcement:
     """Tells the gateway that erasures of the model can be made. It stays known when the worker leaves."""
 
     connection: Redis
     lab: Lab
+    redis_safety: RedisSafety
+    is_fit: bool = field(default=True, init=False)  # whether jobs taken now would not be lost
 
     def renew(self) -> None:
         """Again, should Redis have lost it."""
         self.connection.hset(keys.LABS, self.lab.model, self.lab.model_dump_json())
 
     def look(self) -> None:
-        """Nothing: no detector judges here."""
+        """See whether Redis is safe; no detector judges here."""
+        faults = self.redis_safety.faults()
+        if faults and self.is_fit:
+            log.error("no jobs are taken: %s", "; ".join(faults))
+        self.is_fit = not faults
 
     def withdraw(self) -> None:
         """Nothing: what is accepted meanwhile waits."""
@@ -91,7 +98,7 @@ class LabWorker:
         self._settings = settings
         self._connection = connection
         self._workshop = workshop
-        self._announcement = Announcement(connection, lab)
+        self._announcement = Announcement(connection, lab, RedisSafety(connection, settings.allow_unsafe_redis))
         self._metrics = metrics
         self._records = JobRecords(connection, settings.record_ttl_s)
         self._rq = RqWorker(keys.lab_queue_name(lab.model), connection, settings.lease_s, on_stop_job=self._stop)
@@ -158,7 +165,7 @@ class LabWorker:
 
     def _take_one(self) -> None:
         try:
-            if self._rq.is_suspended:
+            if self._rq.is_suspended or not self._announcement.is_fit:
                 time.sleep(0.2)
             elif (ticket := self._taking.ticket()) is not None:
                 with about(job_id=ticket.job_id):

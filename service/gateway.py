@@ -93,7 +93,7 @@ class Gateway:
             protocol=2,
         )
         silence = Silence()
-        queue = JobQueue(settings.redis_url, timeout_s, silence)
+        queue = JobQueue(settings.redis_url, timeout_s, silence, allow_unsafe_redis=settings.allow_unsafe_redis)
         catalogue = Catalogue(queue, settings.default_model)
         events = EventStreams(redis, silence, settings.redis_url, timeout_s)
         callers = Callers(

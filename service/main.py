@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from contract import keys
 from contract.logs import set_up_logs
-from contract.redis_safety import OVERRIDE, unsafe_settings
+from contract.redis_safety import OVERRIDE, RedisSafety
 from contract.store import open_store
 from contract.tracing import TracingUnavailable
 from contract.wording import settings_wording
@@ -79,10 +79,10 @@ def has_no_keys(settings: Settings) -> bool:
 
 
 def unsafe_redis(settings: Settings) -> tuple[str, ...]:
-    """What is wrong with Redis' settings. Where it says nothing, this process is not ready until it answers."""
+    """What is wrong with Redis' settings. Where it says nothing, it is asked again before a job is accepted."""
     try:
         with asked_once(settings) as redis:
-            return unsafe_settings(redis.info("memory"), redis.info("persistence"))
+            return RedisSafety(redis).faults()
     except RedisError:
         return ()
 

@@ -23,6 +23,7 @@ class Stock:
     oldest_at: float | None  # when the oldest unfinished job was accepted, epoch seconds
     memory_bytes: int  # of Redis
     memory_limit_bytes: int  # 0: none
+    is_unsafe: bool = False  # Redis might lose what was accepted
     shifted: Mapping[str, int] = field(default_factory=dict)  # concepts whose scores have shifted, by model
     undelivered: int = 0
     dead: int = 0
@@ -71,6 +72,9 @@ class Metrics:
         self._memory_limit = Gauge(
             "seemly_redis_memory_limit_bytes", "Memory that Redis may use; 0: no limit is set.", registry=registry
         )
+        self._unsafe = Gauge(
+            "seemly_redis_unsafe", "Whether Redis evicts jobs, or forgets them when it ends.", registry=registry
+        )
         self._shifted = Gauge(
             "seemly_drift_shifted_concepts", "Concepts whose scores have shifted in 24 hours; see GET /drift.",
             ["model"], registry=registry,
@@ -102,5 +106,6 @@ class Metrics:
         self._oldest.set(max(0.0, time.time() - stock.oldest_at) if stock.oldest_at is not None else 0)
         self._memory.set(stock.memory_bytes)
         self._memory_limit.set(stock.memory_limit_bytes)
+        self._unsafe.set(stock.is_unsafe)
         self._undelivered.set(stock.undelivered)
         self._dead.set(stock.dead)

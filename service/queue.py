@@ -28,9 +28,11 @@ from contract import acceptance, keys, record
 from contract.acceptance import Terms
 from contract.erasure import Lab
 from contract.job import AnyJob
+from contract.redis_safety import RedisSafety
 from contract.result import Ended
 from service.problems import (
     IdempotencyKeyReused,
+    NotReady,
     QueueFull,
     TooManyJobs,
     TooManyRefusals,
@@ -93,7 +95,9 @@ class Standing:
 class JobQueue:
     """Blocking; call it from a thread. Raises `redis.exceptions.RedisError` within the timeout when Redis is away."""
 
-    def __init__(self, redis_url: str, timeout_s: float, silence: Silence | None = None) -> None:
+    def __init__(
+        self, redis_url: str, timeout_s: float, silence: Silence | None = None, *, allow_unsafe_redis: bool = False
+    ) -> None:
         self._redis = Redis.from_url(
             redis_url,
             socket_timeout=timeout_s,
@@ -101,6 +105,7 @@ class JobQueue:
             retry=ClientRetry(NoBackoff(), 0),
             protocol=2,
         )
+        self._safety = RedisSafety(self._redis, allow_unsafe_redis)
         self._accept = self._redis.register_script(acceptance.ACCEPT)
         self._queues: dict[str, Queue] = {}
         self._templates: dict[tuple[str, str], dict[str, Any]] = {}
@@ -177,9 +182,12 @@ class JobQueue:
         """Put a job on record and in the queue, or find what it is refused for, in one script.
 
         Raises:
+            NotReady: Redis might lose it.
             Refusal: when it is one too many, of whatever kind; nothing was written.
         """
         with self._silence.noticed():
+            if faults := self._safety.faults():
+                raise NotReady(f"{'; '.join(faults)}.", 30)
             what, *more = self._accept(
                 keys=acceptance.keys_of(job, terms),
                 args=acceptance.arguments_of(job, terms, self._rq_fields(job)),

@@ -14,7 +14,7 @@ from redis import Redis
 from contract.logs import set_up_logs
 from contract.model import ModelInfo
 from contract.provenance import NoLibrary, Signature, UnusableCertificate
-from contract.redis_safety import OVERRIDE, unsafe_settings
+from contract.redis_safety import OVERRIDE, RedisSafety
 from contract.store import StoreUnusable, open_store, try_writing
 from contract.tracing import Tracing, TracingUnavailable
 from contract.wording import settings_wording
@@ -143,7 +143,7 @@ def refuse_unsafe(redis: Redis) -> None:
         UnusableSetting: it may.
         RedisError: it has not answered for all the client's patience.
     """
-    if faults := unsafe_settings(redis.info("memory"), redis.info("persistence")):
+    if faults := RedisSafety(redis).faults():
         raise UnusableSetting(f"{'; '.join(faults)}{OVERRIDE}")
 
 

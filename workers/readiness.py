@@ -1,10 +1,11 @@
-"""Whether this worker may be given jobs: announced for as long as all of its detectors are sound."""
+"""Whether this worker may be given jobs: announced for as long as all of its detectors are sound and Redis is safe."""
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from contract.redis_safety import RedisSafety
 from workers.announce import Announcement
 from workers.metrics import WorkerMetrics
 
@@ -24,39 +25,54 @@ class Detectors(Protocol):
 
 @dataclass
 class Readiness:
-    """Announces the worker, withdraws it while a detector is out of order, and has such a one proved again."""
+    """Announces the worker, withdraws it while a detector is out of order or Redis unsafe, and looks after both."""
 
     announcement: Announcement
     metrics: WorkerMetrics
+    redis_safety: RedisSafety
     detectors: Detectors | None = None
     is_announced: bool = field(default=False, init=False)
+    redis_faults: tuple[str, ...] = field(default=(), init=False)
 
     @property
     def is_fit(self) -> bool:
-        """Whether pictures made now could be judged."""
-        return self.detectors is None or not self.detectors.troubles
+        """Whether pictures made now could be judged, and jobs taken now would not be lost."""
+        return not self._why_not()
 
     def renew(self) -> None:
-        """Be ready for another lease, if fit."""
+        """Be ready for another lease, if fit.
+
+        Raises:
+            RedisError: it does not answer.
+        """
+        self.redis_faults = self.redis_safety.faults()
         if self.is_fit:
             self.announcement.renew()
             self.is_announced = True
 
     def look(self) -> None:
-        """Follow the detectors: withdraw at once when one falls, come back when all are sound."""
-        if self.detectors is None:
-            return
-        troubles = self.detectors.troubles
-        self.metrics.detectors_in_trouble.set(len(troubles))
-        self.detectors.mend()
-        if troubles and self.is_announced:
-            log.error("not ready: %s", "; ".join(f"{name}: {why}" for name, why in troubles.items()))
+        """Follow the detectors and Redis: withdraw at once when one falls, come back when all is well.
+
+        Raises:
+            RedisError: it does not answer.
+        """
+        if self.detectors is not None:
+            self.metrics.detectors_in_trouble.set(len(self.detectors.troubles))
+            self.detectors.mend()
+        self.redis_faults = self.redis_safety.faults()
+        why_not = self._why_not()
+        if why_not and self.is_announced:
+            log.error("not ready: %s", "; ".join(why_not))
             self.withdraw()
-        elif not troubles and not self.is_announced:
-            log.info("ready again: every detector is sound")
+        elif not why_not and not self.is_announced:
+            log.info("ready again: every detector is sound, and Redis is safe")
             self.renew()
 
     def withdraw(self) -> None:
         """Be ready no longer."""
         self.announcement.withdraw()
         self.is_announced = False
+
+    def _why_not(self) -> tuple[str, ...]:
+        troubles = self.detectors.troubles if self.detectors is not None else {}
+        return (*(f"{name}: {why}" for name, why in troubles.items()), *self.redis_faults)

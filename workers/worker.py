@@ -26,6 +26,7 @@ from contract import keys
 from contract.job import MAX_ATTEMPTS, Job
 from contract.logs import about
 from contract.model import ModelInfo
+from contract.redis_safety import RedisSafety
 from contract.result import Ended, Status
 from contract.tracing import Tracing
 from workers.announce import Announcement
@@ -88,7 +89,8 @@ class Worker:
         self._uploads = Uploads(connection)
         self._rq = RqWorker(keys.queue_name(info.name), connection, settings.lease_s, on_stop_job=engine.cancel)
         announcement = Announcement(connection, info, tokenizer_json, self._rq.name, settings.lease_s, variants)
-        self._readiness = Readiness(announcement, metrics, detectors)
+        safety = RedisSafety(connection, settings.allow_unsafe_redis)
+        self._readiness = Readiness(announcement, metrics, safety, detectors)
         self._progress = ProgressBoard(connection)
         self._in_flight: dict[str, JobInFlight] = {}
         self._slots = threading.Semaphore(settings.slots)
@@ -244,7 +246,7 @@ class Worker:
         is_last_attempt = standing.attempt >= MAX_ATTEMPTS - 1
         self._rq.begin(ticket)
         if not self._readiness.is_fit:  # since it was asked for
-            self._rq.retry(ticket, "a detector is out of order")
+            self._rq.retry(ticket, "the worker may take none now")
             return False
         if is_last_attempt and not self._wait_until_alone():
             self._rq.retry(ticket, "the worker stops")

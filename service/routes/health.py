@@ -72,9 +72,10 @@ async def _stock(gateway: Gateway) -> Stock:
     undelivered, dead = await gateway.deliveries.counts()
     async with gateway.silence.noticed_in_turn(), gateway.redis.pipeline(transaction=False) as pipe:
         pipe.info("memory")
+        pipe.info("persistence")
         pipe.zrange(keys.ACCEPTED, 0, 0, withscores=True)
         pipe.zrange(keys.READY_WORKERS, f"({time.time()}", "+inf", byscore=True)
-        memory, oldest, ready = await pipe.execute()
+        memory, persistence, oldest, ready = await pipe.execute()
     drifts = [await gateway.drift.report(model) for model in loads]
     return Stock(
         loads=loads,
@@ -83,6 +84,7 @@ async def _stock(gateway: Gateway) -> Stock:
         oldest_at=oldest[0][1] if oldest else None,
         memory_bytes=memory.get("used_memory", 0),
         memory_limit_bytes=memory.get("maxmemory", 0),
+        is_unsafe=bool(unsafe_settings(memory, persistence)),
         undelivered=undelivered,
         dead=dead,
     )

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def accepted(server: RedisServer, model: Path, name: str = "sdd-x", **changes: A
         base_sha256=hash_weights(model),
         **({"recipe": QUICK, "gate": Gate(), "prompts": 1} | changes),
     )
-    queue = JobQueue(server.url, 5)
+    queue = JobQueue(server.url, 5, allow_unsafe_redis=True)
     assert queue.accept(job, Terms(queue_limit=10, service_s=None, variant=name)).is_new
     queue.close()
     return job
@@ -96,6 +97,18 @@ def test_a_killed_lab_is_followed_by_one_that_goes_on(
     )
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
     assert not (tmp_path / "work" / job.id).exists()
+
+
+def test_a_lab_takes_no_job_while_redis_might_lose_it(
+    server: RedisServer, client: Client, tiny_folder: Path, tmp_path: Path
+) -> None:
+    client.redis.config_set("appendonly", "no")
+    with lab_at_work(server.url, tmp_path, tiny_folder):
+        time.sleep(1.5)  # it looks at Redis now and then, and asks the queue for a job for a second
+        job = accepted(server, tiny_folder)
+        time.sleep(1.2)
+        assert client.status(job.id) is Status.QUEUED
+        client.cancel(job.id)
 
 
 def test_a_lab_that_is_told_to_end_hands_its_job_on_and_a_canceled_one_leaves_nothing(

@@ -18,6 +18,7 @@ from rq.serializers import JSONSerializer
 
 from contract import keys
 from contract.acceptance import Terms
+from contract.redis_safety import FRESH_S
 from contract.result import JobView, Status
 from service.queue import JobQueue
 from tests.redis_server import RedisServer, running_redis
@@ -235,6 +236,47 @@ def test_a_full_queue_refuses_further_jobs_and_takes_them_again_later(own_redis:
         assert client.llen("rq:queue:seemly-demo") == 3
         parts.take(client, answers[0].json()["id"])
         assert httpx.post(f"{gateway.url}/generate", json=REQUEST).status_code == 202
+
+
+def unsafe_ones(folder: Path) -> Iterator[RedisServer]:
+    """A Redis that forgets jobs when it ends, then one in its place that evicts them."""
+    for name, options in (
+        ("forgetful", ("--appendonly", "no")),
+        ("evicting", ("--maxmemory", "1gb", "--maxmemory-policy", "allkeys-lru")),
+    ):
+        (folder / name).mkdir()
+        yield RedisServer(folder / name, *options)
+
+
+def test_a_redis_that_comes_later_or_takes_anothers_place_must_be_safe_before_a_job_is_accepted(tmp_path: Path) -> None:
+    erasure = {"name": "uce-x", "recipe": {"method": "uce", "concepts": ["knife"]}}
+    asked = {"/generate": REQUEST, "/compare": REQUEST | {"plans": ["none", "filter"]}, "/erasures": erasure}
+    address = tmp_path / "redis.sock"
+    with running_gateway(f"unix://{address}", tmp_path / "gateway") as gateway:
+        assert problem(httpx.post(f"{gateway.url}/generate", json=REQUEST))["code"] == "redis_unavailable"
+        for server in unsafe_ones(tmp_path):
+            server.start()
+            address.unlink(missing_ok=True)
+            address.symlink_to(server.url.removeprefix("unix://"))
+            try:
+                with parts.client(server.url) as client:
+                    parts.announce(client)
+                    parts.announce_worker(client)
+                    time.sleep(FRESH_S)
+                    for path, body in asked.items():
+                        answer = httpx.post(f"{gateway.url}{path}", json=body)
+                        assert (answer.status_code, problem(answer)["code"]) == (503, "not_ready"), path
+                        assert answer.json()["detail"].startswith("Redis ")
+                        assert int(answer.headers["Retry-After"]) > 0
+                    assert "seemly_redis_unsafe 1.0" in httpx.get(f"{gateway.url}/metrics").text
+                    assert not client.exists(keys.ACCEPTED, "rq:queue:seemly-demo")
+                    client.config_set("appendonly", "yes")
+                    client.config_set("maxmemory-policy", "noeviction")
+                    time.sleep(FRESH_S)
+                    assert httpx.post(f"{gateway.url}/generate", json=REQUEST).status_code == 202
+                    assert "seemly_redis_unsafe 0.0" in httpx.get(f"{gateway.url}/metrics").text
+            finally:
+                server.close()
 
 
 def test_a_redis_out_of_memory_refuses_and_keeps_what_it_has(

@@ -41,6 +41,20 @@ def rq_info(server: RedisServer) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
 
 
+def test_a_worker_takes_no_job_while_redis_might_lose_it(
+    server: RedisServer, client: Client, worker: RunningWorker
+) -> None:
+    assert eventually(lambda: worker.worker.is_ready)
+    client.redis.config_set("appendonly", "no")
+    assert eventually(lambda: not worker.worker.is_ready)
+    waiting = client.accept(job())
+    time.sleep(1.2)  # longer than a worker asks the queue for a job
+    assert client.status(waiting) is Status.QUEUED
+    client.redis.config_set("appendonly", "yes")
+    client.wait_for([waiting])
+    assert worker.worker.is_ready
+
+
 def test_rq_info_shows_queue_and_worker_truthfully(
     server: RedisServer, client: Client, tmp_path: Path, engine: PacedEngine
 ) -> None:
