@@ -21,6 +21,7 @@ from service.problems import (
     JobNotFound,
     NoLab,
     NoModel,
+    NotReady,
     QueueFull,
     TooManyJobs,
     TooManyWebhooks,
@@ -54,7 +55,7 @@ _EXAMPLES: dict[str, Any] = {
 _LOCATION = {"Location": {"description": "The erasure's address.", "schema": {"type": "string"}}}
 _REFUSALS = (
     *(BadRequest, VariantExists, UnsupportedMediaType, InvalidRequest, IdempotencyKeyReused),
-    *(TooManyJobs, TooManyWebhooks, NoModel, NoLab, QueueFull),
+    *(TooManyJobs, TooManyWebhooks, NoModel, NoLab, QueueFull, NotReady),
 )
 _ASKED_TO_STOP: dict[int | str, dict[str, Any]] = {
     202: {"model": ErasureView, "description": "It runs; its worker was asked to stop."}

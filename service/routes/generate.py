@@ -35,6 +35,7 @@ from service.problems import (
     InvalidRequest,
     JobNotFound,
     NoModel,
+    NotReady,
     NotReproducible,
     PolicyNotServed,
     QueueFull,
@@ -88,7 +89,7 @@ HEADERS = {
 _APPLIED = {"description": "The wait that was kept.", "schema": {"type": "string", "pattern": "^wait=[0-9]+$"}}
 REFUSALS: tuple[type[Refusal], ...] = (
     *(BadRequest, ForbiddenByPolicy, PromptRefused, UnsupportedMediaType, InvalidRequest, IdempotencyKeyReused),
-    *(TooManyJobs, TooMuchWork, TooManyRefusals, TooManyWebhooks, NoModel, PolicyNotServed, QueueFull),
+    *(TooManyJobs, TooMuchWork, TooManyRefusals, TooManyWebhooks, NoModel, PolicyNotServed, QueueFull, NotReady),
 )
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -274,7 +275,7 @@ async def generate(
         202: {"headers": {"Location": HEADERS["Location"]}},
         **documented(
             *(ForbiddenByPolicy, PromptRefused, InvalidRequest, JobNotFound, NotReproducible, TooManyJobs, TooMuchWork),
-            *(NoModel, PolicyNotServed, QueueFull),
+            *(NoModel, PolicyNotServed, QueueFull, NotReady),
         ),
     },
 )

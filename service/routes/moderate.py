@@ -15,6 +15,7 @@ from service.problems import (
     ModerationBusy,
     NoModel,
     NotJudged,
+    NotReady,
     PolicyNotServed,
     QueueFull,
     Refusal,
@@ -30,7 +31,7 @@ router = APIRouter(tags=["moderation"], route_class=FormOrJson)
 
 REFUSALS: tuple[type[Refusal], ...] = (
     *(BadRequest, ForbiddenByPolicy, UnsupportedMediaType, InvalidRequest, TooManyJobs, TooMuchWork, TooManyRefusals),
-    *(NoModel, PolicyNotServed, QueueFull, ModerationBusy, NotJudged),
+    *(NoModel, PolicyNotServed, QueueFull, NotReady, ModerationBusy, NotJudged),
 )
 PICTURE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAGUlEQVR42mOUs4liIAUwMZAIRjWMahg6"

@@ -15,6 +15,7 @@ from service.problems import (
     NoModel,
     NotMoved,
     NotPromoted,
+    NotReady,
     QueueFull,
     UnsupportedMediaType,
     VariantNotFound,
@@ -26,7 +27,7 @@ from service.standings import Change
 router = APIRouter(prefix="/variants", tags=["catalogue"], dependencies=[Depends(require_json)])
 
 Name = Annotated[str, Path(description="The variant's.", examples=["uce-knives"])]
-_REFUSALS = (BadRequest, VariantNotFound, UnsupportedMediaType, InvalidRequest, NoModel, NotMoved, QueueFull)
+_REFUSALS = (BadRequest, VariantNotFound, UnsupportedMediaType, InvalidRequest, NoModel, NotMoved, QueueFull, NotReady)
 
 
 @router.post(
