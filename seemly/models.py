@@ -22,7 +22,7 @@ Revision = Annotated[str | None, typer.Option(help="Commit of a hub id; without 
 @app.command(name="fetch")
 def fetch_(
     source: Source,
-    into: Annotated[Path, typer.Option(help="Folder to make; one that holds the pinned model is left alone.")],
+    into: Annotated[Path, typer.Option(help="Folder to make, one for each revision; one that holds it is left alone.")],
     revision: Revision = None,
     sha256: Annotated[str | None, typer.Option(help="Hash it must have, else nothing stands in the folder.")] = None,
     as_json: AsJson = False,

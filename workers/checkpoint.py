@@ -1,6 +1,7 @@
 """Checkpoints as files: found here or fetched from a hub, hashed, compared with what was pinned. Imports no torch."""
 
 import errno
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,6 +16,8 @@ from workers.safety.detectors.detector import hash_files
 HUB_PATTERNS = ["*.json", "*/*.txt", "*/*.safetensors"]
 HUB_EXCEPTIONS = ["*.fp16.*", "*.non_ema.*"]
 WEIGHING = (".safetensors", ".json")  # files that shape pictures or scores
+
+ORIGIN = "origin.json"  # beside a fetched checkpoint's parts, where no hash counts it: source and revision
 
 # A tensor that is missing here would be made of ones on loading, and a picture flagged by none of its concepts.
 DETECTOR_TENSORS = ("concept_embeds", "concept_embeds_weights", "special_care_embeds", "special_care_embeds_weights")
@@ -93,15 +96,19 @@ def check_detector(folder: Path) -> None:
 
 
 def fetch(source: str, into: Path, *, revision: str | None, pinned: str | None) -> str:
-    """Put a checkpoint into a folder, and return its hash. A folder that has the pinned hash already is left alone.
+    """Put a checkpoint into a folder, and return its hash. A folder that holds it already is left alone: by the pinned
+    hash, or where none is pinned by the source and revision it was fetched from.
 
-    What is incomplete or not as pinned never stands there under that name.
+    What is incomplete or not as pinned never stands there under that name, and no other revision takes the place of one
+    that workers may be reading: each has a folder of its own.
 
     Raises:
-        UnusableModel: it cannot be had, is not as pinned, or has no detector.
+        UnusableModel: it cannot be had, is not as pinned, has no detector, or another one is there.
         OSError: the folder cannot be written.
     """
     if into.is_dir():
+        if pinned is None:
+            _check_origin(into, _origin(source, revision))
         check_detector(into)
         return check_pin(into, pinned)
     parts = Path(tempfile.mkdtemp(prefix=f".{into.name}.", dir=into.parent))
@@ -113,6 +120,7 @@ def fetch(source: str, into: Path, *, revision: str | None, pinned: str | None) 
             _download(source, revision, whole)
         check_detector(whole)
         found = check_pin(whole, pinned, name=source)
+        (whole / ORIGIN).write_text(json.dumps(_origin(source, revision)))
         try:
             whole.rename(into)
         except OSError as error:
@@ -122,3 +130,25 @@ def fetch(source: str, into: Path, *, revision: str | None, pinned: str | None) 
     finally:
         shutil.rmtree(parts, ignore_errors=True)
     return found
+
+
+def _origin(source: str, revision: str | None) -> dict[str, str | None]:
+    return {"source": source, "revision": revision}
+
+
+def _check_origin(folder: Path, wanted: dict[str, str | None]) -> None:
+    """See that a folder was fetched from where it would be fetched from now.
+
+    Raises:
+        UnusableModel: it was not, or nobody knows.
+    """
+    try:
+        held = json.loads((folder / ORIGIN).read_text())
+    except (OSError, ValueError):
+        held = None
+    if held != wanted:
+        told = " at ".join(filter(None, held.values())) if isinstance(held, dict) else "a model of unknown origin"
+        raise UnusableModel(
+            f"{folder} holds {told}, and not {' at '.join(filter(None, wanted.values()))}: fetch each revision into a"
+            " folder of its own, or pin the hash that this one must have"
+        )

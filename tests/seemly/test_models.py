@@ -29,6 +29,35 @@ def test_a_pinned_model_is_fetched_once_and_checked_again(tiny_folder: Path, tmp
     assert (code, "is pinned" in told) == (1, True)
 
 
+def test_another_revision_does_not_pass_for_the_one_that_is_there(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a pinned hash as well, and without a trace of what was asked for in vain."""
+
+    def snapshot(source: str, **wanted: Any) -> str:
+        made = shutil.copytree(tiny_folder, wanted["local_dir"])
+        (made / "unet" / "config.json").write_text(json.dumps({"revision": wanted["revision"]}))
+        return str(made)
+
+    monkeypatch.setattr(checkpoint, "snapshot_download", snapshot)
+    into, beside = tmp_path / "sd" / "first", tmp_path / "sd" / "second"
+    for _ in range(2):
+        assert run("fetch", "owner/name", "--revision", "first", "--into", into)[0] == 0
+    held = hash_weights(into)
+    for words in (["owner/name", "--revision", "second"], ["owner/other", "--revision", "first"], ["owner/name"]):
+        code, told = run("fetch", *words, "--into", into)
+        assert (code, "holds owner/name at first, and not" in told) == (1, True)
+    assert run("fetch", "owner/name", "--revision", "second", "--into", beside)[0] == 0
+    assert hash_weights(into) == held != hash_weights(beside)
+    code, told = run("fetch", "owner/name", "--revision", "second", "--into", into, "--sha256", hash_weights(beside))
+    assert (code, "is pinned" in told) == (1, True)
+    assert run("fetch", "owner/name", "--revision", "second", "--into", into, "--sha256", held)[0] == 0
+    (into / "origin.json").unlink()
+    code, told = run("fetch", "owner/name", "--revision", "first", "--into", into)
+    assert (code, "unknown origin" in told) == (1, True)
+    assert sorted(path.name for path in (tmp_path / "sd").iterdir()) == ["first", "second"]
+
+
 def test_what_is_not_as_pinned_or_has_no_detector_is_never_put_there(tiny_folder: Path, tmp_path: Path) -> None:
     code, told = run("fetch", tiny_folder, "--into", tmp_path / "to" / "it", "--sha256", "0" * 64)
     assert (code, hash_weights(tiny_folder) in told) == (1, True)
