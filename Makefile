@@ -71,13 +71,18 @@ docs: $(STAMP) ## Write docs/api.md from the OpenAPI document, .env.example from
 	@$(RUN)/python -m lab.environment
 	@$(RUN)/python -m lab.dashboard
 
+# What images hold: whatever a setting of theirs can ask for.
+GATEWAY_EXTRAS := tracing s3 provenance
+WORKER_EXTRAS := $(GATEWAY_EXTRAS) gpu detectors
+
 COMPILE := uv pip compile --python-version 3.11 --no-header --no-annotate --generate-hashes --quiet
 lock: ## Resolve the dependencies anew into requirements.lock, and those of the images into deploy/locks (needs uv)
 	@command -v uv >/dev/null || { echo "This target needs uv: https://docs.astral.sh/uv/" >&2; exit 1; }
 	$(COMPILE) pyproject.toml --extra gpu --extra dev --universal \
 		$(addprefix --no-emit-package ,$(GPU_LIBRARIES)) --output-file requirements.lock
-	$(COMPILE) pyproject.toml --extra tracing --universal -c requirements.lock --output-file deploy/locks/gateway.lock
-	$(COMPILE) pyproject.toml --extra gpu --extra tracing --universal -c requirements.lock \
+	$(COMPILE) pyproject.toml $(addprefix --extra ,$(GATEWAY_EXTRAS)) --universal -c requirements.lock \
+		--output-file deploy/locks/gateway.lock
+	$(COMPILE) pyproject.toml $(addprefix --extra ,$(WORKER_EXTRAS)) --universal -c requirements.lock \
 		$(addprefix --no-emit-package ,$(GPU_LIBRARIES)) --output-file deploy/locks/worker.lock
 	echo '$(TORCH)' | $(COMPILE) - --universal -c requirements.lock --output-file deploy/locks/torch-cuda.lock
 	echo 'setuptools>=77' | $(COMPILE) - --universal --output-file deploy/locks/build.lock

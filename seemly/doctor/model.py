@@ -84,7 +84,7 @@ def _chosen_detectors(chosen: DetectorChoices) -> Findings:
                 "detector", f"{choice.name} has no weights at {file}", "mend SEEMLY_DETECTORS, or put them there"
             )
         elif choice.name == "nudenet" and find_spec("nudenet") is None:
-            todo = 'pip install -e ".[evaluation]", or take it out of SEEMLY_DETECTORS'
+            todo = 'pip install -e ".[detectors]", or take it out of SEEMLY_DETECTORS'
             yield fault("detector", "nudenet is chosen and not installed here", todo)
 
 

@@ -42,7 +42,7 @@ class NudeNet:
             package = import_module("nudenet")
         except ImportError as error:
             raise UnusableDetector(
-                f'nudenet needs a package that is not here ({error}): pip install -e ".[evaluation]"'
+                f'nudenet needs a package that is not here ({error}): pip install -e ".[detectors]"'
             ) from None
         self.file = file or Path(str(package.__file__)).parent / "320n.onnx"
         if not self.file.is_file():
