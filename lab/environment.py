@@ -20,14 +20,21 @@ from contract.plan import SafetyPlan
 from seemly.doctor.settings import KINDS, variables
 
 HEAD = """\
-# Settings of docker-compose.yml and of every process, written by `make docs`; copy this file to .env.
-# A setting that is commented out has the value it has by default.
+# Settings of docker-compose.yml and of every process, written by `make docs`. This copies them to .env, with a secret
+# in the place of each that docker-compose.yml needs:
+#
+#   awk '/^[A-Z_]+=$/ {make = "openssl rand -hex 32"; make | getline it; close(make); $0 = $0 it} 1' .env.example >.env
+#
+# A setting that is commented out has the value it has by default. Each service is told its own, and no other's secrets.
 
-# ---- Needed by docker-compose.yml. `openssl rand -hex 32` makes one of each.
+# ---- Needed by docker-compose.yml.
 
-# Passwords of the two users of Redis: of gateway, webhooks and commands, and of workers.
+# Passwords of the users of Redis, one for each kind of process; deploy/redis/start.sh tells what each may do.
 REDIS_GATEWAY_PASSWORD=
 REDIS_WORKER_PASSWORD=
+REDIS_LAB_PASSWORD=
+REDIS_WEBHOOKS_PASSWORD=
+REDIS_COMMANDS_PASSWORD=
 
 # Password of the user admin of Redis, who may change its settings; empty: there is none.
 #REDIS_ADMIN_PASSWORD=
@@ -45,8 +52,18 @@ GRAFANA_PASSWORD=
 # Where the gateway is reached from outside of docker compose.
 #GATEWAY_PUBLISHED=127.0.0.1:8000
 
+# Where Alertmanager posts alerts, in its own JSON; empty: nowhere, they are seen in Grafana only.
+#ALERTS_URL=
+
+# Where the profile `tracing` passes traces on by OTLP over HTTP; with it goes SEEMLY_OTLP_URL=http://collector:4318.
+#TRACES_URL=
+
+# For a hub whose model is not for everybody; told to the service `model` alone.
+#HF_TOKEN=
+
 # ---- Every setting of the processes named before it. Under docker compose, REDIS_URL, SEEMLY_STORE_URL, SEEMLY_DATA,
-# hosts, ports and the paths of models are said there already. A store in a bucket takes the provider's own variables
+# hosts, ports and the paths of models are said there already, and the profiles gpu and lab-gpu serve, unless another is
+# named, Stable Diffusion 1.5 as sd15. A store in a bucket takes the provider's own variables
 # as well: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, ...
 """
 WIDTH = 118

@@ -9,17 +9,19 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 from redis import Redis
+from redis.exceptions import NoPermissionError
 from rich.console import Console
 
 from seemly.commands.asking import AsJson, read_settings
 from seemly.commands.terminal import FAILED, told, write_json
 from seemly.doctor import gateway, model, redis, settings
-from seemly.doctor.finding import Deployment, Finding, Findings, Process, State
+from seemly.doctor.finding import Deployment, Finding, Findings, Process, State, skipped
 from seemly.redis_process import RedisPlace
 from service.settings import Settings as GatewaySettings
 from service.webhooks.settings import Settings as DeliverySettings
 from workers.settings import Settings as WorkerSettings
 
+KEPT = {"workers": model.check_announced, "keys": gateway.check_keys, "webhooks": gateway.check_webhooks}  # in Redis
 COLOURS = {State.OK: "green", State.SKIPPED: "dim", State.WARNING: "yellow", State.FAULT: "bold red"}
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -56,8 +58,11 @@ def examine(process: Process | None = None) -> Findings:
             for look in (model.check_device, model.check_model, gateway.check_store, gateway.check_policy):
                 yield from look(at)
             if redis.answers(at):
-                for look in (model.check_announced, gateway.check_keys, gateway.check_webhooks):
-                    yield from look(at)
+                for check, look_up in KEPT.items():
+                    try:
+                        yield from look_up(at)
+                    except NoPermissionError:
+                        yield skipped(check, "this user of Redis may not see it; look where `seemly keys` is used")
     except ValidationError:
         return  # told with the settings; with these, nothing would run
 

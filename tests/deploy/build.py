@@ -30,7 +30,7 @@ def needed(target: str) -> list[Stage]:
 
 def copy(step: Step, root: Path, roots: dict[str, Path], workdir: str) -> None:
     """COPY, of a stage or of the context."""
-    words = step.text.split()
+    words = [word for word in step.text.split() if not word.startswith("--chown=")]
     origin = roots[words.pop(0).removeprefix("--from=")] if words[0].startswith("--from=") else ROOT
     *sources, target = words
     into = root / target.lstrip("/") if target.startswith("/") else root / workdir.lstrip("/") / target
@@ -38,11 +38,14 @@ def copy(step: Step, root: Path, roots: dict[str, Path], workdir: str) -> None:
         found = origin / source.lstrip("/")
         place = into / found.name if target.endswith("/") or (len(sources) > 1) else into
         place.parent.mkdir(parents=True, exist_ok=True)
+        owner = re.search(r"--chown=(\S+)", step.text)
         if found.is_dir():
             unwanted = shutil.ignore_patterns("__pycache__")
             shutil.copytree(found, place, symlinks=True, dirs_exist_ok=True, ignore=unwanted)
         else:
             shutil.copy2(found, place)
+        if owner:
+            subprocess.run(["chown", "--recursive", owner[1], str(place)], check=True)
 
 
 def run(step: Step, root: Path, workdir: str) -> None:

@@ -8,10 +8,11 @@ from pydantic_settings import BaseSettings
 
 from lab.environment import example, variables_in
 from seemly.doctor.settings import KINDS, variables
+from tests.deploy.compose import named_variables
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / ".env.example").read_text()
-COMPOSE = set(re.findall(r"\$\{([A-Z_0-9]+)[:}]", (ROOT / "docker-compose.yml").read_text()))
+COMPOSE = named_variables()
 
 
 def test_the_example_is_as_the_settings_describe_themselves() -> None:

@@ -1,6 +1,7 @@
 """The overlays as `kubectl kustomize` renders them: valid, restricted, and of one mind about scaling and ending."""
 
 import json
+import os
 import shutil
 import subprocess
 from functools import cache
@@ -26,12 +27,15 @@ OTHERS = {
 }
 Object = dict[str, Any]
 
-needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not on PATH")
+# Debian's own kubectl is of 2021, and its kustomize too old for these files.
+needs_kubectl = pytest.mark.skipif(
+    shutil.which("kubectl") is None, reason="kubectl (1.27 or newer) is not on PATH: the overlays are not rendered"
+)
 
 
 @cache
 def objects(overlay: str) -> list[Object]:
-    """What would be applied."""
+    """What would be applied, of an overlay by its name or its folder."""
     command = ["kubectl", "kustomize", str(ROOT / "k8s" / "overlays" / overlay)]
     return list(yaml.safe_load_all(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
@@ -60,13 +64,17 @@ def validators() -> dict[str, Any]:
     return {kind: jsonschema_rs.validator_for(schema) for kind, schema in known.items()}
 
 
+def validator_of(one: Object) -> Any:
+    return validators()[f"{one['apiVersion']}/{one['kind']}"]
+
+
 @needs_kubectl
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_fits_the_schemas_of_kubernetes_keda_and_prometheus(overlay: str) -> None:
     wrong = []
     for one in objects(overlay):
-        validator = validators()[f"{one['apiVersion']}/{one['kind']}"]
-        wrong += [f"{one['kind']} {one['metadata']['name']}: {error}" for error in validator.iter_errors(one)]
+        errors = validator_of(one).iter_errors(one)
+        wrong += [f"{one['kind']} {one['metadata']['name']}: {error}" for error in errors]
     assert wrong == []
 
 
@@ -158,6 +166,73 @@ def test_the_demonstrations_model_is_pinned_to_the_one_of_this_repository() -> N
     pin = f"SEEMLY_MODEL_SHA256={hash_weights(ROOT / 'models' / 'demo')}"
     assert pin in (ROOT / "k8s" / "models" / "demo" / "kustomization.yaml").read_text()
     assert pin.replace("=", ": ") in (ROOT / "docker-compose.yml").read_text()
+
+
+@needs_kubectl
+def test_each_revision_of_a_model_lies_in_a_folder_of_its_own() -> None:
+    """A folder that had another's weights in it would be served as the pinned revision."""
+    told = worker_settings("gpu")
+    folder = "/cache/$(SEEMLY_MODEL_NAME)/$(SEEMLY_MODEL_REVISION)"
+    assert told["SEEMLY_MODEL_NAME"]
+    assert told["SEEMLY_MODEL_REVISION"]
+    for name in ("worker-sd15", "lab-sd15"):
+        pod = pods("gpu")[name]
+        assert f"--into={folder}" in pod["initContainers"][0]["args"]
+        assert {"name": "SEEMLY_MODEL", "value": folder} in pod["containers"][0]["env"]
+        assert {"name": "models", "mountPath": "/cache", "readOnly": True} in pod["containers"][0]["volumeMounts"]
+
+
+@needs_kubectl
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_workers_and_the_lab_share_what_was_erased_wherever_they_run(overlay: str) -> None:
+    claims = {one["metadata"]["name"]: one["spec"]["accessModes"] for one in of_kind(overlay, "PersistentVolumeClaim")}
+    making = {name: pod for name, pod in pods(overlay).items() if name.startswith(("worker", "lab"))}
+    assert len(making) == 2
+    for name, pod in making.items():
+        [container] = pod["containers"]
+        assert {"name": "erased", "mountPath": "/erased"} in container["volumeMounts"]  # promoting writes there too
+        assert {"name": "SEEMLY_VARIANTS", "value": "/erased/variants"} in container["env"]
+        for volume in pod["volumes"]:
+            claim = volume.get("persistentVolumeClaim", {}).get("claimName")
+            assert claim is None or claims[claim] == ["ReadWriteMany"] or keeps_to_one_node(overlay, name), claim
+
+
+def keeps_to_one_node(overlay: str, name: str) -> bool:
+    """Whether a pod runs only where all that mount the same volume run."""
+    [owner] = [one for one in of_kind(overlay, "Deployment") if one["metadata"]["name"] == name]
+    template = owner["spec"]["template"]
+    rules = template["spec"].get("affinity", {}).get("podAffinity", {})
+    [term] = rules.get("requiredDuringSchedulingIgnoredDuringExecution", [{}])
+    wanted = term.get("labelSelector", {}).get("matchLabels", {})
+    is_met_by_itself = wanted.items() <= template["metadata"]["labels"].items()  # or the first would find no node
+    return bool(wanted) and is_met_by_itself and term["topologyKey"] == "kubernetes.io/hostname"
+
+
+@needs_kubectl
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_monitoring_carries_the_label_that_its_prometheus_looks_for(overlay: str) -> None:
+    found = of_kind(overlay, "ServiceMonitor", "PrometheusRule")
+    assert len(found) == 3
+    assert {one["metadata"]["labels"]["release"] for one in found} == {"kube-prometheus-stack"}
+    labels = [one["spec"]["template"]["metadata"]["labels"] for one in of_kind(overlay, "Deployment")]
+    assert not [one for one in labels if "release" in one]
+
+
+@needs_kubectl
+def test_traces_leave_only_with_the_component_that_lets_them(tmp_path: Path) -> None:
+    assert not [one for one in of_kind("gpu", "NetworkPolicy") if one["metadata"]["name"] == "traces"]
+    written = {
+        "resources": [os.path.relpath(ROOT / "k8s" / "overlays" / "gpu", tmp_path)],
+        "components": [os.path.relpath(ROOT / "k8s" / "components" / "tracing", tmp_path)],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(written))
+    rendered = str(tmp_path)
+    [policy] = [one["spec"] for one in of_kind(rendered, "NetworkPolicy") if one["metadata"]["name"] == "traces"]
+    assert policy["egress"][0]["ports"] == [{"protocol": "TCP", "port": 4318}]
+    [settings] = [one["data"] for one in of_kind(rendered, "ConfigMap") if "SEEMLY_POLICY" in one["data"]]
+    assert settings["SEEMLY_OTLP_URL"].endswith(":4318")
+    wrong = [error for one in of_kind(rendered, "NetworkPolicy") for error in validator_of(one).iter_errors(one)]
+    assert wrong == []
 
 
 @needs_kubectl

@@ -1,9 +1,13 @@
 """The dashboard and the alerts that are shipped."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
+from pathlib import Path
 
+import pytest
 import yaml
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -12,6 +16,7 @@ from lab import dashboard
 from service.metrics import Metrics, Stock
 from service.queue import Load
 from service.webhooks.metrics import DeliveryMetrics
+from tests.deploy.compose import SERVICES
 from tests.prometheus import ALERTS, OBSERVABILITY, needs_prometheus
 from workers.metrics import WorkerMetrics
 
@@ -88,3 +93,43 @@ def test_the_alerts_pass_their_unit_tests() -> None:
         if test.get("exp_alerts")
     }
     assert fired == {rule["alert"] for rule in rules()}
+
+
+@pytest.mark.parametrize("url", ["", "https://alerts.example/hook?token=a"])
+def test_alertmanager_tells_whom_it_is_told_to_tell(url: str, tmp_path: Path) -> None:
+    """The script of the image up to where Alertmanager itself begins; its own tool reads what was written."""
+    begun = tmp_path / "alertmanager"
+    begun.write_text('#!/bin/sh\necho "$@"\n')
+    begun.chmod(0o755)
+    written = tmp_path / "written.yml"
+    told = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "ALERTMANAGER_YML": str(written), "ALERTS_URL": url}
+    command = ["sh", OBSERVABILITY / "alertmanager" / "start.sh"]
+    done = subprocess.run(command, env=told, capture_output=True, text=True, check=True)
+    assert f"--config.file={written}" in done.stdout
+    assert ("go to nobody" in done.stderr) == (not url)
+    config = yaml.safe_load(written.read_text())
+    [receiver] = config["receivers"]
+    assert config["route"]["receiver"] == receiver["name"]
+    assert [one["url"] for one in receiver.get("webhook_configs", [])] == ([url] if url else [])
+    severities = {rule["labels"]["severity"] for rule in rules()}
+    assert severities == {"page", "ticket"}
+    if amtool := shutil.which("amtool"):
+        subprocess.run([amtool, "check-config", written], check=True, capture_output=True)
+    refused = subprocess.run(command, env=told | {"ALERTS_URL": "a' b"}, capture_output=True, text=True)
+    assert (refused.returncode, "must be an address" in refused.stderr) == (78, True)
+
+
+def test_prometheus_scrapes_and_tells_services_that_there_are() -> None:
+    config = yaml.safe_load((OBSERVABILITY / "prometheus" / "prometheus.yml").read_text())
+    named = set()
+    for job in config["scrape_configs"]:
+        for found in job.get("dns_sd_configs", []):
+            named |= set(found["names"])
+        named |= {target.partition(":")[0] for found in job.get("static_configs", []) for target in found["targets"]}
+    making = {name for name in SERVICES if name.startswith(("worker", "lab"))}
+    assert named == {"gateway", "webhooks", *making}
+    [[alerting]] = [
+        [one["targets"] for one in found["static_configs"]] for found in config["alerting"]["alertmanagers"]
+    ]
+    assert alerting == ["alertmanager:9093"]
+    assert "alertmanager" in SERVICES
