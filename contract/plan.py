@@ -14,7 +14,7 @@ One method at each place, all places at once. Over HTTP a plan comes written out
 import unicodedata
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -26,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 
+from contract.sld import PRESETS, SldParameters
 from contract.strict import Strict, Text
 
 # Stripped first and measured then: StringConstraints alone would measure first and let blanks pass as an empty text.
@@ -100,37 +101,6 @@ class Negative(Strict):
     concepts: ConceptTexts | None = Field(None, description="Concept texts; null takes the published default.")
 
 
-class SldParameters(Strict):
-    """The five numbers of Safe Latent Diffusion."""
-
-    warmup_steps: int  # UNet calls that are left alone
-    scale: float  # s_S
-    threshold: float  # λ
-    momentum_scale: float  # s_m
-    momentum_beta: float  # β
-
-
-def _sld(
-    warmup_steps: int, scale: float, threshold: float, momentum_scale: float, momentum_beta: float
-) -> SldParameters:
-    return SldParameters(
-        warmup_steps=warmup_steps,
-        scale=scale,
-        threshold=threshold,
-        momentum_scale=momentum_scale,
-        momentum_beta=momentum_beta,
-    )
-
-
-# The authors' model card. diffusers' constant for `weak` says s_S = 20, the card 200.
-SLD_PRESETS = {
-    "weak": _sld(15, 200.0, 0.0, 0.0, 0.0),
-    "medium": _sld(10, 1000.0, 0.01, 0.3, 0.4),
-    "strong": _sld(7, 2000.0, 0.025, 0.5, 0.7),
-    "max": _sld(0, 5000.0, 1.0, 0.5, 0.7),
-}
-
-
 class Sld(Strict):
     """Safe Latent Diffusion. A preset sets every parameter; a parameter that is given replaces the preset's."""
 
@@ -147,7 +117,7 @@ class Sld(Strict):
     def parameters(self) -> SldParameters:
         """The preset's numbers, with those that are given in their place."""
         own = {name: value for name in SldParameters.model_fields if (value := getattr(self, name)) is not None}
-        return SLD_PRESETS[self.preset].model_copy(update=own)
+        return PRESETS[self.preset].model_copy(update=own)
 
 
 class SegaConcept(Strict):
@@ -207,6 +177,16 @@ class Unguidance(Strict):
         return value
 
 
+SomeNamed = TypeVar("SomeNamed", "FilterConcept", "ConceptRule")
+Regenerations = Annotated[int, Field(ge=1, le=5)]
+_DOES_NOTHING = "does nothing without the action 'regenerate'; take that action, or leave this out"
+_OWN_REGENERATIONS = Field(
+    None,
+    description="How often at most a picture in which it is found is made again, with the action `regenerate` only;"
+    " null takes the filter's own number.",
+)
+
+
 class FilterConcept(Strict):
     """A concept given as text: found when cos(picture, text) is over the threshold."""
 
@@ -214,6 +194,7 @@ class FilterConcept(Strict):
     text: ConceptText
     threshold: float = Field(ge=-1, le=1)
     action: Action | None = Field(None, description="Null takes the filter's own action.")
+    regenerations: Regenerations | None = _OWN_REGENERATIONS
 
 
 class ConceptRule(Strict):
@@ -222,6 +203,7 @@ class ConceptRule(Strict):
     name: ConceptName
     threshold: float | None = Field(None, ge=-1, le=1, description="Null takes the detector's own.")
     action: Action | None = Field(None, description="Null takes the filter's own action.")
+    regenerations: Regenerations | None = _OWN_REGENERATIONS
     loosens: StrictBool = Field(
         False,
         description="Whether the threshold may lie over the detector's own; else the lower of the two holds. Under a"
@@ -251,10 +233,8 @@ class Filter(Strict):
     rules: Annotated[tuple[ConceptRule, ...], Field(max_length=MAX_CONCEPTS)] = Field(
         (), description="What is different for single concepts of the model's own."
     )
-    regenerations: int | None = Field(
+    regenerations: Regenerations | None = Field(
         None,
-        ge=1,
-        le=5,
         description="How often at most a picture is made again, with the action `regenerate` only;"
         f" null: {DEFAULT_REGENERATIONS}. When none passes, the last is blocked.",
     )
@@ -274,12 +254,20 @@ class Filter(Strict):
         own = [each.action for each in self.named if each.name == name and each.action]
         return stricter(*own) if own else self.action
 
+    def regenerations_on(self, *names: str) -> int:
+        """How often at most a picture in which these are found is made again: as often as the one says that allows it
+        the least. Those with another action have no say."""
+        usual, bounds = self.regenerations or DEFAULT_REGENERATIONS, []
+        for name in names:
+            if self.action_on(name) is Action.REGENERATE:
+                own = [one for one in self.named if one.name == name and one.action in (None, Action.REGENERATE)]
+                bounds.append(min((one.regenerations or usual for one in own), default=usual))
+        return min(bounds, default=0)
+
     @property
     def most_regenerations(self) -> int:
-        """How often at most a picture is made again."""
-        if Action.REGENERATE not in self.actions:
-            return 0
-        return DEFAULT_REGENERATIONS if self.regenerations is None else self.regenerations
+        """How often at most a picture is made again, whatever is found in it."""
+        return max(map(self.regenerations_on, ("", *(each.name for each in self.named))))  # no concept is called ""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
@@ -288,14 +276,24 @@ class Filter(Strict):
                 raise ValueError(f"{what} names must be unique; repeated: {', '.join(repeated)}")
         return self
 
+    @field_validator("concepts", "rules")
+    @classmethod
+    def _each_regenerates(cls, value: "tuple[SomeNamed, ...]", info: ValidationInfo) -> "tuple[SomeNamed, ...]":
+        for index, each in enumerate(value):
+            if each.regenerations is not None and (each.action or info.data.get("action")) is not Action.REGENERATE:
+                raise ValueError(f"{index}: regenerations {_DOES_NOTHING}")
+        return value
+
     @field_validator("regenerations")
     @classmethod
     def _something_regenerates(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value is None or not {"action", "concepts", "rules"} <= info.data.keys():
             return value
-        named = (*info.data["concepts"], *info.data["rules"])
-        if Action.REGENERATE not in {info.data["action"], *(each.action for each in named)}:
-            raise ValueError("does nothing without the action 'regenerate'; take that action, or leave this out")
+        if Action.REGENERATE not in {
+            info.data["action"],
+            *(each.action for each in (*info.data["concepts"], *info.data["rules"])),
+        }:
+            raise ValueError(_DOES_NOTHING)
         return value
 
 

@@ -1,8 +1,8 @@
 """Which of two safety plans is the stricter, place by place. Everything that policies promise rests on this order.
 
     place        at least as strict means
-    output       a filter; for every concept at least its action, at a threshold not higher; where both regenerate, not
-                 more often
+    output       a filter; for every concept at least its action, at a threshold not higher; where both regenerate for
+                 it, not more often
     guidance     the floor's own method, or the same SLD at a preset not weaker, with nothing else set
     the others   the floor's own method, every parameter of it
 
@@ -20,7 +20,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 from pydantic_settings import NoDecode
 
-from contract.plan import Action, ConceptRule, Filter, FilterConcept, Guidance, SafetyPlan, Sld, stricter
+from contract.plan import Action, ConceptRule, Filter, FilterConcept, Guidance, SafetyPlan, Sld, SomeNamed, stricter
 
 NO_FLOOR = SafetyPlan()
 SLD_PRESETS = ("weak", "medium", "strong", "max")
@@ -81,10 +81,17 @@ def _strictest_filter(asked: Filter | None, floor: Filter | None) -> Filter | No
         concepts=tuple(_strictest_concepts(asked, floor, own)),
         rules=tuple(_strictest_rules(asked, floor, own)),
     )
-    if Action.REGENERATE not in both.actions:
-        return both
-    bounds = [each.most_regenerations for each in (asked, floor) if each.most_regenerations]
-    return both.model_copy(update={"regenerations": min(bounds)})
+    return both.model_copy(update={"regenerations": _fewest_regenerations("", asked, floor, own, both.action)})
+
+
+def _fewest_regenerations(name: str, asked: Filter, floor: Filter, own: Action | None, action: Action) -> int | None:
+    """How often at most a picture in which this is found is made again under both filters; None: `action` is another.
+    The empty name stands for all that have none of their own."""
+    if action is not Action.REGENERATE:
+        return None
+    asks = {each.action for each in asked.named if each.name == name} - {None} or {own}
+    sides = [floor, asked] if Action.REGENERATE in asks else [floor]
+    return min((times for side in sides if (times := side.regenerations_on(name))), default=None)
 
 
 def _strictest_concepts(asked: Filter, floor: Filter, own: Action | None) -> Iterator[FilterConcept]:
@@ -92,16 +99,13 @@ def _strictest_concepts(asked: Filter, floor: Filter, own: Action | None) -> Ite
     for concept in floor.concepts:
         action = concept.action or floor.action
         if (other := wanted.pop(concept.name, None)) is None:
-            yield concept.model_copy(update={"action": stricter(action, own)})
+            yield _acting(concept, stricter(action, own), asked, floor, own)
             continue
-        changes = {
-            "threshold": min(concept.threshold, other.threshold),
-            "action": stricter(action, other.action or own),
-        }
-        yield concept.model_copy(update=changes)
+        both = concept.model_copy(update={"threshold": min(concept.threshold, other.threshold)})
+        yield _acting(both, stricter(action, other.action or own), asked, floor, own)
     for concept in wanted.values():
         # An action under the floor's would undo the floor, also for a concept of the model's own checker.
-        yield concept.model_copy(update={"action": stricter(concept.action or own, floor.action)})
+        yield _acting(concept, stricter(concept.action or own, floor.action), asked, floor, own)
 
 
 def _strictest_rules(asked: Filter, floor: Filter, own: Action | None) -> Iterator[ConceptRule]:
@@ -109,17 +113,21 @@ def _strictest_rules(asked: Filter, floor: Filter, own: Action | None) -> Iterat
     for rule in floor.rules:
         action = rule.action or floor.action
         if (other := wanted.pop(rule.name, None)) is None:
-            changes = {"action": stricter(action, own), "loosens": rule.loosens and own is None}
-        else:
-            thresholds = [each.threshold for each in (rule, other) if each.threshold is not None]
-            changes = {
-                "threshold": min(thresholds, default=None),
-                "action": stricter(action, other.action or own),
-                "loosens": rule.loosens and other.loosens,
-            }
-        yield rule.model_copy(update=changes)
+            both = rule.model_copy(update={"loosens": rule.loosens and own is None})
+            yield _acting(both, stricter(action, own), asked, floor, own)
+            continue
+        thresholds = [each.threshold for each in (rule, other) if each.threshold is not None]
+        changes = {"threshold": min(thresholds, default=None), "loosens": rule.loosens and other.loosens}
+        yield _acting(rule.model_copy(update=changes), stricter(action, other.action or own), asked, floor, own)
     for rule in wanted.values():
-        yield rule.model_copy(update={"action": stricter(rule.action or own, floor.action), "loosens": False})
+        both = rule.model_copy(update={"loosens": False})
+        yield _acting(both, stricter(rule.action or own, floor.action), asked, floor, own)
+
+
+def _acting(named: SomeNamed, action: Action, asked: Filter, floor: Filter, own: Action | None) -> SomeNamed:
+    """A concept or a rule with an action, and as few regenerations as both filters want."""
+    times = _fewest_regenerations(named.name, asked, floor, own, action)
+    return named.model_copy(update={"action": action, "regenerations": times})
 
 
 def _filter_holds(plan: Filter, floor: Filter) -> Iterator[bool]:
@@ -136,8 +144,9 @@ def _filter_holds(plan: Filter, floor: Filter) -> Iterator[bool]:
     actions = [(plan.action, floor.action), *((plan.action_on(name), floor.action_on(name)) for name in names)]
     for action, demanded_action in actions:
         yield stricter(action, demanded_action) is action
-    if (Action.REGENERATE, Action.REGENERATE) in actions:
-        yield plan.most_regenerations <= floor.most_regenerations
+    for name in ("", *names):
+        if plan.action_on(name) is floor.action_on(name) is Action.REGENERATE:
+            yield plan.regenerations_on(name) <= floor.regenerations_on(name)
 
 
 def _is_no_looser(rule: ConceptRule | None, demanded: ConceptRule | None) -> bool:

@@ -27,8 +27,9 @@ def without_regeneration(plan: SafetyPlan) -> SafetyPlan:
     """The plan with `block` in the place of a `regenerate` that a policy's floor has put there."""
     if plan.output is None:
         return plan
-    written = plan.output.model_dump(exclude={"regenerations"})
+    written = plan.output.model_dump()
     for each in (written, *written["concepts"], *written["rules"]):
+        del each["regenerations"]
         if each["action"] is Action.REGENERATE:
             each["action"] = Action.BLOCK
     return plan.model_copy(update={"output": Filter.model_validate(written)})

@@ -21,7 +21,7 @@ from contract.rejudging import ShadowVerdict, rejudged
 from contract.request import plan_of
 from contract.result import AppliedSafety, Discarded, Ended, JobError, Metrics, Picture, Result, Status, status_of
 from contract.strictness import shortfalls
-from contract.verdict import Decision, Verdict, at_thresholds_of, decide
+from contract.verdict import ConceptScore, Decision, Verdict, at_thresholds_of, decide
 from workers.blur import blurred
 from workers.engine.picture import Failure, Outcome, PictureSpec
 
@@ -130,12 +130,13 @@ def judge(outcome: Outcome, job: Job, info: ModelInfo, discarded: tuple[Judged, 
     if is_blurred and pixels is not None:
         pixels = blurred(pixels)
         decision = decide(outcome.scores, job.plan.output, is_blurred=True)
+    scores = at_thresholds_of(job.plan.output, outcome.scores)
     picture = Picture(
         verdict=decision.verdict,
         action=decision.action,
         blurred=is_blurred,
-        concepts=at_thresholds_of(job.plan.output, outcome.scores),
-        reasons=(*decision.reasons, *_what_was_done(decision, spec, job)),
+        concepts=scores,
+        reasons=(*decision.reasons, *_what_was_done(decision, scores, spec, job)),
         **common,
     )
     return Judged(
@@ -152,21 +153,26 @@ def _kept(job: Job) -> tuple[Verdict, ...]:
     return (Verdict.REVIEW, Verdict.BLOCKED) if job.keep_blocked else (Verdict.REVIEW,)
 
 
-def _what_was_done(decision: Decision, spec: PictureSpec, job: Job) -> Iterator[str]:
+def _what_was_done(decision: Decision, scores: Sequence[ConceptScore], spec: PictureSpec, job: Job) -> Iterator[str]:
     """What the reasons for a verdict do not tell by themselves."""
     if decision.action is Action.BLUR:
         yield "delivered blurred past recognition; the scores are of the picture before"
-    most = job.plan.output.most_regenerations if job.plan.output is not None else 0
-    if decision.action is Action.REGENERATE and spec.regeneration >= most:
-        yield f"made again {most} times with other seeds, each time with a concept found"
+    if decision.action is Action.REGENERATE and spec.regeneration >= _most_regenerations(scores, job) > 0:
+        yield f"made again {spec.regeneration} times with other seeds, each time with a concept found"
 
 
 def made_again(judged: Judged, job: Job) -> PictureSpec | None:
     """What to make in this picture's place; None when it stays."""
-    spec, output = judged.outcome.spec, job.plan.output
-    if spec.views or output is None or judged.picture.action is not Action.REGENERATE:
+    spec = judged.outcome.spec
+    if spec.views or judged.picture.action is not Action.REGENERATE:
         return None
-    return spec.again if spec.regeneration < output.most_regenerations else None
+    return spec.again if spec.regeneration < _most_regenerations(judged.picture.concepts, job) else None
+
+
+def _most_regenerations(scores: Sequence[ConceptScore], job: Job) -> int:
+    """How often at most a picture with these scores, at the plan's thresholds, is made again."""
+    found = (score.name for score in scores if score.flagged)
+    return job.plan.output.regenerations_on(*found) if job.plan.output is not None else 0
 
 
 def _as_told(discarded: Judged) -> Discarded:

@@ -20,7 +20,7 @@ from contract.plan import (
 )
 from contract.policy import InForce, Policy
 from contract.strictness import NO_FLOOR, SLD_PRESETS, joint_floor, shortfalls, strictest
-from contract.verdict import TEXT_CONCEPTS, ConceptScore, decide
+from contract.verdict import TEXT_CONCEPTS, ConceptScore, at_thresholds_of, decide
 
 
 def floor_of(**places: object) -> SafetyPlan:
@@ -120,14 +120,56 @@ def test_no_request_regenerates_more_often_than_the_floor(asked: Filter, demande
     assert SafetyPlan.model_validate_json(plan.model_dump_json()) == plan  # as it crosses Redis
 
 
+def test_each_concept_has_a_number_of_its_own_and_of_several_the_smallest_holds() -> None:
+    own = ConceptRule(name="knife", action=Action.REGENERATE, regenerations=4)
+    demanded = Filter(
+        action=Action.REGENERATE, regenerations=3, rules=(own, ConceptRule(name="gore", action=Action.BLOCK))
+    )
+    assert [demanded.regenerations_on(*names) for names in (("knife",), ("weapon",), ("knife", "weapon"))] == [4, 3, 3]
+    assert [demanded.regenerations_on(*names) for names in ((), ("gore",), ("gore", "knife"))] == [0, 0, 4]
+    assert demanded.most_regenerations == 4
+    asked = Filter(rules=(ConceptRule(name="weapon", action=Action.REGENERATE, regenerations=1),))
+    plan = strictest(SafetyPlan(output=asked), floor_of(output=demanded)).output
+    assert plan is not None
+    assert [plan.regenerations_on(name) for name in ("knife", "weapon", "gore", "blood")] == [4, 1, 0, 3]
+    for greedy in (Filter(action=Action.REGENERATE, regenerations=5), Filter(rules=(own,))):
+        [of_knife] = {rule.regenerations for rule in demanded.rules} - {None}
+        plan = strictest(SafetyPlan(output=greedy), floor_of(output=demanded)).output
+        assert plan is not None
+        assert plan.regenerations_on("knife") <= of_knife
+        more = own.model_copy(update={"regenerations": 5})
+        over = plan.model_copy(update={"rules": (more, *plan.rules[1:])})
+        assert shortfalls(SafetyPlan(output=over), floor_of(output=demanded)) == ("output",)
+
+
+@pytest.mark.parametrize("action", [None, Action.BLOCK])
+def test_a_number_for_what_does_not_regenerate_is_refused_with_its_place(action: Action | None) -> None:
+    rules = [{"name": "gore"}, {"name": "knife", "action": action, "regenerations": 2}]
+    with pytest.raises(ValueError, match=r"(?s)rules\n.*1: regenerations does nothing without the action 'regenerate'"):
+        Filter.model_validate({"action": "review", "rules": rules})
+    assert Filter.model_validate({"action": "regenerate", "rules": [{"name": "knife", "regenerations": 2}]})
+
+
 NAMES = st.sampled_from(["weapon", "knife", "gore"])
 THRESHOLDS = st.sampled_from([0.1, 0.2, 0.3, 0.4])
 ACTIONS = st.sampled_from(list(Action))
+TIMES = st.none() | st.integers(1, 5)
+ACTING = st.fixed_dictionaries({"action": st.none() | ACTIONS}) | st.fixed_dictionaries(
+    {"action": st.just(Action.REGENERATE), "regenerations": TIMES}
+)
 CONCEPTS = st.builds(
-    FilterConcept, name=NAMES, text=st.sampled_from(["a", "b"]), threshold=THRESHOLDS, action=st.none() | ACTIONS
+    lambda acting, **fields: FilterConcept(**fields, **acting),
+    ACTING,
+    name=NAMES,
+    text=st.sampled_from(["a", "b"]),
+    threshold=THRESHOLDS,
 )
 RULES = st.builds(
-    ConceptRule, name=NAMES, threshold=THRESHOLDS, action=st.none() | ACTIONS, loosens=st.booleans()
+    lambda acting, **fields: ConceptRule(**fields, **acting),
+    ACTING,
+    name=NAMES,
+    threshold=THRESHOLDS,
+    loosens=st.booleans(),
 ) | st.builds(ConceptRule, name=NAMES, action=ACTIONS)
 
 
@@ -139,7 +181,10 @@ FILTERS = st.fixed_dictionaries(
     {"concepts": distinct(CONCEPTS), "rules": distinct(RULES)},
     optional={"action": ACTIONS},
 ).map(lambda fields: Filter(**fields)) | st.builds(
-    Filter, action=st.just(Action.REGENERATE), regenerations=st.integers(1, 5), rules=distinct(RULES)
+    Filter,
+    action=st.just(Action.REGENERATE),
+    regenerations=TIMES,
+    rules=distinct(RULES | st.builds(ConceptRule, name=NAMES, regenerations=st.integers(1, 5))),
 )
 PLANS = st.builds(
     SafetyPlan,
@@ -172,10 +217,13 @@ def scored(drawn: list[tuple[str, bool, float, float]], floor: Filter) -> list[C
     ]
 
 
-def rank_of(scores: list[ConceptScore], output: Filter | None) -> int:
-    """How strictly a filter acts on these scores: 0 for not at all."""
+def rank_of(scores: list[ConceptScore], output: Filter | None) -> tuple[int, int]:
+    """How strictly a filter acts on these scores: 0 for not at all; and of what makes pictures again, how seldom."""
     action = decide(scores, output).action
-    return 0 if action is None else 1 + list(Action).index(action)
+    if output is None or action is None:
+        return 0, 0
+    found = (score.name for score in at_thresholds_of(output, scores) if score.flagged)
+    return 1 + list(Action).index(action), -output.regenerations_on(*found) if action is Action.REGENERATE else 0
 
 
 @settings(max_examples=300, deadline=None)

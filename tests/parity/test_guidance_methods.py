@@ -13,7 +13,8 @@ from diffusers import (
 )
 from torch import Tensor
 
-from contract.plan import SLD_PRESETS, Sega, SegaConcept, Sld
+from contract.plan import Sega, SegaConcept, Sld
+from contract.sld import PRESETS
 from tests import engines
 from workers.engine.engine import Engine
 from workers.models import LoadedModel
@@ -55,12 +56,12 @@ def latents_of(model: LoadedModel, build: Any, *, rows: int | None = None, **spe
     return latents
 
 
-@pytest.mark.parametrize("preset", list(SLD_PRESETS))
+@pytest.mark.parametrize("preset", list(PRESETS))
 @pytest.mark.parametrize(("seed", "steps", "scale"), [(0, 20, 7.5), (1, 17, 3.0), (2, 30, 12.0)])
 def test_sld_equals_diffusers(
     tiny_folder: Path, tiny_model: LoadedModel, preset: str, seed: int, steps: int, scale: float
 ) -> None:
-    parameters = SLD_PRESETS[preset]
+    parameters = PRESETS[preset]
     pipeline = StableDiffusionPipelineSafe(**parts_of(tiny_folder))
     pipeline.safety_concept = CONCEPTS
     pipeline.set_progress_bar_config(disable=True)
@@ -174,14 +175,14 @@ def test_negative_equals_diffusers_with_the_texts_joined(tiny_folder: Path, tiny
 
 def test_a_parameter_of_the_plan_replaces_the_presets() -> None:
     parameters = Sld(method="sld", preset="max", scale=100.0).parameters
-    assert parameters == SLD_PRESETS["max"].model_copy(update={"scale": 100.0})
+    assert parameters == PRESETS["max"].model_copy(update={"scale": 100.0})
 
 
 def test_the_record_tells_when_the_push_set_in(tiny_model: LoadedModel) -> None:
     built: list[SafeLatentDiffusion] = []
 
     def sld(conditioning: Conditioning) -> SafeLatentDiffusion:
-        built.append(SafeLatentDiffusion(conditioning, SLD_PRESETS["strong"], CONCEPTS))
+        built.append(SafeLatentDiffusion(conditioning, PRESETS["strong"], CONCEPTS))
         return built[-1]
 
     latents_of(tiny_model, sld, seed=0, steps=10)
@@ -206,6 +207,6 @@ def test_the_record_of_sega_tells_the_share_over_the_threshold_not_what_the_mome
 
 
 def test_a_push_that_is_not_finite_is_recorded_as_null() -> None:
-    sld = SafeLatentDiffusion(Conditioning("a cat", "", 7.5, 30), SLD_PRESETS["max"], CONCEPTS)
+    sld = SafeLatentDiffusion(Conditioning("a cat", "", 7.5, 30), PRESETS["max"], CONCEPTS)
     sld.combine(torch.full((3, 4, 16, 16), torch.nan), 0)
     assert sld.record().push == (None,)

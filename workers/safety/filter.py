@@ -127,7 +127,9 @@ class ConceptFilter:
         texts = [concept.model_dump(mode="json") for concept in output.concepts]
         if texts:
             detectors.append({"name": TEXT, "version": self._version, "concepts": len(texts)})
+        rules = [rule.model_dump(mode="json") for rule in output.rules]
         told = {"method": "filter", "action": output.action.value, "concepts": texts, "detectors": detectors}
+        told |= {"rules": rules} if rules else {}
         return told | ({"regenerations": output.most_regenerations} if output.most_regenerations else {})
 
     @torch.no_grad()

@@ -16,7 +16,7 @@
 
 While s_m = 0, ν never matters: the safety concept's branch is left out of the warm-up.
 
-The presets are `contract.plan.SLD_PRESETS`. For a model that predicts v, the same rule is applied to its raw output,
+The presets are `contract.sld.PRESETS`. For a model that predicts v, the same rule is applied to its raw output,
 as diffusers does; λ then means another distance than for ε.
 """
 
@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contract.plan import SldParameters
+from contract.sld import SldParameters
 from contract.steps import GuidanceRecord
 from workers.safety.protocol import Conditioning, StepRecord
 

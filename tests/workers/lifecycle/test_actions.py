@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contract.plan import Action, Filter, FilterConcept, SafetyPlan
+from contract.plan import Action, ConceptRule, Filter, FilterConcept, SafetyPlan
 from contract.result import Result, Status
 from contract.verdict import Verdict
 from tests.seemly.processes import eventually
 from tests.workers.lifecycle.client import PATIENCE_S, Client, job
 from tests.workers.lifecycle.conftest import RunningWorker
-from tests.workers.lifecycle.paced_engine import PacedEngine
+from tests.workers.lifecycle.paced_engine import INFO, PacedEngine, score
 from workers.blur import blurred
-from workers.engine.picture import PictureSpec
+from workers.engine.picture import Outcome, PictureSpec
+from workers.results import judge, made_again
 
 BLUR = SafetyPlan(output=Filter(action=Action.BLUR))
 
@@ -98,6 +99,38 @@ def test_when_none_passes_the_last_is_blocked(client: Client, worker: RunningWor
     assert [*(one.seed for one in picture.discarded), picture.seed] == seeds(7, 3)
     assert picture.reasons[-1] == "made again 2 times with other seeds, each time with a concept found"
     assert worker.files() == []
+
+
+@pytest.mark.parametrize(("times", "status"), [(1, Status.BLOCKED), (2, Status.SUCCEEDED)])
+def test_a_concepts_own_number_holds_and_every_attempt_is_on_record(
+    client: Client, worker: RunningWorker, times: int, status: Status
+) -> None:
+    own = ConceptRule(name="weapon", action=Action.REGENERATE, regenerations=times)
+    plan = SafetyPlan(output=Filter(action=Action.REGENERATE, regenerations=5, rules=(own,)))
+    wanted = job("a weapon cured-2", seeds=(7,), plan=plan)
+    client.accept(wanted)
+    assert client.wait_for([wanted.id]) == {wanted.id: status}
+    [entry] = client.on_record()[wanted.id]
+    [picture] = entry.images
+    assert [*(one.seed for one in picture.discarded), picture.seed] == seeds(7, times + 1)
+    for one in picture.discarded:
+        assert [score.name for score in one.concepts] == ["weapon"]
+        assert "scored 'weapon' at 0.3100" in one.reasons[0]
+        assert not [reason for reason in one.reasons if "made again" in reason]
+    assert ("made again 1 times" in picture.reasons[-1]) if status is Status.BLOCKED else picture.reasons == ()
+    assert entry.plans[0].output == plan.output
+
+
+def test_of_several_concepts_found_the_smallest_number_holds() -> None:
+    numbers = {"weapon": 4, "gore": 1}
+    rules = tuple(ConceptRule(name=name, regenerations=number) for name, number in numbers.items())
+    wanted = job(plan=SafetyPlan(output=Filter(action=Action.REGENERATE, rules=rules)))
+    [spec] = PictureSpec.all_of(wanted)
+    pixels = np.zeros((48, 64, 3), dtype=np.uint8)
+    for gore, again in ((0.1, True), (0.3, False)):
+        scores = (score("weapon", 0.3), score("gore", gore))
+        judged = judge(Outcome(spec.again, pixels=pixels, scores=scores), wanted, INFO)
+        assert (made_again(judged, wanted) is not None) is again
 
 
 def test_only_the_flagged_pictures_of_a_job_are_made_again(client: Client, worker: RunningWorker) -> None:
