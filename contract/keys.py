@@ -15,6 +15,7 @@ SERVICE_TIMES = f"{PREFIX}jobs:service-times"  # list, capped: seconds a job too
 
 SIGNING_SECRETS = f"{PREFIX}webhooks:secrets"  # hash: tenant → its `SigningSecret`s as JSON, oldest first
 DELIVERING_TENANTS = f"{PREFIX}webhooks:tenants"  # set: tenants that have webhooks to deliver
+PENDING_REVIEWS = f"{PREFIX}reviews:pending"  # sorted set: ids of undecided reviews → when they came up
 DEAD_DELIVERIES = f"{PREFIX}webhooks:dead"  # sorted set: ids of deliveries that were given up → when
 
 # kinds of jobs: names of their lists, and told in their records

@@ -9,7 +9,8 @@ A review is a hash (`keys.review_key`):
     version                   how often it was changed; whoever writes must have read the last one
     created_at                epoch seconds
 
-It stands in its tenant's `keys.tenant_reviews_key`, by the time it came up. Held pictures come up in the script that
+It stands in its tenant's `keys.tenant_reviews_key`, by the time it came up, and until it is decided among everyone's
+`keys.PENDING_REVIEWS`. Held pictures come up in the script that
 commits their job, appeals in APPEAL. A decision is one script as well: the opinion, its entry in the audit, the result
 in the job's record and the message to the webhook are there together, or none of them is.
 """
@@ -138,6 +139,8 @@ local function put_up(tenant, job, index, cause, reason, now, ttl)
     'reason', reason, 'state', '{ReviewState.WAITING}', 'approvals', '[]', 'version', 0, 'created_at', now)
   redis.call('EXPIRE', key, ttl)
   redis.call('ZADD', list, now, review)
+  redis.call('ZADD', '{keys.PENDING_REVIEWS}', now, review)
+  redis.call('ZREMRANGEBYSCORE', '{keys.PENDING_REVIEWS}', '-inf', tonumber(now) - ttl)
   redis.call('ZREMRANGEBYSCORE', list, '-inf', tonumber(now) - ttl)
   if redis.call('TTL', list) < tonumber(ttl) then redis.call('EXPIRE', list, ttl) end
 end
@@ -177,7 +180,7 @@ return 1
 DECIDE = (
     APPENDING
     + TELL
-    + """
+    + f"""
 local of = redis.call('HMGET', KEYS[1], 'version', 'tenant', 'job', 'index', 'id')
 local record = redis.call('HMGET', KEYS[2], 'version', 'webhook_url')
 if of[1] ~= ARGV[1] or (record[1] or '0') ~= ARGV[2] then return 0 end
@@ -185,6 +188,7 @@ append(of[2], ARGV[6], ARGV[7])
 redis.call('HSET', KEYS[1], 'state', ARGV[3], 'approvals', ARGV[4])
 redis.call('HINCRBY', KEYS[1], 'version', 1)
 if ARGV[8] then
+  redis.call('ZREM', '{keys.PENDING_REVIEWS}', of[5])
   redis.call('HSET', KEYS[2], 'status', ARGV[8], 'result', ARGV[9])
   redis.call('HINCRBY', KEYS[2], 'version', 1)
   if redis.call('TTL', KEYS[2]) < tonumber(ARGV[10]) then redis.call('EXPIRE', KEYS[2], ARGV[10]) end

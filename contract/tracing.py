@@ -12,13 +12,13 @@ Spans carry ids, modes and outcomes; no prompt, no tenant, no user.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Link, Tracer
     from opentelemetry.trace import Span as OpenSpan
-    from opentelemetry.trace import Tracer
 
 Kind = Literal["internal", "server", "producer", "consumer"]
 Attributes = Mapping[str, str | int | float | bool]
@@ -106,18 +106,35 @@ class Tracing:
         began: float | None = None,
         kind: Kind = "internal",
         attributes: Attributes = NOTHING,
+        *,
+        is_trusted: bool = True,
     ) -> Span:
-        """Begin a span within the one that `parent` names; one that cannot be read, or none, begins a trace."""
+        """Begin a span within the one that `parent` names; one that cannot be read, or none, begins a trace.
+
+        A stranger's `parent` is linked and not followed: it would decide by its flag, or by its id, what is kept.
+        """
         if self._tracer is None:
             return OFF
+        from opentelemetry.context import Context
+        from opentelemetry.trace import Link, get_current_span
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        context = TraceContextTextMapPropagator().extract({"traceparent": parent} if parent else {})
-        return Span(self._tracer, _begun(self._tracer, name, context, began, kind, attributes))
+        context = TraceContextTextMapPropagator().extract({"traceparent": parent} if parent else {}, Context())
+        if is_trusted:
+            return Span(self._tracer, _begun(self._tracer, name, context, began, kind, attributes))
+        at = get_current_span(context).get_span_context()
+        links = [Link(at)] if at.is_valid else []
+        return Span(self._tracer, _begun(self._tracer, name, Context(), began, kind, attributes, links))
 
 
 def _begun(
-    tracer: "Tracer", name: str, context: object, began: float | None, kind: Kind, attributes: Attributes
+    tracer: "Tracer",
+    name: str,
+    context: object,
+    began: float | None,
+    kind: Kind,
+    attributes: Attributes,
+    links: Sequence["Link"] = (),
 ) -> "OpenSpan":
     from opentelemetry.trace import SpanKind
 
@@ -126,6 +143,7 @@ def _begun(
         context,  # type: ignore[arg-type]  # a Context, which this file does not import where tracing is off
         kind=SpanKind[kind.upper()],
         attributes=dict(attributes),
+        links=links,
         start_time=_ns(began),
     )
 

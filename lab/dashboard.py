@@ -51,7 +51,7 @@ _BLOCKED = _rate(_PICTURES, where='{verdict="blocked"}') + f" / {_rate(_PICTURES
 ROWS: dict[str, tuple[Panel, ...]] = {
     "Service": (
         Panel(
-            "Waiting for a worker", "s", "From acceptance to start; the SLO is p95.",
+            "Waiting", "s", "From acceptance to the first step, a worker's start before it; the SLO is p95.",
             _quantiles("seemly_worker_queue_wait_seconds", "queue"),
         ),
         Panel(
@@ -73,7 +73,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Oldest unfinished job", "s", "Grows without bound when nobody works.",
-            (("max(seemly_oldest_unfinished_job_seconds)", "age"),),
+            (("max by (kind) (seemly_oldest_unfinished_job_seconds)", "{{kind}}"),),
         ),
         Panel(
             "Jobs accepted", "reqps", "By model.", ((_rate("seemly_jobs_accepted_total", "model"), "{{model}}"),),
@@ -128,6 +128,16 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Detectors out of order", "none", "A worker with one takes no jobs.",
             (("max by (instance) (seemly_worker_detectors_in_trouble)", "{{instance}}"),),
+        ),
+        Panel(
+            "Shifted scores", "none", "Concepts whose scores of 24 hours are not as in the week before: GET /drift.",
+            (("max by (model) (seemly_drift_shifted_concepts)", "{{model}}"),),
+        ),
+        Panel("Reviews pending", "none", "Withheld pictures that await a person.",
+              (("max(seemly_reviews_pending)", "pending"),)),
+        Panel(
+            "Oldest pending review", "s", "Past SEEMLY_WITHHELD_KEEP_S the picture is gone undecided.",
+            (("max(seemly_oldest_pending_review_seconds)", "age"),),
         ),
         Panel(
             "Corrections and regenerations", "reqps", "Steps corrected by unguidance; pictures made again.",

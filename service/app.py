@@ -74,7 +74,9 @@ def create_app(settings: Settings) -> FastAPI:
     larger = dict.fromkeys(("/moderate", "/v1/moderations", "/v1/provenance/verify"), settings.max_upload_bytes)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, larger=larger)
     app.add_middleware(LoopbackOnly, callers=gateway.callers)
-    app.add_middleware(Observing, metrics=gateway.metrics, tracing=gateway.tracing)
+    app.add_middleware(
+        Observing, metrics=gateway.metrics, tracing=gateway.tracing, follow_parents=settings.trace_parents
+    )
     app.add_middleware(OpenAIErrors)
     app.add_middleware(Heads)  # added last: outermost
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]

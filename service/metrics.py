@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from contract.keys import ERASURES, PICTURES, STANDINGS
 from service.queue import Load
 from service.refused_prompts import FIELDS
 
+KINDS = (PICTURES, ERASURES, STANDINGS)
 _LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 15, 60)
 
 
@@ -20,11 +22,13 @@ class Stock:
 
     loads: Mapping[str, Load]  # by model
     ready: Sequence[str]  # a model's name for each worker that is ready
-    oldest_at: float | None  # when the oldest unfinished job was accepted, epoch seconds
+    oldest_at: Mapping[str, float]  # when the oldest unfinished job of a kind was accepted, epoch seconds
     memory_bytes: int  # of Redis
     memory_limit_bytes: int  # 0: none
     is_unsafe: bool = False  # Redis might lose what was accepted
     shifted: Mapping[str, int] = field(default_factory=dict)  # concepts whose scores have shifted, by model
+    reviews: int = 0  # not yet decided
+    oldest_review_at: float | None = None  # epoch seconds
     undelivered: int = 0
     dead: int = 0
 
@@ -66,7 +70,7 @@ class Metrics:
         self._ready = Gauge("seemly_workers_ready", "Workers that take jobs.", ["model"], registry=registry)
         self._oldest = Gauge(
             "seemly_oldest_unfinished_job_seconds", "Since the oldest unfinished job was accepted; 0 without one.",
-            registry=registry,
+            ["kind"], registry=registry,
         )  # fmt: skip
         self._memory = Gauge("seemly_redis_memory_bytes", "Memory that Redis uses.", registry=registry)
         self._memory_limit = Gauge(
@@ -78,6 +82,11 @@ class Metrics:
         self._shifted = Gauge(
             "seemly_drift_shifted_concepts", "Concepts whose scores have shifted in 24 hours; see GET /drift.",
             ["model"], registry=registry,
+        )  # fmt: skip
+        self._reviews = Gauge("seemly_reviews_pending", "Withheld pictures that await a person.", registry=registry)
+        self._oldest_review = Gauge(
+            "seemly_oldest_pending_review_seconds", "Since the one that waits longest came up; 0 without one.",
+            registry=registry,
         )  # fmt: skip
         self._undelivered = Gauge("seemly_webhooks_pending", "Webhooks that were not yet delivered.", registry=registry)
         self._dead = Gauge("seemly_webhooks_dead", "Webhooks that were given up, of 30 days.", registry=registry)
@@ -103,9 +112,16 @@ class Metrics:
         ready = Tally(stock.ready)
         for model in {*stock.loads, *ready}:
             self._ready.labels(model).set(ready[model])
-        self._oldest.set(max(0.0, time.time() - stock.oldest_at) if stock.oldest_at is not None else 0)
+        for kind in KINDS:
+            self._oldest.labels(kind).set(_since(stock.oldest_at.get(kind)))
+        self._reviews.set(stock.reviews)
+        self._oldest_review.set(_since(stock.oldest_review_at))
         self._memory.set(stock.memory_bytes)
         self._memory_limit.set(stock.memory_limit_bytes)
         self._unsafe.set(stock.is_unsafe)
         self._undelivered.set(stock.undelivered)
         self._dead.set(stock.dead)
+
+
+def _since(at: float | None) -> float:
+    return 0.0 if at is None else max(0.0, time.time() - at)

@@ -30,10 +30,11 @@ def request_id_of(scope: Scope) -> str:
 class Observing:
     """Outermost of the app's own layers, so that nothing leaves without its id and nothing breaks unanswered."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing, follow_parents: bool = False) -> None:
         self.app = app
         self.metrics = metrics
         self.tracing = tracing
+        self.follow_parents = follow_parents
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
         if scope["type"] != "http":
@@ -78,7 +79,8 @@ class Observing:
     def _begin(self, scope: Scope, parent: bytes) -> Span:
         if scope["path"] in _UNTRACED:
             return OFF
-        return self.tracing.begin(_method(scope), parent.decode("latin-1"), kind="server")
+        given = parent.decode("latin-1")
+        return self.tracing.begin(_method(scope), given, kind="server", is_trusted=self.follow_parents)
 
     def _observe(self, scope: Scope, status: int, first_byte_s: float) -> None:
         route, method = _route(scope), _method(scope)

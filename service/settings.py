@@ -65,6 +65,11 @@ class Settings(BaseSettings):
         None, pattern=r"^https?://[^\s/]+", description="Where traces are sent by OTLP over HTTP. Null: nowhere."
     )
     trace_share: float = Field(1.0, ge=0, le=1, description="Share of the traces begun here that are kept.")
+    trace_parents: bool = Field(
+        False,
+        description="Continue the traces that requests name, kept where these say so; only where every caller is"
+        " trusted. Otherwise such a trace is linked.",
+    )
     log_level: LogLevel = Field("INFO", description="Level of the log: DEBUG, INFO, WARNING or ERROR.")
     log_format: LogFormat = Field("text", description="text, or json: one object a line.")
     limit_requests: Rate | None = Field("600/minute", description="Of a tenant with a key; null: none.")

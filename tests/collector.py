@@ -21,6 +21,7 @@ class Seen:
     began: float
     ended: float
     attributes: dict[str, str]
+    linked: tuple[str, ...] = ()  # traces
 
 
 @dataclass
@@ -75,5 +76,6 @@ def _seen_in(sent: ExportTraceServiceRequest) -> Iterator[Seen]:
                 parent_id=span.parent_span_id.hex(),
                 began=span.start_time_unix_nano / 1e9,
                 ended=span.end_time_unix_nano / 1e9,
+                linked=tuple(link.trace_id.hex() for link in span.links),
                 attributes={pair.key: str(pair.value.string_value or pair.value.int_value) for pair in span.attributes},
             )

@@ -71,6 +71,17 @@ class JobInFlight:
         """Every picture has its verdict."""
         return len(self.judged) == len(self.job.seeds)
 
+    @property
+    def first_step_at(self) -> float | None:
+        """When the first of its pictures took its first step, of uploads, when the first was judged; None: none was."""
+        made = [*self.judged.values(), *(one for each in self.discarded.values() for one in each)]
+        begun = [stage.began for one in made for stage in one.outcome.stages if stage.name == self._begins_with]
+        return min(begun, default=None)
+
+    @property
+    def _begins_with(self) -> str:
+        return "judge" if self.job.uploads else "denoise"
+
     def submitted_at(self, index: int) -> float:
         """When the picture that is made in this place now was given to the engine."""
         before = [made.outcome.stages for made in self.discarded.get(index, ())]
@@ -230,8 +241,10 @@ class Delivery:
         for picture in result.images:
             self._metrics.pictures.labels(picture.verdict).inc()
             self._metrics.regenerations.inc(len(picture.discarded))
+        if (began := in_flight.first_step_at) is not None:
+            waited_s = max(0.0, began - in_flight.job.created_at.timestamp())
+            self._metrics.queue_wait.labels(keys.queue_name(in_flight.job.model)).observe(waited_s)
         if result.metrics is not None:
-            self._metrics.queue_wait.labels(keys.queue_name(in_flight.job.model)).observe(result.metrics.queue_s)
             self._metrics.job.labels(mode, result.status).observe(service_s)
             with contextlib.suppress(RedisError):  # only estimates hang on it
                 self._records.note_service_time(service_s)

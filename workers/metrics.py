@@ -61,7 +61,9 @@ class WorkerMetrics:
             ["mode", "outcome"], buckets=_SECONDS, registry=registry,
         )  # fmt: skip
         self.queue_wait = Histogram(
-            "seemly_worker_queue_wait_seconds", "From a job's acceptance to its start.",
+            "seemly_worker_queue_wait_seconds",
+            "From a job's acceptance to its first picture's first step, which waits for room in the engine as well; of"
+            " uploads, to their judging.",
             ["queue"], buckets=_WAITS_S, registry=registry,
         )  # fmt: skip
         self.stage = Histogram(

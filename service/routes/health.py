@@ -1,6 +1,7 @@
 """Whether the service lives, whether it can serve, and what it counts."""
 
 import time
+from collections.abc import Sequence
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
@@ -14,6 +15,8 @@ from service.gateway import Gateway, Here
 from service.metrics import Stock
 from service.problems import NotReady, RedisAway, StoreAway, documented
 from service.queue import Load
+
+LOOKED_AT = 500  # of the oldest unfinished jobs
 
 router = APIRouter(tags=["operation"])
 
@@ -70,24 +73,38 @@ async def metrics(gateway: Here, caller: Administering) -> Response:
 async def _stock(gateway: Gateway) -> Stock:
     loads = await run_in_threadpool(_loads, gateway)
     undelivered, dead = await gateway.deliveries.counts()
+    since = time.time() - gateway.settings.withheld_keep_s
     async with gateway.silence.noticed_in_turn(), gateway.redis.pipeline(transaction=False) as pipe:
         pipe.info("memory")
         pipe.info("persistence")
-        pipe.zrange(keys.ACCEPTED, 0, 0, withscores=True)
+        pipe.zrange(keys.ACCEPTED, 0, LOOKED_AT - 1, withscores=True)
         pipe.zrange(keys.READY_WORKERS, f"({time.time()}", "+inf", byscore=True)
-        memory, persistence, oldest, ready = await pipe.execute()
+        pipe.zcount(keys.PENDING_REVIEWS, since, "+inf")
+        pipe.zrange(keys.PENDING_REVIEWS, since, "+inf", byscore=True, offset=0, num=1, withscores=True)
+        memory, persistence, accepted, ready, reviews, first_review = await pipe.execute()
     drifts = [await gateway.drift.report(model) for model in loads]
     return Stock(
         loads=loads,
         shifted={each.model: sum(concept.shifted for concept in each.concepts) for each in drifts},
         ready=[member.rpartition("|")[0] for member in ready],
-        oldest_at=oldest[0][1] if oldest else None,
+        oldest_at=await _oldest(gateway, accepted),
         memory_bytes=memory.get("used_memory", 0),
         memory_limit_bytes=memory.get("maxmemory", 0),
         is_unsafe=bool(unsafe_settings(memory, persistence)),
+        reviews=reviews,
+        oldest_review_at=first_review[0][1] if first_review else None,
         undelivered=undelivered,
         dead=dead,
     )
+
+
+async def _oldest(gateway: Gateway, accepted: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """When the first of these jobs, oldest first, of each kind was accepted."""
+    async with gateway.silence.noticed_in_turn(), gateway.redis.pipeline(transaction=False) as pipe:
+        for job_id, _ in accepted:
+            pipe.hget(keys.job_key(job_id), "kind")
+        kinds = await pipe.execute()
+    return {kind or "": at for kind, (_, at) in reversed(list(zip(kinds, accepted, strict=True)))}
 
 
 def _loads(gateway: Gateway) -> dict[str, Load]:

@@ -38,6 +38,19 @@ def test_a_share_of_none_keeps_what_others_keep_and_nothing_else() -> None:
     assert [span.name for span in collector.spans] == ["theirs"]
 
 
+def test_a_strangers_flag_keeps_nothing_and_its_trace_is_linked() -> None:
+    theirs = "1" + "0" * 31  # low enough for any share
+    for share, kept in ((0.0, 0), (1.0, 1)):
+        with collecting() as collector:
+            tracing = Tracing.open(collector.url, "test", share=share)
+            tracing.begin("stranger", f"00-{theirs}-00f067aa0ba902b7-01", is_trusted=False).end()
+            tracing.close()
+        assert len(collector.spans) == kept
+    [span] = collector.spans
+    assert (span.parent_id, span.linked) == ("", (theirs,))
+    assert span.trace_id != theirs
+
+
 def test_without_an_address_there_is_nothing() -> None:
     span = Tracing.open(None, "test").begin("a", None)
     assert span is OFF

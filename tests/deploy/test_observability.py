@@ -30,7 +30,7 @@ def rules() -> list[dict[str, object]]:
 
 def told_metrics() -> set[str]:
     """Names of every sample that some process of ours tells or can tell."""
-    stock = Stock({"demo": Load(1, 1, 1, 1.0)}, ["demo"], 0.0, 1, 1)
+    stock = Stock({"demo": Load(1, 1, 1, 1.0)}, ["demo"], {}, 1, 1)
     expositions = [
         Metrics(lambda: 0).exposition(stock),
         *(generate_latest(metrics.registry) for metrics in (WorkerMetrics(), DeliveryMetrics())),

@@ -135,10 +135,10 @@ def test_a_jobs_trace_leads_from_the_request_to_every_stage(stack: EmbeddedStack
         f"{to_job} > picture": 2,
         **{f"{to_job} > picture > {stage}": 2 for stage in of_picture},
     }
-    _, trace_id, parent_id, _ = PARENT.split("-")
-    assert {span.trace_id for span in spans} == {trace_id}
+    _, trace_id, _, _ = PARENT.split("-")
+    assert len({span.trace_id for span in spans}) == 1
     [request] = [span for span in spans if span.name == "POST /generate"]
-    assert (request.parent_id, request.process) == (parent_id, "seemly-gateway")
+    assert (request.parent_id, request.linked, request.process) == ("", (trace_id,), "seemly-gateway")
     assert {span.process for span in spans if span.name not in ("POST /generate", "accept")} == {"seemly-worker"}
     for span in spans:
         assert span.began <= span.ended

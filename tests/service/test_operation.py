@@ -89,6 +89,28 @@ def test_metrics_count_answers_by_route_and_the_queue_without_touching_it(http: 
     assert redis.zcard("rq:wip:seemly-demo") == 2
 
 
+def test_metrics_tell_erasures_from_jobs_and_how_long_reviews_wait(http: httpx.Client, redis: "Redis") -> None:
+    erasure, job, now = posted_erasure(http), posted(http), time.time()
+    redis.zadd(keys.ACCEPTED, {erasure: now - 5000, job: now - 100})
+    forgotten = {"decided-never": now - 8 * 86_400}  # of which nothing is kept any more
+    redis.zadd(keys.PENDING_REVIEWS, {"one": now - 300, "two": now - 20, **forgotten})
+    text = http.get("/metrics").text
+
+    def told(name: str) -> float:
+        return float(re.findall(rf"^{re.escape(name)} (.*)$", text, re.M)[0])
+
+    oldest = "seemly_oldest_unfinished_job_seconds"
+    ages = [told(f'{oldest}{{kind="{kind}"}}') for kind in ("jobs", "erasures", "standings")]
+    assert [round(age, -1) for age in ages] == [100, 5000, 0]
+    assert told("seemly_reviews_pending") == 2
+    assert round(told("seemly_oldest_pending_review_seconds"), -1) == 300
+
+
+def posted_erasure(http: httpx.Client) -> str:
+    answer = http.post("/erasures", json={"name": "uce-x", "recipe": {"method": "uce", "concepts": ["knife"]}})
+    return str(answer.raise_for_status().json()["id"])
+
+
 def test_the_expected_wait_follows_measured_times(http: httpx.Client, redis: "Redis") -> None:
     redis.lpush(keys.SERVICE_TIMES, "4.0", "6.0")
     time.sleep(RECENT_S)

@@ -137,7 +137,10 @@ def test_a_held_picture_is_seen_by_reviewers_only_and_every_look_is_on_record(de
 def test_approval_releases_the_picture_and_tells_the_webhook(desk: Desk) -> None:
     job_id = desk.held(Verdict.REVIEW, Verdict.REVIEW)
     assert desk.told(job_id)["type"] == "job.review"
+    both = {review_id(job_id, index) for index in range(2)}
+    assert both <= set(desk.keyed.redis.zrange(keys.PENDING_REVIEWS, 0, -1))
     done = decided(desk.first, review_id(job_id, 1), "approve").raise_for_status().json()
+    assert both & set(desk.keyed.redis.zrange(keys.PENDING_REVIEWS, 0, -1)) == {review_id(job_id, 0)}
     assert (done["state"], done["verdict"]) == ("approved", "passed")
     view = desk.app.get(f"/jobs/{job_id}?links_for_s=60").json()
     released = view["images"][1]

@@ -121,6 +121,8 @@ def test_metrics_tell_of_ticks_stages_and_scores(
 
     assert told("jobs_total", mode="filter", outcome=outcome.value) == 1
     assert told("queue_wait_seconds_count", queue="seemly-tiny") == 1
+    in_order = [told("stage_seconds_sum", stage=stage) or 0 for stage in ("room", "text")]
+    assert told("queue_wait_seconds_sum", queue="seemly-tiny") >= sum(in_order) / 3  # it lasts until the first step
     assert (told("tick_rows_count"), told("tick_rows_sum")) == (4, 3 * 4)
     assert (told("unet_calls_total"), told("unet_rows_total")) == (4, 3 * 2 * 4)
     assert told("unet_padding_rows_total") == 0  # six rows have a size of their own
