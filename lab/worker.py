@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 
 from contract import keys
 from contract.erasure import ErasureJob, ErasureResult, Lab
+from contract.health import HealthServer
 from contract.logs import about, set_up_logs
 from contract.redis_safety import RedisSafety
 from contract.result import Ended, Status
@@ -54,6 +55,7 @@ CODES: Final = {  # of what a recipe or its measuring may end in, whose messages
     ValueError: "erasure_failed",
 }
 EXIT_KEEPER_FAILED: Final = 70
+TURNS_WITHIN_S: Final = 1800.0  # one iteration, one batch of pictures measured, or loading the model; on a CPU as well
 
 
 @dataclass
@@ -64,10 +66,12 @@ class Announcement:
     lab: Lab
     redis_safety: RedisSafety
     is_fit: bool = field(default=True, init=False)  # whether jobs taken now would not be lost
+    renewed_at: float = field(default=float("-inf"), init=False)  # monotonic
 
     def renew(self) -> None:
         """Again, should Redis have lost it."""
         self.connection.hset(keys.LABS, self.lab.model, self.lab.model_dump_json())
+        self.renewed_at = time.monotonic()
 
     def look(self) -> None:
         """See whether Redis is safe; no detector judges here."""
@@ -108,6 +112,7 @@ class LabWorker:
         self._is_closing = threading.Event()
         self._keeper_failed = threading.Event()
         self._told_at = 0.0
+        self._turned_at = time.monotonic()  # when the loop last began anew, or a job told of progress
         most = ErasureJob.most_attempts
         self._keeper = Keeper(
             settings,
@@ -122,6 +127,17 @@ class LabWorker:
             is_closing=self._is_closing,
             has_failed=self._keeper_failed,
         )
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its loop turns, and within it the job in hand."""
+        return time.monotonic() - self._turned_at <= TURNS_WITHIN_S
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes jobs: its keeper renews leases, and Redis keeps what it accepts."""
+        announced = self._announcement
+        return announced.is_fit and time.monotonic() - announced.renewed_at < self._settings.lease_s
 
     def stop(self) -> None:
         """Ask for the end, as SIGTERM does."""
@@ -164,6 +180,7 @@ class LabWorker:
             one.is_stopped.set()
 
     def _take_one(self) -> None:
+        self._turned_at = time.monotonic()
         try:
             if self._rq.is_suspended or not self._announcement.is_fit:
                 time.sleep(0.2)
@@ -234,6 +251,7 @@ class LabWorker:
 
     def _tell(self, one: InHand, data: Mapping[str, Any]) -> bool:
         """Tell progress, now and then. Whether to go on."""
+        self._turned_at = time.monotonic()
         if time.monotonic() - self._told_at >= self._settings.progress_s or data["step"] == data["steps"]:
             self._told_at = time.monotonic()
             try:
@@ -251,6 +269,13 @@ def main() -> None:
         _give_up(f"the settings cannot be used: {settings_wording(error)}")
     set_up_logs(settings.log_level, settings.log_format)
     disarm_rq()
+    with HealthServer(settings.health_port, settings.health_host) as health:
+        exit_code = _work(settings, health)
+    sys.exit(exit_code)
+
+
+def _work(settings: Settings, health: HealthServer) -> int:
+    """Look at everything and work until told to stop; the process's exit code."""
     connection = connect(settings.redis_url)
     try:
         device = choose_device(settings.device)
@@ -267,8 +292,8 @@ def main() -> None:
     workshop = Workshop(settings.model, settings.variants, settings.data / "erasures", device)
     metrics = WorkerMetrics()
     with MetricsServer(metrics, settings.metrics_port, settings.metrics_host):
-        exit_code = LabWorker(settings, connection, workshop, lab, metrics).run()
-    sys.exit(exit_code)
+        health.observed = worker = LabWorker(settings, connection, workshop, lab, metrics)
+        return worker.run()
 
 
 def _give_up(why: str) -> NoReturn:

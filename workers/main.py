@@ -11,6 +11,7 @@ from obstore.store import ObjectStore
 from pydantic import ValidationError
 from redis import Redis
 
+from contract.health import HealthServer
 from contract.logs import set_up_logs
 from contract.model import ModelInfo
 from contract.provenance import NoLibrary, Signature, UnusableCertificate
@@ -21,7 +22,6 @@ from contract.wording import settings_wording
 from workers.checkpoint import UnusableModel
 from workers.delivery import Stores
 from workers.engine.engine import Engine, EngineLimits
-from workers.health import HealthServer
 from workers.marking import Marking
 from workers.memory import memory_of
 from workers.metrics import MetricsServer, WorkerMetrics
@@ -203,7 +203,7 @@ def _work(settings: Settings, health: HealthServer, threads: int) -> int:
             tracing,
             marking,
         )
-        health.worker = worker
+        health.observed = worker
         exit_code = worker.run()
     tracing.close()
     return exit_code

@@ -29,6 +29,7 @@ can="$can -script|flush -script|kill -publish -subscribe -psubscribe -ssubscribe
 jobs="~seemly:job:* ~seemly:events:* ~seemly:jobs:accepted ~seemly:tenant:*:in-flight ~seemly:tenant:*:refusals:*"
 outbox="~seemly:webhook:* ~seemly:webhooks:tenants ~seemly:tenant:*:webhooks ~seemly:tenant:*:webhooks:due"
 verdicts="~seemly:audited ~seemly:tenant:*:audit ~seemly:tenant:*:audit:head ~seemly:review:* ~seemly:tenant:*:reviews"
+verdicts="$verdicts ~seemly:reviews:pending"
 
 # What RQ keeps of one kind of queue: workers' begin with seemly-, labs' with lab-.
 rq() {

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.2
 PAUSE_S = 1.0  # after Redis failed
+TURNS_WITHIN_S = 90.0  # of the loop: longer than the client's patience with Redis
 
 
 @dataclass
@@ -38,11 +39,24 @@ class Deliverer:
     _rounds: int = 0
     _has_room: asyncio.Event = field(default_factory=asyncio.Event)
     _pepper: Pepper | None = None
+    _turned_at: float = field(default_factory=time.monotonic)  # when the loop last began anew
+    _served_at: float = float("-inf")  # monotonic; when Redis last answered
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the loop turns; while Redis is away it does."""
+        return time.monotonic() - self._turned_at <= TURNS_WITHIN_S
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether what is due is being taken."""
+        return time.monotonic() - self._served_at <= self.settings.webhook_lease_s
 
     async def run(self, leaving: asyncio.Event) -> None:
         """Deliver until asked to leave; what has been taken by then is sent first."""
         async with asyncio.TaskGroup() as tasks:
             while not leaving.is_set():
+                self._turned_at = time.monotonic()
                 self._has_room.clear()
                 try:
                     claims = await self._take()
@@ -50,6 +64,7 @@ class Deliverer:
                     self._note(error)
                     await _wait(leaving, PAUSE_S)
                     continue
+                self._served_at = time.monotonic()
                 for claim in claims:
                     self._busy[claim.tenant] += 1
                     tasks.create_task(self._deliver(claim))

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
+from contract.health import HealthServer
 from contract.logs import set_up_logs
 from contract.wording import settings_wording
 from service.webhooks.connecting import SystemResolver
@@ -34,10 +35,11 @@ def main() -> None:
     metrics = DeliveryMetrics()
     if settings.webhook_metrics_port:
         start_http_server(settings.webhook_metrics_port, settings.webhook_metrics_host, registry=metrics.registry)
-    asyncio.run(deliver(settings, metrics))
+    with HealthServer(settings.webhook_health_port, settings.webhook_health_host) as health:
+        asyncio.run(deliver(settings, metrics, health))
 
 
-async def deliver(settings: Settings, metrics: DeliveryMetrics) -> None:
+async def deliver(settings: Settings, metrics: DeliveryMetrics, health: HealthServer) -> None:
     """Run until SIGTERM or SIGINT; what has been taken by then is sent first."""
     leaving = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -53,7 +55,8 @@ async def deliver(settings: Settings, metrics: DeliveryMetrics) -> None:
     resolver = SystemResolver(settings.webhook_slots)
     sender = Sender(resolver, settings.webhook_networks, settings.webhook_timeout_s)
     try:
-        await Deliverer(settings, Outbox(redis), sender, metrics).run(leaving)
+        health.observed = deliverer = Deliverer(settings, Outbox(redis), sender, metrics)
+        await deliverer.run(leaving)
     finally:
         resolver.close()
         await redis.aclose()

@@ -54,6 +54,10 @@ class Settings(BaseSettings):
     )
     webhook_metrics_port: int = Field(0, ge=0, le=65_535, description="Port of this process's /metrics; 0: none.")
     webhook_metrics_host: str = Field("127.0.0.1", description="Address that /metrics listens on.")
+    webhook_health_port: int = Field(
+        0, ge=0, le=65_535, description="Port of this process's /healthz, for probes; 0: none."
+    )
+    webhook_health_host: str = Field("127.0.0.1", description="Address that /healthz listens on.")
     log_level: LogLevel = "INFO"
     log_format: LogFormat = Field("text", description="text, or json: one object a line.")
 

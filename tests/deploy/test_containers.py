@@ -142,9 +142,3 @@ def test_workers_and_stores_reach_nobody_outside() -> None:
     assert COMPOSE["networks"]["inside"] == {"internal": True}
     for name in ("redis", "store", "commands", "worker-cpu", "worker-gpu", "lab-cpu", "lab-gpu", "prometheus"):
         assert SERVICES[name]["networks"] == ["inside"]
-
-
-def test_a_worker_may_take_as_long_to_end_as_its_drain() -> None:
-    for name in ("worker-cpu", "worker-gpu"):
-        assert SERVICES[name]["stop_grace_period"] == "10m"
-        assert float(SERVICES[name]["environment"]["SEEMLY_DRAIN_LIMIT_S"]) <= 570

@@ -35,13 +35,13 @@ def lab_worker(url: str, folder: Path, model: Path) -> LabWorker:
 
 
 @contextmanager
-def lab_at_work(url: str, folder: Path, model: Path) -> Iterator[None]:
+def lab_at_work(url: str, folder: Path, model: Path) -> Iterator[LabWorker]:
     """One in a thread; at the end it is told to stop."""
     worker = lab_worker(url, folder, model)
     with ThreadPoolExecutor(1) as pool:
         exit_code = pool.submit(worker.run)
         try:
-            yield
+            yield worker
         finally:
             worker.stop()
             assert exit_code.result(60) == 0

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
@@ -21,6 +22,7 @@ from contract.erasure import ErasureJob, ErasureResult
 from contract.gate import Gate
 from contract.recipe import Sdd
 from contract.result import Status
+from lab import worker as lab_worker_module
 from lab.erasure.erase import Keeping, erase
 from lab.erasure.original import Original
 from service.queue import JobQueue
@@ -100,15 +102,19 @@ def test_a_killed_lab_is_followed_by_one_that_goes_on(
 
 
 def test_a_lab_takes_no_job_while_redis_might_lose_it(
-    server: RedisServer, client: Client, tiny_folder: Path, tmp_path: Path
+    server: RedisServer, client: Client, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client.redis.config_set("appendonly", "no")
-    with lab_at_work(server.url, tmp_path, tiny_folder):
-        time.sleep(1.5)  # it looks at Redis now and then, and asks the queue for a job for a second
+    with lab_at_work(server.url, tmp_path, tiny_folder) as lab:
+        assert eventually(lambda: lab.is_ready)
+        client.redis.config_set("appendonly", "no")
+        assert eventually(lambda: lab.is_alive and not lab.is_ready)
+        time.sleep(1.2)  # longer than it asks the queue for a job
         job = accepted(server, tiny_folder)
         time.sleep(1.2)
         assert client.status(job.id) is Status.QUEUED
         client.cancel(job.id)
+        monkeypatch.setattr(lab_worker_module, "TURNS_WITHIN_S", -1.0)
+        assert not lab.is_alive  # as when a job has told of no progress for so long
 
 
 def test_a_lab_that_is_told_to_end_hands_its_job_on_and_a_canceled_one_leaves_nothing(

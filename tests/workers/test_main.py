@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from contract.health import HealthServer
 from tests.redis_server import running_redis
 from workers.checkpoint import hash_weights
-from workers.health import HealthServer
 from workers.main import UnusableSetting, _work, choose_device, prepare, refuse_unsafe
 from workers.settings import Settings
 

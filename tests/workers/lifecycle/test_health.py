@@ -5,12 +5,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from contract.health import HealthServer
 from tests.redis_server import RedisServer
 from tests.seemly.processes import eventually
 from tests.workers.lifecycle.conftest import working
 from tests.workers.lifecycle.paced_engine import PacedEngine
 from workers import worker as worker_module
-from workers.health import HealthServer
 
 
 def told(health: HealthServer) -> tuple[int, ...]:
@@ -28,7 +28,7 @@ def test_probes_follow_a_worker_through_its_life(
     with health:
         assert told(health) == (503, 503, 200)  # the model still loads
         with working(server, tmp_path, engine, step_limit_s=1.0) as running:
-            health.worker = running.worker
+            health.observed = running.worker
             assert eventually(lambda: told(health) == (200, 200, 200))
             server.freeze()  # no lease is renewed, and a restart would not help
             assert eventually(lambda: told(health) == (200, 503, 200))

@@ -1,10 +1,10 @@
-"""Whether the worker lives and can take jobs, over HTTP, for whoever restarts it.
+"""Whether a process without routes lives and can do its work, over HTTP, for whoever restarts it.
 
-    /healthz/started   200 once model and detectors are loaded
-    /healthz/ready     200 while the gateway counts on this worker
-    /healthz/live      200 while the model loads and while the engine's loop turns; Redis away is no reason to restart
+    /healthz/started   200 once it works: of a worker, once model and detectors are loaded
+    /healthz/ready     200 while it can do its work: of a worker, while the gateway counts on it
+    /healthz/live      200 until it works and while its loop turns; Redis away is no reason to restart
 
-Any other answer is 503. The server starts before the model is loaded, which may take minutes.
+Any other answer is 503. The server starts before a model is loaded, which may take minutes.
 """
 
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,24 +14,24 @@ from typing import Protocol, Self
 
 
 class Observed(Protocol):
-    """What is asked of a worker."""
+    """What is asked of whatever works."""
 
     @property
     def is_alive(self) -> bool:
-        """Whether its engine's loop turns."""
+        """Whether its loop turns."""
         ...
 
     @property
     def is_ready(self) -> bool:
-        """Whether it takes jobs."""
+        """Whether it can do its work."""
         ...
 
 
 class HealthServer:
-    """Answers while it is entered; on port 0, nothing. `worker` is set once there is one."""
+    """Answers while it is entered; on port 0, nothing. `observed` is set once it works."""
 
     def __init__(self, port: int, host: str) -> None:
-        self.worker: Observed | None = None
+        self.observed: Observed | None = None
         self._address = (host, port)
         self._running: tuple[ThreadingHTTPServer, Thread] | None = None
 
@@ -78,14 +78,14 @@ class HealthServer:
 
     def status(self, path: str) -> int:
         """The answer's status."""
-        worker = self.worker
+        observed = self.observed
         match path:
             case "/healthz/started":
-                is_well = worker is not None
+                is_well = observed is not None
             case "/healthz/ready":
-                is_well = worker is not None and worker.is_ready
+                is_well = observed is not None and observed.is_ready
             case "/healthz/live":
-                is_well = worker is None or worker.is_alive
+                is_well = observed is None or observed.is_alive
             case _:
                 return 404
         return 200 if is_well else 503
