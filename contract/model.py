@@ -3,13 +3,16 @@
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from contract.effect import MeasuredEffects
 from contract.gate import Assessment
 from contract.plan import Action, VariantName
 from contract.request import Scheduler
 from contract.strict import Strict
+
+# A setting: what a model is served as. It names a queue, and stands before a `|` among the ready workers.
+ServedName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$")]
 
 
 class ErasureEffect(Strict):

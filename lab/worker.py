@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from tempfile import TemporaryFile
 from typing import Any, Final, NoReturn
 
 from pydantic import ValidationError
@@ -33,7 +34,7 @@ from workers.checkpoint import UnusableModel, check_pin, find_folder
 from workers.ending import Ending
 from workers.keeper import Keeper
 from workers.lifecycle import RqWorker, Ticket
-from workers.main import UnusableSetting, choose_device, refuse_unsafe
+from workers.main import UnusableSetting, check_places, choose_device, refuse_unsafe
 from workers.metrics import MetricsServer, WorkerMetrics
 from workers.progress import tell
 from workers.reaper import Reaper
@@ -265,13 +266,32 @@ def main() -> None:
     """Run a lab's worker until it is told to stop; exit code EX_CONFIG over a setting."""
     try:
         settings = Settings()
+        check_places(settings)
+        check_folders(settings)
     except ValidationError as error:
         _give_up(f"the settings cannot be used: {settings_wording(error)}")
+    except UnusableSetting as error:
+        _give_up(str(error))
     set_up_logs(settings.log_level, settings.log_format)
     disarm_rq()
     with HealthServer(settings.health_port, settings.health_host) as health:
         exit_code = _work(settings, health)
     sys.exit(exit_code)
+
+
+def check_folders(settings: Settings) -> None:
+    """Try the folders that a lab writes to.
+
+    Raises:
+        UnusableSetting: it may not.
+    """
+    for variable, folder in (("SEEMLY_VARIANTS", settings.variants), ("SEEMLY_DATA", settings.data)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise UnusableSetting(f"{variable}={folder}: a lab writes there: {error.strerror}") from error
 
 
 def _work(settings: Settings, health: HealthServer) -> int:

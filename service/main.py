@@ -16,15 +16,18 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from contract import keys
+from contract.listening import CannotListen, check_listening
 from contract.logs import set_up_logs
 from contract.redis_safety import OVERRIDE, RedisSafety
 from contract.store import open_store
 from contract.tracing import TracingUnavailable
 from contract.wording import settings_wording
+from service.api_keys import Pepper
 from service.app import create_app
 from service.loopback import is_loopback
 from service.policy import load_policy
 from service.protocol import ProblemProtocol
+from service.provenance import anchors_in
 from service.settings import Settings
 
 
@@ -34,7 +37,12 @@ def main() -> None:
         settings = Settings()
     except ValidationError as error:
         _give_up(f"the settings cannot be used: {settings_wording(error)}")
-    if not is_loopback(settings.host) and has_no_keys(settings):
+    try:
+        check_listening("SEEMLY", settings.host, settings.port)
+    except CannotListen as error:
+        _give_up(str(error))
+    has_keys = are_there_keys(settings)
+    if not is_loopback(settings.host) and has_keys is False:
         _give_up(
             f"SEEMLY_HOST={settings.host} would serve everyone who can reach it, and there are no API keys yet: "
             "make one with `seemly keys create TENANT`, or listen on 127.0.0.1 or ::1."
@@ -42,8 +50,13 @@ def main() -> None:
     if not settings.allow_unsafe_redis and (faults := unsafe_redis(settings)):
         _give_up(f"{'; '.join(faults)}{OVERRIDE}.")
     _try("SEEMLY_POLICY", lambda: load_policy(settings.policy))
-    _try("SEEMLY_STORE_URL", lambda: open_store(settings.pictures_url))
-    _try("SEEMLY_WITHHELD_URL", lambda: open_store(settings.withheld_pictures_url))
+    if settings.pepper is not None or has_keys:
+        pepper = settings.pepper.get_secret_value() if settings.pepper else None
+        _try("SEEMLY_PEPPER", lambda: Pepper.read(pepper, settings.pepper_path))
+    store = "SEEMLY_STORE_URL" if settings.store_url else "SEEMLY_DATA"
+    _try(store, lambda: open_store(settings.pictures_url))
+    _try("SEEMLY_WITHHELD_URL" if settings.withheld_url else store, lambda: open_store(settings.withheld_pictures_url))
+    _try("SEEMLY_PROVENANCE_ANCHORS", lambda: anchors_in(settings.provenance_anchors))
     set_up_logs(settings.log_level, settings.log_format)
     try:
         app = create_app(settings)
@@ -69,13 +82,13 @@ def main() -> None:
         sys.exit(3)
 
 
-def has_no_keys(settings: Settings) -> bool:
-    """Whether Redis says so. Where it says nothing, requests will be refused until it answers."""
+def are_there_keys(settings: Settings) -> bool | None:
+    """Whether Redis says so. None: it says nothing, and requests will be refused until it answers."""
     try:
         with asked_once(settings) as redis:
-            return not redis.exists(keys.API_KEYS)
+            return bool(redis.exists(keys.API_KEYS))
     except RedisError:
-        return False
+        return None
 
 
 def unsafe_redis(settings: Settings) -> tuple[str, ...]:

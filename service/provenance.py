@@ -1,5 +1,6 @@
 """What files say of where they came from, read without decoding them, and whether they are on record here."""
 
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +27,9 @@ class Verifier:
         """One that trusts the authorities in a file.
 
         Raises:
-            OSError: it cannot be read.
+            OSError, ValueError: it cannot be read, or holds none.
         """
-        return cls(jobs, anchors.read_text() if anchors else None)
+        return cls(jobs, anchors_in(anchors))
 
     async def verified(self, index: int, encoded: str, tenant: str) -> Provenance:
         """One file.
@@ -67,3 +68,19 @@ class Verifier:
         except Refusal:
             return False
         return any((one.index, one.sha256) == (origin.picture, upload.sha256) for one in record.pictures)
+
+
+def anchors_in(file: Path | None) -> str | None:
+    """The authorities in a file, as PEM; None without a file.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or holds none.
+    """
+    if file is None:
+        return None
+    text = file.read_text()
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+    except ssl.SSLError:
+        raise ValueError(f"{file} holds no certificates in PEM") from None
+    return text

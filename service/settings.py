@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.connection import parse_url
 
 from contract.logs import LogFormat
+from contract.model import ServedName
 from contract.plan import SafetyPlan
 from contract.store import withheld_beside
 from contract.strictness import FloorPlan
@@ -56,7 +57,9 @@ class Settings(BaseSettings):
         pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
         description="Where users reach the gateway, for links to pictures. Null: where each request arrived.",
     )
-    default_model: str | None = Field(None, description="Model of requests that name none. Null: the only one served.")
+    default_model: ServedName | None = Field(
+        None, description="Model of requests that name none. Null: the only one served."
+    )
     host: str = Field("127.0.0.1", description="Address to listen on; loopback only while there are no API keys.")
     pepper: SecretStr | None = Field(None, description="Secret under which API keys are kept. Null: in a file.")
     pepper_file: Path | None = Field(None, description="Where that secret lies. Null: `pepper` in `data`.")

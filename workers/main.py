@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from redis import Redis
 
 from contract.health import HealthServer
+from contract.listening import CannotListen, check_listening
 from contract.logs import set_up_logs
-from contract.model import ModelInfo
 from contract.provenance import NoLibrary, Signature, UnusableCertificate
 from contract.redis_safety import OVERRIDE, RedisSafety
 from contract.store import StoreUnusable, open_store, try_writing
@@ -22,7 +22,7 @@ from contract.wording import settings_wording
 from workers.checkpoint import UnusableModel
 from workers.delivery import Stores
 from workers.engine.engine import Engine, EngineLimits
-from workers.marking import Marking
+from workers.marking import Marking, try_out
 from workers.memory import memory_of
 from workers.metrics import MetricsServer, WorkerMetrics
 from workers.models import LoadedModel, load
@@ -79,6 +79,23 @@ def _store(variable: str, url: str) -> ObjectStore:
     return store
 
 
+def check_places(settings: Settings) -> None:
+    """Try the addresses and folders that are used later on.
+
+    Raises:
+        UnusableSetting: one of them cannot be.
+    """
+    try:
+        if settings.health_port:
+            check_listening("SEEMLY_HEALTH", settings.health_host, settings.health_port)
+        if settings.metrics_port:
+            check_listening("SEEMLY_METRICS", settings.metrics_host, settings.metrics_port)
+    except CannotListen as error:
+        raise UnusableSetting(str(error)) from error
+    if settings.variants.exists() and not settings.variants.is_dir():
+        raise UnusableSetting(f"SEEMLY_VARIANTS={settings.variants} is no folder")
+
+
 def prepare(settings: Settings) -> tuple[LoadedModel, Panel, Stores]:
     """What takes long or can be named wrongly: the model, judged by the panel, and the stores.
 
@@ -87,8 +104,8 @@ def prepare(settings: Settings) -> tuple[LoadedModel, Panel, Stores]:
     """
     device = choose_device(settings.device)
     stores = Stores(
-        passed=_store("SEEMLY_STORE_URL", settings.picture_store_url),
-        withheld=_store("SEEMLY_WITHHELD_URL", settings.withheld_store_url),
+        passed=_store(named := "SEEMLY_STORE_URL" if settings.store_url else "SEEMLY_DATA", settings.picture_store_url),
+        withheld=_store("SEEMLY_WITHHELD_URL" if settings.withheld_url else named, settings.withheld_store_url),
     )
     try:
         dtype = choose_dtype(settings.dtype, device)
@@ -108,14 +125,14 @@ def prepare(settings: Settings) -> tuple[LoadedModel, Panel, Stores]:
         raise UnusableSetting(f"SEEMLY_MODEL: {error}") from error
 
 
-def marking_of(settings: Settings, info: ModelInfo) -> Marking:
-    """How files are marked; a signature is tried on a small picture first.
+def signature_of(settings: Settings) -> Signature | None:
+    """What pictures are signed with, tried on a small one first; None where they are not.
 
     Raises:
         UnusableSetting: it cannot sign.
     """
     if settings.provenance != "signed":
-        return Marking(info, is_telling=settings.provenance == "metadata")
+        return None
     named = {
         "SEEMLY_PROVENANCE_CERTIFICATE": settings.provenance_certificate,
         "SEEMLY_PROVENANCE_KEY": settings.provenance_key,
@@ -128,12 +145,12 @@ def marking_of(settings: Settings, info: ModelInfo) -> Marking:
             contents.append(file.read_bytes())
         except OSError as error:
             raise UnusableSetting(f"{variable}={file}: {error.strerror}") from error
-    marking = Marking(info, signature=Signature(*contents))
+    signature = Signature(*contents)
     try:
-        marking.try_out()
+        try_out(signature)
     except (NoLibrary, UnusableCertificate) as error:
         raise UnusableSetting(f"SEEMLY_PROVENANCE: {error}") from error
-    return marking
+    return signature
 
 
 def refuse_unsafe(redis: Redis) -> None:
@@ -151,8 +168,11 @@ def main() -> None:
     """Run a worker until it is told to stop; the exit code is 0 only after it has drained, EX_CONFIG over a setting."""
     try:
         settings = Settings()
+        check_places(settings)
     except ValidationError as error:
         _give_up(f"the settings cannot be used: {settings_wording(error)}")
+    except UnusableSetting as error:
+        _give_up(str(error))
     set_up_logs(settings.log_level, settings.log_format)
     disarm_rq()
     threads = settings.torch_threads or torch.get_num_threads()
@@ -175,7 +195,7 @@ def _work(settings: Settings, health: HealthServer, threads: int) -> int:
     try:
         tracing = Tracing.open(settings.otlp_url, "worker", settings.trace_share)
         loaded, panel, stores = prepare(settings)
-        marking = marking_of(settings, loaded.info)
+        marking = Marking(loaded.info, settings.provenance != "none", signature_of(settings))
         if not settings.allow_unsafe_redis:
             refuse_unsafe(connection)
     except TracingUnavailable as error:

@@ -30,16 +30,6 @@ class Marking:
         file = encode(pixels, job.output_format, origin.packet if self.is_telling else None)
         return file if self.signature is None else self.signature.signed(file, job.output_format, origin)
 
-    def try_out(self) -> None:
-        """Sign a small picture.
-
-        Raises:
-            NoLibrary, UnusableCertificate: it cannot be signed.
-        """
-        if self.signature is not None:
-            origin = Origin(job="", picture=0, model="", weights_sha256="", plan="", policy="", detectors="")
-            self.signature.signed(encode(np.zeros((16, 16, 3), np.uint8), OutputFormat.PNG), OutputFormat.PNG, origin)
-
     def _origin(self, job: Job, index: int) -> Origin:
         own = job.of_picture(index)
         return Origin(
@@ -51,3 +41,13 @@ class Marking:
             policy=f"{job.policy.id}@{job.policy.version}",
             detectors=" ".join(f"{each.name}@{each.version}" for each in self.info.detectors),
         )
+
+
+def try_out(signature: Signature) -> None:
+    """Sign a small picture.
+
+    Raises:
+        NoLibrary, UnusableCertificate: it cannot be signed.
+    """
+    origin = Origin(job="", picture=0, model="", weights_sha256="", plan="", policy="", detectors="")
+    signature.signed(encode(np.zeros((16, 16, 3), np.uint8), OutputFormat.PNG), OutputFormat.PNG, origin)

@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.connection import parse_url
 
 from contract.logs import LogFormat
+from contract.model import ServedName
 from contract.plan import SafetyPlan
 from contract.store import withheld_beside
 from contract.strictness import FloorPlan
@@ -31,7 +32,7 @@ class Settings(BaseSettings):
         pattern="^[0-9a-f]{64}$",
         description="Hash that the model must have, as `seemly models hash` tells it; null: any.",
     )
-    model_name: str = Field("demo", description="Name the model is served under; names the queue as well.")
+    model_name: ServedName = Field("demo", description="Name the model is served under; names the queue as well.")
     allow_unsafe_redis: bool = Field(
         False, description="Work over a Redis that may evict jobs, or forgets them when it ends; for trials only."
     )

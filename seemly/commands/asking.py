@@ -31,12 +31,14 @@ def read_settings(url: str | None = None, api_key: str | None = None) -> "Settin
     """The environment's settings, with what the command itself was told in their place."""
     from pydantic import SecretStr, ValidationError
 
+    from contract.wording import settings_wording
     from seemly.settings import Settings
 
     try:
         settings = Settings()
     except ValidationError as error:
-        raise unusable(error, "the environment holds settings that cannot be used: ") from None
+        told = f"the environment holds settings that cannot be used: {settings_wording(error)}"
+        raise Unusable(where=told) from None
     own = {"url": url, "api_key": None if api_key is None else SecretStr(api_key)}
     return settings.model_copy(update={name: value for name, value in own.items() if value is not None})
 

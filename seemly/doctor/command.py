@@ -36,8 +36,8 @@ def doctor(
 ) -> None:
     """Check a deployment with the environment of its processes, and say what to do; 1 where anything is wrong.
 
-    Looked at: settings, Redis, clock, GPU, model and detector, workers, storage, policy, keys, webhooks. Run it where a
-    worker runs to see the GPU and the model.
+    Looked at: settings, Redis, clock, GPU, model and detector, erased weights, provenance, workers, storage, policy,
+    traces, keys, webhooks. Run it where a worker runs to see the GPU and the model.
     """
     with told(as_json) as console:
         found = list(examine(of))
@@ -55,7 +55,10 @@ def examine(process: Process | None = None) -> Findings:
     try:
         with deployment(process) as at:
             yield from redis.check(at)
-            for look in (model.check_device, model.check_model, gateway.check_store, gateway.check_policy):
+            for look in (
+                *(model.check_device, model.check_model, model.check_variants, model.check_provenance),
+                *(gateway.check_store, gateway.check_policy, gateway.check_anchors, gateway.check_traces),
+            ):
                 yield from look(at)
             if redis.answers(at):
                 for check, look_up in KEPT.items():

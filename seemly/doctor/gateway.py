@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import socket
 import time
 from pathlib import Path
 from typing import Final, cast
@@ -9,10 +10,12 @@ from urllib.parse import unquote, urlsplit
 
 from contract import keys
 from contract.store import StoreUnusable, open_store, try_reading, try_writing
+from contract.tracing import Tracing, TracingUnavailable
 from seemly.doctor.finding import Deployment, Findings, Process, fault, ok, skipped, warning
 from service.api_keys import NoPepper, Pepper
 from service.loopback import is_loopback
 from service.policy import load_policy
+from service.provenance import anchors_in
 
 LEAST_FREE_BYTES: Final = 1 << 30
 OVERDUE_S: Final = 120.0  # beyond when a delivery is due, or its lease ends
@@ -54,6 +57,41 @@ def _store(deployment: Deployment, url: str) -> Findings:
         yield ok(
             "storage", f"{shown} can be used, {free / 1e9:.0f} GB are free; for more than one machine take a bucket"
         )
+
+
+def check_anchors(deployment: Deployment) -> Findings:
+    """Look at the authorities whose manifests are trusted."""
+    file = deployment.gateway.provenance_anchors
+    if file is None or not deployment.has(Process.GATEWAY):
+        return
+    try:
+        anchors_in(file)
+    except (OSError, ValueError) as error:
+        told = f"SEEMLY_PROVENANCE_ANCHORS: {error}"
+        yield fault("provenance", told, "name a file of certificates in PEM, or unset it; the gateway does not start")
+    else:
+        yield ok("provenance", f"{file} holds the authorities that are trusted")
+
+
+def check_traces(deployment: Deployment) -> Findings:
+    """Look whether traces can be sent, where they are to be."""
+    url = deployment.gateway.otlp_url
+    if url is None:
+        return
+    try:
+        Tracing.open(url, "doctor").close()
+    except TracingUnavailable as error:
+        yield fault("traces", str(error), "install it, or unset SEEMLY_OTLP_URL; with it, nothing starts")
+        return
+    place = urlsplit(url)
+    try:
+        address = place.hostname, place.port or (443 if place.scheme == "https" else 80)
+        socket.create_connection(address, timeout=2).close()
+    except (OSError, ValueError) as error:
+        told = f"SEEMLY_OTLP_URL={url} does not answer ({type(error).__name__}), so traces are lost"
+        yield warning("traces", told, "start a collector there, or unset it")
+    else:
+        yield ok("traces", f"{url} answers")
 
 
 def check_policy(deployment: Deployment) -> Findings:

@@ -27,8 +27,17 @@ def check_device(deployment: Deployment) -> Findings:
         return
     import torch
 
+    from workers.main import UnusableSetting, choose_device
+
     wanted = deployment.worker.device
-    if torch.cuda.is_available():
+    try:
+        chosen = choose_device(wanted)
+    except UnusableSetting as error:
+        if not wanted.startswith("cuda"):
+            yield fault("gpu", str(error), "set SEEMLY_DEVICE to auto, cuda or cpu")
+            return
+        chosen = torch.device("cpu")
+    if chosen.type == "cuda":
         free, whole = torch.cuda.mem_get_info()
         name = torch.cuda.get_device_name()
         if free < LEAST_FREE * whole:
@@ -42,7 +51,36 @@ def check_device(deployment: Deployment) -> Findings:
             "gpu", f"SEEMLY_DEVICE={wanted}, and no GPU can be used; torch {torch.__version__} is {built}", todo
         )
     else:
-        yield ok("gpu", "none, so the worker computes on the CPU: right for the demo model only")
+        yield ok("gpu", f"SEEMLY_DEVICE={wanted}: the worker computes on the CPU, right for the demo model only")
+
+
+def check_variants(deployment: Deployment) -> Findings:
+    """Look at the folder of erased weights."""
+    folder = deployment.worker.variants
+    if not deployment.is_worker_here or folder.is_dir():
+        return
+    if folder.exists():
+        yield fault("variants", f"SEEMLY_VARIANTS={folder} is no folder, so the worker does not start", "name one")
+    else:
+        todo = "mount or make it, if there are to be any; seemly erase and labs put them there"
+        yield warning("variants", f"SEEMLY_VARIANTS={folder} is not there: no erased weights are served", todo)
+
+
+def check_provenance(deployment: Deployment) -> Findings:
+    """Try the signature of pictures, where there is to be one."""
+    settings = deployment.worker
+    if not deployment.is_worker_here:
+        yield skipped("provenance", "no worker runs here, so nothing is signed")
+        return
+    from workers.main import UnusableSetting, signature_of
+
+    try:
+        signature = signature_of(settings)
+    except UnusableSetting as error:
+        todo = "mend it (seemly provenance certificate), or set SEEMLY_PROVENANCE=metadata; the worker does not start"
+        yield fault("provenance", str(error), todo)
+        return
+    yield ok("provenance", "pictures can be signed" if signature else f"SEEMLY_PROVENANCE={settings.provenance}")
 
 
 def check_model(deployment: Deployment) -> Findings:
@@ -133,5 +171,9 @@ def check_announced(deployment: Deployment) -> Findings:
             yield fault("workers", f"{name}: {waiting} jobs wait, and no worker is ready", "start one and read its log")
         else:
             yield warning("workers", f"{name}: no worker is ready", "start one, unless it was scaled to zero")
+    wanted = deployment.gateway.default_model
+    if announced and wanted is not None and wanted not in announced:
+        told_of = f"SEEMLY_DEFAULT_MODEL={wanted} is announced by no worker"
+        yield fault("workers", told_of, f"name one of: {', '.join(sorted(announced))}; or start its worker")
     if redis.exists("rq:suspended"):
         yield fault("workers", "workers were told to take no jobs", "let them go on: rq resume")

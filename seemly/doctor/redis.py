@@ -38,7 +38,7 @@ def check(deployment: Deployment) -> Findings:
         todo = "start Redis, or set REDIS_URL to where it runs and can be reached from here"
         yield fault("redis", f"Redis does not answer ({type(error).__name__})", todo)
         return
-    found = [*_settings(told), *_health(told), *_access(deployment)]
+    found = [*_settings(told), *_health(told), *_access(deployment), *_bounds(deployment, told)]
     yield from found
     if not found:
         yield ok("redis", f"Redis {told['server']['redis_version']} evicts nothing and keeps an append-only file")
@@ -68,6 +68,12 @@ def _health(told: dict[str, Any]) -> Findings:
     if most and used > FULL_FROM * most:
         todo = "raise maxmemory, or lower SEEMLY_QUEUE_LIMIT and SEEMLY_RESULT_TTL_S"
         yield warning("redis", f"Redis is {100 * used / most:.0f} % full", todo)
+
+
+def _bounds(deployment: Deployment, told: dict[str, Any]) -> Findings:
+    if not told["memory"].get("maxmemory", 0) and not is_loopback(deployment.gateway.host):
+        todo = "set maxmemory to what docs/operations.md (Sizing) says: full, Redis then refuses jobs"
+        yield warning("redis", "Redis has no maxmemory: full of jobs, it takes its machine down", todo)
 
 
 def _access(deployment: Deployment) -> Findings:

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+from typing import NoReturn
 
 from prometheus_client import start_http_server
 from pydantic import ValidationError
@@ -13,8 +14,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
 from contract.health import HealthServer
+from contract.listening import CannotListen, check_listening
 from contract.logs import set_up_logs
 from contract.wording import settings_wording
+from service.api_keys import NoPepper, Pepper
 from service.webhooks.connecting import SystemResolver
 from service.webhooks.deliverer import Deliverer
 from service.webhooks.metrics import DeliveryMetrics
@@ -27,9 +30,13 @@ def main() -> None:
     """Deliver until told to stop. Ends with a message and EX_CONFIG where the settings do not allow it."""
     try:
         settings = Settings()
+        check(settings)
     except ValidationError as error:
-        sys.stderr.write(f"the settings cannot be used: {settings_wording(error)}\n")
-        sys.exit(os.EX_CONFIG)
+        _give_up(f"the settings cannot be used: {settings_wording(error)}")
+    except CannotListen as error:
+        _give_up(str(error))
+    except NoPepper as error:
+        _give_up(f"SEEMLY_PEPPER: {error}")
     set_up_logs(settings.log_level, settings.log_format)
     logging.getLogger("httpcore").setLevel(logging.WARNING)  # it would log addresses, which may hold receivers' secrets
     metrics = DeliveryMetrics()
@@ -37,6 +44,21 @@ def main() -> None:
         start_http_server(settings.webhook_metrics_port, settings.webhook_metrics_host, registry=metrics.registry)
     with HealthServer(settings.webhook_health_port, settings.webhook_health_host) as health:
         asyncio.run(deliver(settings, metrics, health))
+
+
+def check(settings: Settings) -> None:
+    """Try what a setting names as far as that can be done at the start.
+
+    Raises:
+        CannotListen
+        NoPepper: the one that is given is too short.
+    """
+    if settings.pepper is not None:
+        Pepper.read(settings.pepper.get_secret_value(), settings.pepper_path)
+    if settings.webhook_metrics_port:
+        check_listening("SEEMLY_WEBHOOK_METRICS", settings.webhook_metrics_host, settings.webhook_metrics_port)
+    if settings.webhook_health_port:
+        check_listening("SEEMLY_WEBHOOK_HEALTH", settings.webhook_health_host, settings.webhook_health_port)
 
 
 async def deliver(settings: Settings, metrics: DeliveryMetrics, health: HealthServer) -> None:
@@ -60,6 +82,11 @@ async def deliver(settings: Settings, metrics: DeliveryMetrics, health: HealthSe
     finally:
         resolver.close()
         await redis.aclose()
+
+
+def _give_up(why: str) -> NoReturn:
+    sys.stderr.write(f"{why}\n")
+    sys.exit(os.EX_CONFIG)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from seemly.certificates import Written, make_certificate
 from seemly.cli import app
 from tests.service.parts import model_info, some_job
 from workers.encode import encode
-from workers.main import UnusableSetting, marking_of
+from workers.main import UnusableSetting, signature_of
 from workers.marking import Marking
 from workers.settings import Settings
 
@@ -107,9 +107,8 @@ def test_what_cannot_sign_keeps_the_worker_from_starting(
 ) -> None:
     other = make_certificate(tmp_path / "other", "Else", timedelta(days=1))
     (tmp_path / "text.pem").write_text("no certificate")
-    info = model_info()
     good = {"provenance": "signed", "provenance_certificate": certificate.chain, "provenance_key": certificate.key}
-    assert marking_of(Settings.model_validate(good), info).signature is not None
+    assert signature_of(Settings.model_validate(good)) is not None
     for changes, told in (
         ({"provenance_key": None}, "SEEMLY_PROVENANCE=signed needs SEEMLY_PROVENANCE_KEY"),
         ({"provenance_certificate": tmp_path / "nowhere"}, "SEEMLY_PROVENANCE_CERTIFICATE=.*No such file"),
@@ -117,10 +116,10 @@ def test_what_cannot_sign_keeps_the_worker_from_starting(
         ({"provenance_key": other.key}, "SEEMLY_PROVENANCE: the picture could not be signed"),
     ):
         with pytest.raises(UnusableSetting, match=told):
-            marking_of(Settings.model_validate(good | changes), info)
+            signature_of(Settings.model_validate(good | changes))
     monkeypatch.setitem(sys.modules, "c2pa", None)
     with pytest.raises(UnusableSetting, match=r'pip install -e "\.\[provenance\]"'):
-        marking_of(Settings.model_validate(good), info)
+        signature_of(Settings.model_validate(good))
     with pytest.raises(NoLibrary):
         manifest_in(b"", OutputFormat.PNG)
     assert issubclass(UnusableCertificate, ValueError)

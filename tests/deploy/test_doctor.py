@@ -70,6 +70,8 @@ def patient(client: "Redis", monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     one = Patient(client, monkeypatch, tmp_path)
     one.set(REDIS_URL=url, SEEMLY_DATA=str(tmp_path), SEEMLY_MODEL=str(model), SEEMLY_HOST="0.0.0.0")  # noqa: S104
     one.set(SEEMLY_MODEL_SHA256=hash_weights(model), SEEMLY_POLICY="production", SEEMLY_PUBLIC_URL="https://a.example")
+    one.set(SEEMLY_VARIANTS=str(tmp_path))
+    client.config_set("maxmemory", "1gb")
     yield one
     client.config_set("maxmemory", "0")
     client.config_set("maxmemory-policy", "noeviction")
@@ -80,7 +82,24 @@ def test_a_deployment_that_is_well_has_neither_faults_nor_warnings(patient: Pati
     found = list(examine())
     assert [one for one in found if one.state not in (State.OK, State.SKIPPED)] == []
     looked_at = {"settings", "redis", "clock", "gpu", "model", "detector", "storage", "policy", "workers", "keys"}
-    assert {one.check for one in found} == looked_at | {"webhooks"}
+    assert {one.check for one in found} == looked_at | {"webhooks", "provenance"}
+
+
+@pytest.mark.parametrize(
+    ("change", "check", "todo"),
+    [
+        (lambda one: one.redis.config_set("maxmemory", "0"), "redis", "set maxmemory"),
+        (lambda one: one.set(SEEMLY_VARIANTS="/nope"), "variants", "mount or make it"),
+        (lambda one: one.set(SEEMLY_OTLP_URL="http://127.0.0.1:1"), "traces", "start a collector"),
+    ],
+)
+def test_what_serves_but_not_well_is_warned_of(
+    patient: Patient, change: Callable[[Patient], None], check: str, todo: str
+) -> None:
+    change(patient)
+    [found] = [one for one in examine() if one.state in (State.WARNING, State.FAULT)]
+    assert (found.check, found.state) == (check, State.WARNING)
+    assert todo in found.todo
 
 
 def evicting(patient: Patient) -> None:
@@ -156,6 +175,26 @@ def no_such_policy(patient: Patient) -> None:
     patient.set(SEEMLY_POLICY="lax")
 
 
+def no_such_device(patient: Patient) -> None:
+    patient.set(SEEMLY_DEVICE="toaster")
+
+
+def signing_with_nothing(patient: Patient) -> None:
+    patient.set(SEEMLY_PROVENANCE="signed", SEEMLY_PROVENANCE_CERTIFICATE="/nope", SEEMLY_PROVENANCE_KEY="/nope")
+
+
+def no_such_authorities(patient: Patient) -> None:
+    patient.set(SEEMLY_PROVENANCE_ANCHORS="/nope")
+
+
+def variants_are_a_file(patient: Patient) -> None:
+    patient.set(SEEMLY_VARIANTS=__file__)
+
+
+def nobody_serves_the_default(patient: Patient) -> None:
+    patient.set(SEEMLY_DEFAULT_MODEL="sd15")
+
+
 @pytest.mark.parametrize(
     ("plant", "check", "todo"),
     [
@@ -175,6 +214,11 @@ def no_such_policy(patient: Patient) -> None:
         (workers_serve_another, "workers", "SEEMLY_MODEL_SHA256"),
         (nobody_works, "workers", "start one"),
         (no_such_policy, "policy", "SEEMLY_POLICY"),
+        (no_such_device, "gpu", "SEEMLY_DEVICE"),
+        (signing_with_nothing, "provenance", "SEEMLY_PROVENANCE"),
+        (no_such_authorities, "provenance", "PEM"),
+        (variants_are_a_file, "variants", "name one"),
+        (nobody_serves_the_default, "workers", "name one of: demo"),
     ],
 )
 def test_a_planted_fault_is_found_and_nothing_else(
