@@ -97,8 +97,8 @@ class EmbeddedStack:
                 ),
             ]
             if self._settings.lab:
-                no_metrics = {"SEEMLY_METRICS_PORT": "0"}  # the port is the other worker's
-                children.append(self._python_child("lab", "lab.worker", environment | no_metrics, WORKER_GRACE_S))
+                no_ports = {"SEEMLY_METRICS_PORT": "0", "SEEMLY_HEALTH_PORT": "0"}  # they are the other worker's
+                children.append(self._python_child("lab", "lab.worker", environment | no_ports, WORKER_GRACE_S))
             self._supervisor = Supervisor([*redis_child, *children])
             self._supervisor.start()
             self._wait_until_ready(self._supervisor, is_wanted)

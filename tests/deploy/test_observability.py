@@ -60,6 +60,29 @@ def test_every_query_asks_for_metrics_that_exist() -> None:
     assert len(asked) > 30
 
 
+LABELS = {"mode", "outcome", "concept", "stage", "queue", "model", "weights", "verdict", "code", "end", "kind"}
+LABELS |= {"state", "route", "method", "status", "field"}
+ASKED_FOR = {
+    "queue wait": "seemly_worker_queue_wait_seconds_bucket",
+    "stages": "seemly_worker_stage_seconds_bucket",
+    "safety scores": "seemly_worker_safety_score_margin_bucket",
+    "rows per tick": "seemly_worker_tick_rows_bucket",
+    "padding": "seemly_worker_unet_padding_rows_total",
+    "corrections": "seemly_worker_corrections_total",
+    "detector errors": "seemly_worker_picture_errors_total",
+    "model load": "seemly_worker_model_load_seconds",
+    "memory": "seemly_worker_memory_bytes",
+}
+
+
+def test_what_was_asked_for_is_told_and_no_label_is_a_prompts_or_a_users() -> None:
+    assert set(ASKED_FOR.values()) <= told_metrics()
+    registries = (Metrics(lambda: 0)._registry, WorkerMetrics().registry, DeliveryMetrics().registry)
+    collectors = [collector for registry in registries for collector in registry._collector_to_names]
+    named = {label for collector in collectors for label in getattr(collector, "_labelnames", ())}
+    assert {"mode", "concept", "route"} <= named <= LABELS
+
+
 def test_metrics_keep_to_prometheus_conventions() -> None:
     for name in told_metrics():
         assert not re.search(r"_(ms|milliseconds|minutes|kb|mb|percent)(_|$)", name), name
