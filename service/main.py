@@ -37,10 +37,6 @@ def main() -> None:
         settings = Settings()
     except ValidationError as error:
         _give_up(f"the settings cannot be used: {settings_wording(error)}")
-    try:
-        check_listening("SEEMLY", settings.host, settings.port)
-    except CannotListen as error:
-        _give_up(str(error))
     has_keys = are_there_keys(settings)
     if not is_loopback(settings.host) and has_keys is False:
         _give_up(
@@ -59,7 +55,10 @@ def main() -> None:
     _try("SEEMLY_PROVENANCE_ANCHORS", lambda: anchors_in(settings.provenance_anchors))
     set_up_logs(settings.log_level, settings.log_format)
     try:
+        check_listening("SEEMLY", settings.host, settings.port)
         app = create_app(settings)
+    except CannotListen as error:
+        _give_up(str(error))
     except TracingUnavailable as error:
         _give_up(f"SEEMLY_OTLP_URL: {error}")
     gc.freeze()  # what stays for good need not be looked through again and again
