@@ -99,8 +99,8 @@ def show(console: Console, found: list[Finding]) -> None:
     """For people."""
     for one in found:
         console.print(f"{one.state.value:8}", style=COLOURS[one.state], end="")
-        console.print(f"{one.check:10}{one.told}", markup=False, soft_wrap=True)
+        console.print(f"{one.check:12}{one.told}", markup=False, soft_wrap=True)
         if one.todo:
-            console.print(f"{'':18}→ {one.todo}", markup=False, soft_wrap=True)
+            console.print(f"{'':20}→ {one.todo}", markup=False, soft_wrap=True)
     faults, warnings = (sum(one.state is state for one in found) for state in (State.FAULT, State.WARNING))
     console.print(f"{faults} faults, {warnings} warnings.")
