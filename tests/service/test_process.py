@@ -102,10 +102,7 @@ def test_the_gateway_refuses_a_redis_that_loses_jobs_unless_told_otherwise(
     ("variable", "value", "told"),
     [
         ("SEEMLY_PORT", "many", "SEEMLY_PORT: must be a whole number"),
-        ("SEEMLY_LOG_LEVEL", "loud", "SEEMLY_LOG_LEVEL: must be 'DEBUG'"),
-        ("REDIS_URL", "localhost", "Redis URL must specify one of"),
         ("SEEMLY_POLICY", "lax", "SEEMLY_POLICY: no policy 'lax'"),
-        ("SEEMLY_STORE_URL", "ftp://here", "SEEMLY_STORE_URL: "),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named(variable: str, value: str, told: str, tmp_path: Path) -> None:
