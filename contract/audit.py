@@ -12,6 +12,7 @@ from contract.at_rest import PromptAtRest
 from contract.chain import digest_of
 from contract.job import PolicyRef
 from contract.plan import SafetyPlan
+from contract.prompt_concepts import TextScore
 from contract.rejudging import ShadowVerdict
 from contract.request import RequestedPlan
 from contract.result import AppliedSafety, Picture, Status
@@ -39,6 +40,8 @@ class Verdicts(_Entry):
         description="What ran, with policy, model and hashes: one, or of a compare one for each picture."
     )
     images: tuple[Picture, ...] = Field(description="Without addresses, and without what happened step by step.")
+    texts: tuple[TextScore, ...] = Field((), description="What the request's texts were scored for.")
+    has_prompt: bool = Field(True, description="False: the pictures were uploaded.")
     shadow: tuple[ShadowVerdict, ...] = Field((), description="What a policy would have decided that is only watched.")
 
     def plan_of(self, picture: Picture) -> SafetyPlan:

@@ -2,12 +2,14 @@
 
 import json
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
+from contract.prompt_concepts import without_score
 from contract.result import Discarded, Ended, Picture, Result
 from contract.verdict import ConceptScore, reason_of
 
 STEP = 0.05
+SomeScore = TypeVar("SomeScore", bound=ConceptScore)
 
 
 class ScoreDetail(StrEnum):
@@ -35,12 +37,19 @@ def _scores_told(scored: Picture | Discarded, detail: ScoreDetail) -> dict[str, 
     """The concepts, and the reasons without scores; what else is among those, as a person's decision, stays."""
     found = {reason_of(one): f"{one.category}: {one.name!r} was found by {one.detector}" for one in scored.concepts}
     return {
-        "concepts": tuple(map(_coarse, scored.concepts)) if detail is ScoreDetail.COARSE else (),
-        "reasons": tuple(found.get(reason, reason) for reason in scored.reasons),
+        "concepts": told(scored.concepts, detail),
+        "reasons": tuple(found.get(reason) or without_score(reason) for reason in scored.reasons),
     }
 
 
-def _coarse(score: ConceptScore) -> ConceptScore:
+def told(scores: tuple[SomeScore, ...], detail: ScoreDetail) -> tuple[SomeScore, ...]:
+    """Scores in so much detail."""
+    if detail is ScoreDetail.FULL:
+        return scores
+    return tuple(map(_coarse, scores)) if detail is ScoreDetail.COARSE else ()
+
+
+def _coarse(score: SomeScore) -> SomeScore:
     numbers = {"score": score.score, "threshold": score.threshold, "margin": score.margin}
     rounded = {name: round(round(number / STEP) * STEP, 2) for name, number in numbers.items()}
     return score.model_copy(update={**rounded, "own_threshold": None})

@@ -1,19 +1,21 @@
-"""What a policy says about prompts: words and phrases that none may hold.
+"""What a policy says about prompts: words and phrases that none may hold, and concepts that none may come near.
 
 Words are found in the folded text (`contract.folding`), whole and in full: a word within another is not found, and no
 token limit cuts the text. Beyond that, letters that stand apart (`k n i f e`, `k.n.i.f.e`) are read together, and a
 policy may say which characters stand for which letters (`"0": "o"`); what has no letter left then is a number.
+
+Concepts are given as text, and scored by a worker on the same folded text (`readings`; `contract.prompt_concepts`).
 """
 
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
 from contract.folding import EITHER, fold
-from contract.plan import ConceptName
+from contract.plan import MAX_CONCEPTS, Action, ConceptName, ConceptText
 from contract.strict import Strict, Text
 
 MAX_WORDS = 2000
@@ -46,12 +48,35 @@ class BlockList(Strict):
     words: Annotated[tuple[Phrase, ...], Field(min_length=1, max_length=MAX_WORDS)]
 
 
+class PromptConcept(Strict):
+    """A concept given as text: found when the cosine of the prompt and the text is over the threshold."""
+
+    name: ConceptName
+    text: ConceptText
+    threshold: float = Field(ge=-1, le=1)
+    action: Literal[Action.ANNOTATE, Action.REVIEW, Action.BLOCK] = Field(
+        Action.BLOCK,
+        description="`block` makes nothing, `review` holds every picture made, `annotate` tells the scores alone.",
+    )
+
+
+def _have_own_names(concepts: tuple[PromptConcept, ...]) -> tuple[PromptConcept, ...]:
+    names = [concept.name for concept in concepts]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"concept names must be unique; repeated: {', '.join(repeated)}")
+    return concepts
+
+
 class PromptRules(Strict):
     """What no prompt may hold, whatever else is asked for."""
 
     lists: Annotated[tuple[BlockList, ...], Field(max_length=32)] = ()
     leetspeak: Annotated[dict[str, str], AfterValidator(_characters_for_letters)] = Field(
         {}, max_length=32, description='Characters that may stand for letters, as in {"0": "o", "1": "il"}.'
+    )
+
+    concepts: Annotated[tuple[PromptConcept, ...], Field(max_length=MAX_CONCEPTS), AfterValidator(_have_own_names)] = (
+        Field((), description="Concepts that workers score prompts for, with the model's CLIP text tower.")
     )
 
     def found_in(self, text: str) -> tuple[str, ...]:
@@ -66,6 +91,14 @@ class PromptRules(Strict):
             for one in self.lists
             if _stands_in(folded, _pattern(one.words, leet)) or any(map(_unbounded(one.words, leet).search, spelled))
         )
+
+
+def readings(text: str) -> tuple[str, ...]:
+    """A text as a reader may take it: folded, what is both i and l as either, letters that stand apart as they are and
+    read together."""
+    folded = fold(text)
+    together = _APART.sub(lambda run: re.sub(r"[\W_]", "", run[0]), folded)
+    return tuple(dict.fromkeys(each.replace(EITHER, letter) for each in (folded, together) for letter in "il"))
 
 
 def _stands_in(folded: str, pattern: "re.Pattern[str]") -> bool:

@@ -6,7 +6,8 @@ What was not scored then cannot be judged now: a picture is not passed on scores
 from pydantic import Field
 
 from contract.job import PolicyRef
-from contract.plan import Action, Filter
+from contract.plan import Action, Filter, stricter
+from contract.prompt_concepts import PromptDecision
 from contract.result import JobError, Picture
 from contract.strict import Strict
 from contract.verdict import Verdict, at_thresholds_of, decide
@@ -41,8 +42,7 @@ def rejudged(picture: Picture, made_under: Filter | None, output: Filter | None)
         return picture
     if missing := unscored(picture, made_under, output):
         told = f"the picture was not scored for what the policy now demands: {', '.join(missing)}"
-        error = JobError(code="not_released", message=told)
-        return picture.model_copy(update={"verdict": Verdict.ERROR, "error": error})
+        return _unknown(picture, told)
     decision = decide(picture.concepts, output, is_blurred=picture.blurred)
     changes = {
         "verdict": decision.verdict,
@@ -51,3 +51,30 @@ def rejudged(picture: Picture, made_under: Filter | None, output: Filter | None)
         "concepts": at_thresholds_of(output, picture.concepts),
     }
     return picture.model_copy(update=changes)
+
+
+def under_prompt(picture: Picture, prompt: PromptDecision) -> Picture:
+    """A picture's verdict with what its prompt comes to: the stricter of the two. An error stays one."""
+    if picture.verdict is Verdict.ERROR:
+        return picture
+    was_made = bool(picture.concepts)
+    if not was_made and prompt.action is not Action.BLOCK:
+        return _unknown(picture, "nothing was made of the prompt, so there is nothing to judge")
+    if prompt.missing and picture.verdict is Verdict.PASSED:
+        return _unknown(
+            picture, f"the prompt was not scored for what the policy now demands: {', '.join(prompt.missing)}"
+        )
+    if prompt.action is None:
+        return picture
+    verdict = picture.verdict
+    if prompt.action is Action.BLOCK:
+        verdict = Verdict.BLOCKED
+    elif prompt.action is Action.REVIEW and verdict is Verdict.PASSED:
+        verdict = Verdict.REVIEW
+    reasons = (*picture.reasons, *prompt.reasons) if was_made else prompt.reasons
+    action = stricter(picture.action, prompt.action)
+    return picture.model_copy(update={"verdict": verdict, "action": action, "reasons": reasons})
+
+
+def _unknown(picture: Picture, why: str) -> Picture:
+    return picture.model_copy(update={"verdict": Verdict.ERROR, "error": JobError(code="not_released", message=why)})

@@ -11,7 +11,8 @@ from contract.audit import Verdicts
 from contract.job import PolicyRef
 from contract.plan import Filter
 from contract.policy import InForce
-from contract.rejudging import rejudged
+from contract.prompt_concepts import NO_PROMPT, judged_prompt
+from contract.rejudging import rejudged, under_prompt
 from contract.request import plan_of
 from contract.result import Picture
 from contract.strict import Strict
@@ -54,11 +55,14 @@ class Replay(Strict):
     pictures: int
     before: dict[str, int] = Field(description="Verdicts on record.")
     after: dict[str, int] = Field(
-        description="Verdicts there would have been; `error`: not scored for what it demands."
+        description="Verdicts there would have been; `error`: not scored for what it demands, or never made."
     )
     changes: tuple[Change, ...]
     concepts: tuple[ConceptChange, ...]
-    prompts_unknown: int = Field(description="Jobs whose prompts are not on record, so that no rule was asked.")
+    prompts_unknown: int = Field(
+        description="Jobs of whose prompt rules not all could be asked: the prompt is not on record for block-lists, or"
+        " was not scored for a concept."
+    )
 
 
 @dataclass
@@ -79,6 +83,7 @@ def replayed(
     entries: Iterable[Verdicts], tenant: str, in_force: InForce, examples: int, *, is_complete: bool
 ) -> Replay:
     """Judge every picture of some entries again, as the policy in force here would have."""
+    rules = in_force.policy.prompt_rules
     filters: dict[str, Filter | None] = {}  # by the requested plan: most requests ask for the same few
     before: Counter[str] = Counter()
     after: Counter[str] = Counter()
@@ -88,10 +93,14 @@ def replayed(
     moments, unknown = [], 0
     for entry in entries:
         moments.append(entry.at)
-        unknown += bool(in_force.policy.prompt_rules.lists) and entry.prompt.form is not PromptForm.KEPT
+        prompt = judged_prompt(entry.texts, rules) if entry.has_prompt else NO_PROMPT
+        is_unread = bool(rules.lists) and entry.prompt.form is not PromptForm.KEPT
+        unknown += entry.has_prompt and (is_unread or bool(prompt.missing))
         for picture in entry.images:
             where = Example(job=entry.job, index=picture.index)
             now = _judged(picture, entry, in_force, filters)
+            if now is not None and entry.has_prompt:
+                now = under_prompt(now, prompt)
             then, verdict = picture.verdict.value, now.verdict.value if now is not None else "refused"
             before[then] += 1
             after[verdict] += 1

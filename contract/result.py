@@ -8,6 +8,7 @@ from pydantic import AwareDatetime, Field
 
 from contract.job import PolicyRef
 from contract.plan import Action
+from contract.prompt_concepts import PromptScore, TextScore
 from contract.request import RequestedPlan
 from contract.steps import GuidanceRecord, TrajectoryRecord
 from contract.strict import Strict
@@ -175,6 +176,7 @@ class Result(Ended):
 
     safety: AppliedSafety | None = None
     images: tuple[Picture, ...] = ()
+    texts: tuple[TextScore, ...] = ()
     comparison: tuple[ComparedPicture, ...] = ()
     reproduction: Reproduction | None = None
     metrics: Metrics | None = None
@@ -190,6 +192,9 @@ class JobView(Strict):
     finished_at: AwareDatetime | None = None
     safety: AppliedSafety | None = Field(None, description="Null of a compare: each of its plans has its own.")
     images: tuple[Picture, ...] = ()
+    prompt_concepts: tuple[PromptScore, ...] = Field(
+        (), description="What the policy's prompt rules look for in the request's texts, with every score."
+    )
     comparison: tuple[ComparedPicture, ...] = Field((), description="Of a compare: one entry for each plan, in order.")
     reproduction: Reproduction | None = Field(None, description="Of a job of `POST /jobs/{id}/reproduce`.")
     metrics: Metrics | None = None

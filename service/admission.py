@@ -322,9 +322,11 @@ def _crowding_errors(requested: SafetyPlan, in_force: InForce) -> list[FieldErro
 
 
 def _check_served(job: Job, model: ModelInfo, in_force: InForce) -> None:
+    what = f"The policy {in_force.policy.id!r} demands what this model's workers do not serve"
     if any(True for _ in plan_errors(job.plan, model)):
-        what = f"The policy {in_force.policy.id!r} demands what this model's workers do not serve."
-        raise PolicyNotServed(what, 60)
+        raise PolicyNotServed(f"{what}.", 60)
+    if in_force.policy.prompt_rules.concepts and not (job.uploads or model.scores_text_concepts):
+        raise PolicyNotServed(f"{what}: prompts scored for concepts, which takes a CLIP text tower (`clip_text/`).", 60)
 
 
 def _digest(tenant: str, end_user: str | None) -> str | None:

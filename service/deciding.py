@@ -105,7 +105,7 @@ def decision_of(case: Case, caller: Caller, request: DecisionRequest, version: s
     ]
     if verdict is None or case.record.result is None:
         return arguments
-    after = _decided(picture, verdict, own)
+    after = _decided(picture, verdict, own, tuple(score.name for score in case.record.prompt.found))
     images = tuple(after if one.index == after.index else one for one in case.record.result.images)
     status = status_of(tuple(one.verdict for one in images))
     result = case.record.result.model_copy(update={"images": images, "status": status})
@@ -113,9 +113,10 @@ def decision_of(case: Case, caller: Caller, request: DecisionRequest, version: s
     return [*arguments, status.value, result.model_dump_json(), keep_s, telling]
 
 
-def _decided(picture: Picture, verdict: Verdict, opinion: Opinion) -> Picture:
-    """A picture once a person's decision holds, which its verdict and its reasons then say."""
-    found = tuple(score.name for score in picture.concepts if score.flagged)
+def _decided(picture: Picture, verdict: Verdict, opinion: Opinion, of_prompt: tuple[str, ...]) -> Picture:
+    """A picture once a person's decision holds, which its verdict and its reasons then say. `of_prompt` names the
+    concepts that were found in its prompt."""
+    found = tuple(dict.fromkeys((*(score.name for score in picture.concepts if score.flagged), *of_prompt)))
     decided = Decided(verdict=verdict, reason=opinion.reason, at=opinion.at, concepts=found)
     words = "passed" if verdict is Verdict.PASSED else "blocked"
     reasons = (*picture.reasons, f"{words} by a person's decision: {opinion.reason}")

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
-from contract.detail import ScoreDetail, as_told
+from contract.detail import ScoreDetail, as_told, told
 from contract.job import Job
 from contract.plan import SafetyPlan
 from contract.policy import InForce
-from contract.rejudging import rejudged
+from contract.prompt_concepts import NO_PROMPT, PromptDecision, judged_prompt
+from contract.rejudging import rejudged, under_prompt
 from contract.request import plan_of
 from contract.result import ComparedPicture, JobError, JobView, Picture, Result, status_of
 from contract.strictness import shortfalls, strictest
@@ -39,9 +40,18 @@ class JobRecord(KeptRecord[Job, Result]):
         if self.result is None:
             return ()
         return tuple(
-            as_told(released(picture, self.job.of_picture(picture.index), self.in_force.floor), self.scores)
+            as_told(
+                released(picture, self.job.of_picture(picture.index), self.in_force.floor, self.prompt), self.scores
+            )
             for picture in self.result.images
         )
+
+    @cached_property
+    def prompt(self) -> PromptDecision:
+        """What the policy of now makes of the request's texts."""
+        if self.result is None or self.job.uploads:
+            return NO_PROMPT
+        return judged_prompt(self.result.texts, self.in_force.policy.prompt_rules)
 
     @property
     def scores(self) -> ScoreDetail:
@@ -65,6 +75,7 @@ class JobRecord(KeptRecord[Job, Result]):
             finished_at=self.finished_at,
             safety=self.result.safety if self.result else None,
             images=pictures,
+            prompt_concepts=told(self.prompt.scores, self.scores),
             comparison=self._comparison,
             reproduction=self.result.reproduction if self.result else None,
             metrics=self.result.metrics if self.result else None,
@@ -79,9 +90,9 @@ class JobRecord(KeptRecord[Job, Result]):
         return tuple(one.model_copy(update={"differences": ()}) for one in compared)
 
 
-def released(picture: Picture, job: Job, floor: SafetyPlan) -> Picture:
-    """A picture as its caller may see it: with an address only when its scores bear out that it passed, also under the
-    floor of today."""
+def released(picture: Picture, job: Job, floor: SafetyPlan, prompt: PromptDecision = NO_PROMPT) -> Picture:
+    """A picture as its caller may see it: with an address only when its scores, and its prompt's, bear out that it
+    passed, also under the policy of today."""
     withheld = {"url": None, "signed_url": None, "sha256": None}
     if picture.verdict is not Verdict.PASSED:
         return picture.model_copy(update=withheld)
@@ -94,6 +105,9 @@ def released(picture: Picture, job: Job, floor: SafetyPlan) -> Picture:
             return now.model_copy(update=withheld)
     if job.uploads:
         return picture.model_copy(update={"url": None, "signed_url": None})
+    now = under_prompt(picture, prompt)
+    if now.verdict is Verdict.ERROR or not (now.verdict is Verdict.PASSED or is_let_pass(picture, prompt)):
+        return now.model_copy(update=withheld)
     return picture.model_copy(update={"url": f"/jobs/{job.id}/images/{picture.index}", "signed_url": None})
 
 
@@ -116,9 +130,9 @@ def doubt_about(picture: Picture, job: Job) -> str | None:
     return None
 
 
-def is_let_pass(picture: Picture) -> bool:
-    """Whether a person has let a picture pass, knowing of every concept that was found in it."""
-    decided, found = picture.decided, {score.name for score in picture.concepts if score.flagged}
+def is_let_pass(picture: Picture, prompt: PromptDecision = NO_PROMPT) -> bool:
+    """Whether a person has let a picture pass, knowing of every concept that was found in it and in its prompt."""
+    decided, found = picture.decided, {score.name for score in (*picture.concepts, *prompt.scores) if score.flagged}
     return decided is not None and decided.verdict is Verdict.PASSED and found <= {*decided.concepts}
 
 

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from contract import keys
 from contract.job import Job, picture_key, thumbnail_key
 from contract.model import ModelInfo
+from contract.prompt_concepts import TextScore
 from contract.request import OutputFormat
 from contract.result import Result, Status
 from contract.tracing import Tracing
@@ -60,6 +61,7 @@ class JobInFlight:
     job: Job
     attempt: int
     ticket: Any
+    texts: tuple[TextScore, ...] = ()  # what its texts were scored for
     started_at: float = field(default_factory=time.time)
     judged_at: float = 0.0
     judged: dict[int, Judged] = field(default_factory=dict)  # by the picture's index
@@ -157,13 +159,16 @@ class Delivery:
         job, attempt = in_flight.job, in_flight.attempt
         began = time.time()
         in_force = persistently(lambda: self._policies.in_force(job))  # also what was tightened meanwhile
-        judged = [released(in_flight.judged[index], job.of_picture(index), in_force) for index in range(len(job.seeds))]
+        texts = in_flight.texts
+        judged = [
+            released(in_flight.judged[index], job.of_picture(index), in_force, texts) for index in range(len(job.seeds))
+        ]
         draft = self._result(in_flight, judged)
         reproduction = reproduction_of(job, judged, self._stores.passed, self._info)
         if draft.status in (Status.SUCCEEDED, Status.PARTIAL, Status.BLOCKED):
             judged = self._store(job, attempt, judged)
         result = self._result(in_flight, judged).model_copy(update={"reproduction": reproduction})
-        shadow = tuple(shadow_of(result.images, job, in_force.watched))
+        shadow = tuple(shadow_of(result.images, job, in_force.watched, texts))
         evidence = verdicts_of(job, attempt, result, shadow)
         stored = time.time()
         is_committed = self._records.commit(job.id, attempt, result, evidence, in_force.policy.scores)
@@ -180,6 +185,7 @@ class Delivery:
 
     def _result(self, in_flight: JobInFlight, judged: list[Judged]) -> Result:
         result = result_of(in_flight.job, judged, self._timing(in_flight), self._info)
+        result = result.model_copy(update={"texts": in_flight.texts})
         return with_comparison(result, in_flight.job, judged, in_flight.distances)
 
     def _timing(self, in_flight: JobInFlight) -> Timing:

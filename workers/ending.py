@@ -4,6 +4,8 @@ import logging
 from dataclasses import dataclass
 from uuid import uuid4
 
+from contract.audit import Verdicts
+from contract.detail import ScoreDetail
 from contract.result import Ended, Status
 from workers.lifecycle import RqWorker, Ticket
 from workers.metrics import UNREAD, WorkerMetrics
@@ -21,9 +23,18 @@ class Ending:
     rq: RqWorker
     metrics: WorkerMetrics
 
-    def end(self, ticket: Ticket, attempt: int, result: Ended, mode: str = UNREAD) -> bool:
-        """Commit a result that needed no engine. False when another attempt or a terminal status came first."""
-        if not self.records.commit(ticket.job_id, attempt, result):
+    def end(
+        self,
+        ticket: Ticket,
+        attempt: int,
+        result: Ended,
+        mode: str = UNREAD,
+        evidence: Verdicts | None = None,
+        detail: ScoreDetail = ScoreDetail.NONE,
+    ) -> bool:
+        """Commit a result that needed no engine, as `JobRecords.commit` does. False when another attempt or a terminal
+        status came first."""
+        if not self.records.commit(ticket.job_id, attempt, result, evidence, detail):
             self.rq.release(ticket)
             return False
         self.metrics.note_end(mode, result.status)

@@ -26,6 +26,8 @@ def verdicts_of(job: Job, attempt: int, result: Result, shadow: tuple[ShadowVerd
         plans=tuple(compared.plan for compared in job.compared) or (job.plan,),
         safety=safety,
         images=tuple(map(_on_record, result.images)),
+        texts=result.texts,
+        has_prompt=not job.uploads,
         shadow=shadow,
     )
 

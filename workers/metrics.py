@@ -83,6 +83,10 @@ class WorkerMetrics:
             "Pictures without a verdict, by why; detector_error: no detector could judge it.",
             ["code"], registry=registry,
         )  # fmt: skip
+        self.prompts = Counter(
+            "seemly_worker_prompts", "Jobs whose prompts were scored for concepts, by what the policy made of them.",
+            ["verdict"], registry=registry,
+        )  # fmt: skip
         self.regenerations = Counter(
             "seemly_worker_regenerations", "Pictures of committed jobs that were found wanting and made again.",
             registry=registry,
@@ -146,6 +150,7 @@ class WorkerMetrics:
             self.errors.labels(code)
         for verdict in Verdict:
             self.pictures.labels(verdict)
+            self.prompts.labels(verdict)
         for end in REAPED:
             self.recovered.labels(end)
 

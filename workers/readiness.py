@@ -1,13 +1,15 @@
 """Whether this worker may be given jobs: announced for as long as all of its detectors are sound and Redis is safe."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from contract.prompt_concepts import TextScore
 from contract.redis_safety import RedisSafety
 from workers.announce import Announcement
 from workers.metrics import WorkerMetrics
+from workers.safety.protocol import ReadText
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +23,9 @@ class Detectors(Protocol):
 
     def mend(self) -> None:
         """Have those that are out of order proved again."""
+
+    def read(self, texts: Sequence[ReadText], concepts: Sequence[str]) -> tuple[TextScore, ...]:
+        """Every text's score for every concept; raises DetectorError."""
 
 
 @dataclass

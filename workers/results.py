@@ -17,7 +17,8 @@ from contract.job import Job
 from contract.model import ModelInfo
 from contract.plan import Action
 from contract.policy import InForce
-from contract.rejudging import ShadowVerdict, rejudged
+from contract.prompt_concepts import NO_PROMPT, PromptDecision, TextScore, judged_prompt
+from contract.rejudging import ShadowVerdict, rejudged, under_prompt
 from contract.request import plan_of
 from contract.result import AppliedSafety, Discarded, Ended, JobError, Metrics, Picture, Result, Status, status_of
 from contract.strictness import shortfalls
@@ -78,22 +79,31 @@ def why_forbidden(job: Job, in_force: InForce) -> JobError | None:
     return None
 
 
-def released(judged: Judged, job: Job, in_force: InForce) -> Judged:
-    """A judged picture as it may leave under the policy of now: one that does not pass any more loses its pixels,
-    but for a person."""
-    if judged.picture.verdict is not Verdict.PASSED or not shortfalls(job.plan, in_force.floor):
-        return judged
-    now = rejudged(judged.picture, job.plan.output, in_force.effective(plan_of(job.requested)).output)
-    if now.verdict is Verdict.PASSED:
+def released(judged: Judged, job: Job, in_force: InForce, texts: Sequence[TextScore] = ()) -> Judged:
+    """A judged picture as it may leave under the policy of now: one that does not pass any more, or whose prompt does
+    not, loses its pixels, but for a person."""
+    now = judged.picture
+    if now.verdict is Verdict.PASSED and shortfalls(job.plan, in_force.floor):
+        now = rejudged(now, job.plan.output, in_force.effective(plan_of(job.requested)).output)
+    now = under_prompt(now, _prompt_of(job, in_force, texts))
+    if now.verdict is Verdict.PASSED or now.verdict is judged.picture.verdict:
         return replace(judged, picture=now)
-    return replace(judged, picture=now, pixels=None, withheld=judged.pixels if now.verdict in _kept(job) else None)
+    pixels = judged.withheld if judged.pixels is None else judged.pixels
+    return replace(judged, picture=now, pixels=None, withheld=pixels if now.verdict in _kept(job) else None)
 
 
-def shadow_of(pictures: Sequence[Picture], job: Job, watched: InForce | None) -> Iterator[ShadowVerdict]:
+def _prompt_of(job: Job, in_force: InForce, texts: Sequence[TextScore]) -> PromptDecision:
+    return NO_PROMPT if job.uploads else judged_prompt(texts, in_force.policy.prompt_rules)
+
+
+def shadow_of(
+    pictures: Sequence[Picture], job: Job, watched: InForce | None, texts: Sequence[TextScore] = ()
+) -> Iterator[ShadowVerdict]:
     """What the policy in the shadow would have made of a job's pictures; nothing without one."""
     if watched is None:
         return
     refusal = "; ".join(f"{field}: {reason}" for field, reason in watched.policy.faults(job))
+    prompt = _prompt_of(job, watched, texts)
     for picture in pictures:
         common = {"index": picture.index, "policy": watched.policy.ref}
         if refusal:
@@ -101,6 +111,7 @@ def shadow_of(pictures: Sequence[Picture], job: Job, watched: InForce | None) ->
             continue
         own = job.of_picture(picture.index)
         now = rejudged(picture, own.plan.output, watched.effective(plan_of(own.requested)).output)
+        now = under_prompt(now, prompt)
         reasons = now.reasons if now.error is None else (now.error.message,)
         yield ShadowVerdict(**common, verdict=now.verdict, action=now.action, reasons=reasons)
 

@@ -15,7 +15,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from queue import SimpleQueue
 
 from pydantic import ValidationError
@@ -27,9 +26,9 @@ from contract.job import MAX_ATTEMPTS, Job
 from contract.logs import about
 from contract.model import ModelInfo
 from contract.redis_safety import RedisSafety
-from contract.result import Ended, Status
 from contract.tracing import Tracing
 from workers.announce import Announcement
+from workers.beginning import Beginning
 from workers.delivery import Delivery, JobInFlight, PictureEngine, Stores
 from workers.ending import Ending
 from workers.engine.picture import Outcome, PictureSpec, Progress
@@ -38,13 +37,13 @@ from workers.finaliser import Finaliser
 from workers.keeper import Keeper
 from workers.lifecycle import RqWorker, Ticket
 from workers.marking import Marking
-from workers.metrics import WorkerMetrics
-from workers.policies import PolicyReader, UnknownPolicy
+from workers.metrics import WorkerMetrics, mode_of
+from workers.policies import PolicyReader
 from workers.progress import ProgressBoard
 from workers.readiness import Detectors, Readiness
 from workers.reaper import Reaper
 from workers.records import JobRecords, Started
-from workers.results import expired, failed, why_forbidden, why_refused
+from workers.results import failed
 from workers.settings import Settings
 from workers.sweeper import Sweeper
 from workers.taking import Taking
@@ -106,8 +105,9 @@ class Worker:
             keys.MOVE: self._move_variant,
         }
         complete: SimpleQueue[JobInFlight] = SimpleQueue()
-        self._policies = PolicyReader(connection, settings.floor)
-        self._delivery = Delivery(info, stores, self._records, self._policies, metrics, complete.put, tracing, marking)
+        policies = PolicyReader(connection, settings.floor)
+        self._beginning = Beginning(info, policies, detectors, metrics)
+        self._delivery = Delivery(info, stores, self._records, policies, metrics, complete.put, tracing, marking)
         self._ending = Ending(self._records, self._rq, metrics)
         self._taking = Taking(self._records, self._rq, self._ending)
         self._finaliser = Finaliser(
@@ -272,8 +272,9 @@ class Worker:
             result = failed("invalid_job", f"the job's record is invalid at: {places}")
             self._ending.end(ticket, started.attempt, result)
             return False
-        if (reason := self._reason_not_to_run(job, ticket, started)) is not None:
-            self._ending.end(ticket, started.attempt, reason)
+        outlook = self._beginning.of(job, ticket.job_id, started)
+        if outlook.end is not None:
+            self._ending.end(ticket, started.attempt, outlook.end, mode_of(job), outlook.evidence, outlook.detail)
             return False
         try:
             if job.uploads:
@@ -286,7 +287,7 @@ class Worker:
         except UnusableVariant as error:
             self._ending.end(ticket, started.attempt, failed("unusable_variant", str(error)))
             return False
-        self._in_flight[job.id] = JobInFlight(job, started.attempt, ticket)
+        self._in_flight[job.id] = JobInFlight(job, started.attempt, ticket, outlook.texts)
         self._metrics.in_flight.set(len(self._in_flight))
         self._progress.open(job, started.attempt)
         self._engine.submit(*specs)
@@ -305,24 +306,6 @@ class Worker:
         if names and self._variants is None:
             raise UnusableVariant("this worker has no erased weights")
         return {name: self._variants.get(name) for name in names} if self._variants else {}
-
-    def _reason_not_to_run(self, job: Job, ticket: Ticket, started: Started) -> Ended | None:
-        if job.id != ticket.job_id:
-            return failed("invalid_job", "the job's record holds another job")
-        if started.is_canceled:
-            return Ended(status=Status.CANCELED)
-        if started.attempt > MAX_ATTEMPTS:
-            return failed("poison_job", f"the job ended its worker {MAX_ATTEMPTS} times and is not tried again")
-        if job.deadline_at is not None and job.deadline_at <= datetime.now(UTC):
-            return expired()
-        for index in range(max(1, len(job.compared))):
-            if (error := why_refused(job.of_picture(index), self._info)) is not None:
-                return Ended(status=Status.FAILED, error=error)
-        try:
-            error = why_forbidden(job, self._policies.in_force(job))
-        except UnknownPolicy as unknown:
-            return failed("policy_unknown", str(unknown))
-        return Ended(status=Status.FAILED, error=error) if error is not None else None
 
     def _wait_until_alone(self) -> bool:
         """Wait until nothing is in flight; False when the worker is to end first."""

@@ -36,6 +36,7 @@ from contract.model import DetectorInfo
 from contract.plan import Filter
 from contract.verdict import ConceptScore
 from workers.safety.checker_concepts import CheckerConcept, CheckerConcepts
+from workers.safety.prompt_concepts import PromptConcepts
 from workers.safety.protocol import DetectorError, Pictures
 from workers.safety.text_concepts import TextConcepts
 
@@ -73,6 +74,7 @@ class ConceptFilter:
         self._version = version
         self._sha256 = sha256
         self._text_concepts = text_concepts
+        self.prompts = PromptConcepts(text_concepts, version, sha256) if text_concepts is not None else None
         self._concept_thresholds = checker.concept_embeds_weights.detach().float().cpu().numpy()
         self._special_thresholds = checker.special_care_embeds_weights.detach().float().cpu().numpy()
 

@@ -156,8 +156,16 @@ BuildRowSafety = Callable[[SafetyPlan, Conditioning], RowSafety]
 Pictures = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]  # (pictures, height, width, 3), or of several sizes; RGB
 
 
+@dataclass(frozen=True)
+class ReadText:
+    """A text of a request, and where it stood."""
+
+    field: str
+    text: str
+
+
 class DetectorError(RuntimeError):
-    """A detector could not score a picture; the picture must be withheld."""
+    """A detector could not score a picture or a prompt; what was not scored must be withheld."""
 
 
 class Detector(Protocol):
