@@ -12,7 +12,7 @@ from pydantic import Field
 from contract.plan import Action, stricter
 from contract.prompt_rules import PromptConcept, PromptRules
 from contract.strict import Strict
-from contract.verdict import ConceptScore, reason_of
+from contract.verdict import ConceptScore, Verdict, reason_of
 
 PROMPT_CONCEPTS = "prompt-concepts"  # the detector
 _REASON = re.compile(rf"(prompt: )the detector {PROMPT_CONCEPTS} scored ('[^']*') at .*")
@@ -42,6 +42,17 @@ class PromptDecision:
     scores: tuple[PromptScore, ...] = ()
     action: Action | None = None
     missing: tuple[str, ...] = ()  # concepts of the policy's that the prompt was not scored for
+
+    @property
+    def verdict(self) -> Verdict:
+        """On the text alone."""
+        match self.action:
+            case Action.BLOCK:
+                return Verdict.BLOCKED
+            case Action.REVIEW:
+                return Verdict.REVIEW
+            case _:
+                return Verdict.PASSED
 
     @property
     def found(self) -> tuple[PromptScore, ...]:

@@ -12,7 +12,6 @@ from contract.audit import Verdicts
 from contract.detail import ScoreDetail
 from contract.job import MAX_ATTEMPTS, Job
 from contract.model import ModelInfo
-from contract.plan import Action
 from contract.policy import InForce, screened_texts
 from contract.prompt_concepts import PromptDecision, TextScore, judged_prompt
 from contract.result import AppliedSafety, Ended, JobError, Metrics, Picture, Result, Status
@@ -86,7 +85,7 @@ class Beginning:
                 return self._unmade(job, started, in_force, JobError(code="detector_error", message=str(error)))
             return Outlook()  # only the policy that is watched wants to know
         decision = judged_prompt(texts, in_force.policy.prompt_rules)
-        verdict = {Action.BLOCK: Verdict.BLOCKED, Action.REVIEW: Verdict.REVIEW}.get(decision.action, Verdict.PASSED)
+        verdict = decision.verdict
         self.metrics.prompts.labels(verdict).inc()
         if verdict is not Verdict.BLOCKED:
             return Outlook(texts=texts)
