@@ -30,10 +30,10 @@ from service.comparing import errors_of_plans, regeneration_errors, without_rege
 from service.idempotency import fingerprint_of
 from service.jobs import JobRecord
 from service.models import Catalogue
-from service.problems import FieldError, ForbiddenByPolicy, InvalidRequest, NotReproducible, PolicyNotServed
+from service.problems import FieldError, ForbiddenByPolicy, InvalidRequest, NotReproducible
 from service.queue import JobQueue, Standing
 from service.refused_prompts import PromptRefused, check_policy
-from service.servable import errors_of, plan_errors, renamed_concept_errors, token_errors
+from service.servable import check_served, errors_of, plan_errors, renamed_concept_errors, token_errors
 from service.tenants import UNLIMITED, TenantLimits
 from service.webhooks.targets import Network, why_refused
 
@@ -165,7 +165,7 @@ class Admission:
         if errors:
             raise InvalidRequest(*map(_beside_output, errors))
         check_policy(job, sender.in_force)
-        _check_served(job, model, sender.in_force)
+        check_served(job, model, sender.in_force)
         return job
 
     def again(self, record: JobRecord, sender: Sender) -> Job:
@@ -202,7 +202,7 @@ class Admission:
         again = Job.model_validate(job.model_copy(update=now).model_dump())
         check_policy(again, in_force)
         for index in range(max(1, len(compared))):
-            _check_served(again.of_picture(index), model, in_force)
+            check_served(again.of_picture(index), model, in_force)
         return again
 
     def enqueue(self, job: Job, sender: Sender) -> Standing:
@@ -239,7 +239,7 @@ class Admission:
         if errors := errors_of(job, model, sender.in_force, self._catalogue.tokenizer(model)):
             raise InvalidRequest(*errors)
         check_policy(job, sender.in_force)
-        _check_served(job, model, sender.in_force)
+        check_served(job, model, sender.in_force)
         return job
 
     def _compare_job(self, request: CompareRequest, model: ModelInfo, sender: Sender) -> Job:
@@ -264,7 +264,7 @@ class Admission:
         whole = jobs[0].model_copy(update={"plan": compared[0].plan, "compared": compared})
         check_policy(whole, in_force)
         for job in jobs:
-            _check_served(job, model, in_force)
+            check_served(job, model, in_force)
         return whole
 
     def _job(
@@ -319,14 +319,6 @@ def _crowding_errors(requested: SafetyPlan, in_force: InForce) -> list[FieldErro
         return []
     message = f"together with those of the policy they are {total} of at most {MAX_CONCEPTS}; leave some out"
     return [FieldError(field="safety.output.concepts", message=message)]
-
-
-def _check_served(job: Job, model: ModelInfo, in_force: InForce) -> None:
-    what = f"The policy {in_force.policy.id!r} demands what this model's workers do not serve"
-    if any(True for _ in plan_errors(job.plan, model)):
-        raise PolicyNotServed(f"{what}.", 60)
-    if in_force.policy.prompt_rules.concepts and not (job.uploads or model.scores_text_concepts):
-        raise PolicyNotServed(f"{what}: prompts scored for concepts, which takes a CLIP text tower (`clip_text/`).", 60)
 
 
 def _digest(tenant: str, end_user: str | None) -> str | None:

@@ -12,7 +12,7 @@ from contract.plan import Action, Negative, SafetyPlan, Sega, Sld, joined
 from contract.policy import InForce
 from contract.request import plan_of
 from service.models import count_tokens, holds_mark, too_long
-from service.problems import FieldError
+from service.problems import FieldError, PolicyNotServed
 
 _PLACES = ("prompt", "weights", "guidance", "trajectory", "output")
 
@@ -165,3 +165,16 @@ def _action_error(field: str, action: Action | None, model: ModelInfo) -> Iterat
     if action is not None and action not in model.actions:
         available = ", ".join(served.value for served in model.actions)
         yield FieldError(field=field, message=f"{action.value!r} is not served by this model; available: {available}")
+
+
+def check_served(job: Job, model: ModelInfo, in_force: InForce) -> None:
+    """See that a model's workers can do what a policy demands of a job.
+
+    Raises:
+        PolicyNotServed: when they cannot.
+    """
+    what = f"The policy {in_force.policy.id!r} demands what this model's workers do not serve"
+    if any(True for _ in plan_errors(job.plan, model)):
+        raise PolicyNotServed(f"{what}.", 60)
+    if in_force.policy.prompt_rules.concepts and not (job.uploads or model.scores_text_concepts):
+        raise PolicyNotServed(f"{what}: prompts scored for concepts, which takes a CLIP text tower (`clip_text/`).", 60)

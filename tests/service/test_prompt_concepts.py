@@ -8,15 +8,17 @@ import httpx
 import pytest
 
 from contract.plan import Action
+from contract.policy import InForce, Policy
 from contract.prompt_concepts import TextScore, judged_prompt
 from contract.prompt_rules import PromptConcept, PromptRules
 from contract.result import Decided, Status
 from contract.verdict import Verdict
 from service.api_keys import Scope
 from service.jobs import released
+from service.problems import PolicyNotServed
+from service.servable import check_served
 from tests.service import parts
 from tests.service.conftest import KeyedGateway
-from tests.service.test_bad_input import problem
 
 TENANT = "read"
 KNIFE = {"name": "blade", "text": "a knife", "threshold": 0.4}
@@ -117,12 +119,11 @@ def test_a_person_who_let_a_picture_pass_knew_of_its_prompt() -> None:
     assert read() is Verdict.REVIEW
 
 
-def test_a_model_without_a_text_tower_is_not_served_under_such_a_policy(
-    keyed: KeyedGateway, admin: httpx.Client, http: httpx.Client
-) -> None:
-    parts.announce(keyed.redis, parts.model_info(name="blind", scores_text_concepts=False))
-    put_under(admin, "read-blind", KNIFE)
-    answer = http.post("/generate", json={"prompt": "a quiet street", "model": "blind"})
-    assert (answer.status_code, problem(answer)["code"]) == (503, "policy_not_served")
-    assert "prompts scored for concepts, which takes a CLIP text tower" in problem(answer)["detail"]
-    assert http.post("/generate", json={"prompt": "a quiet street"}).status_code == 202
+def test_a_model_without_a_text_tower_is_not_served_under_such_a_policy() -> None:
+    concept = PromptConcept(name="blade", text="a knife", threshold=0.4)
+    in_force = InForce(Policy(id="reads", version=1, prompt_rules=PromptRules(concepts=(concept,))))
+    blind, job = parts.model_info(scores_text_concepts=False), parts.some_job()
+    with pytest.raises(PolicyNotServed, match="prompts scored for concepts, which takes a CLIP text tower"):
+        check_served(job, blind, in_force)
+    check_served(job, parts.model_info(), in_force)
+    check_served(job, blind, InForce(Policy(id="other", version=1)))
