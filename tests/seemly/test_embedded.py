@@ -285,6 +285,6 @@ def test_the_redis_of_a_crashed_stack_is_taken_over(tiny_folder: Path, tmp_path:
 
 def test_nothing_is_left_when_entering_fails(tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SeemlyError):
-        EmbeddedStack(settings(tiny_folder, tmp_path, redis_url="nonsense")).start()
+        EmbeddedStack(settings(tiny_folder, tmp_path, store_url="ftp://here")).start()
     with EmbeddedStack(settings(tiny_folder, tmp_path)) as running:
         assert httpx.get(f"{running.url}/healthz/live").is_success
