@@ -148,7 +148,7 @@ def say(what: str) -> None:
 
 def ask(address: str, key: str = "", body: Any = None, **headers: str) -> Any:
     """A GET, or a POST where there is a body."""
-    told = {"Authorization": f"Bearer {key}"} | headers
+    told = ({"Authorization": f"Bearer {key}"} if key else {}) | headers
     answer = httpx.request("GET" if body is None else "POST", address, json=body, headers=told, timeout=120)
     assert answer.is_success, f"{address}: {answer.status_code} {answer.text}"
     return answer.json() if answer.content else None
@@ -199,6 +199,7 @@ def fetch(at: ByHand) -> None:
     """The service `model`, for two revisions, and the first again."""
     at.root("model")
     volume = at.work / "volume-models"
+    os.chown(volume, 10001, 10001)  # as the folder is in the image that this one stands in for
     shutil.copytree(ROOT / "models" / "demo", volume / "source")
     for revision in ("first", "second", "first"):
         at.variables["SEEMLY_MODEL_REVISION"] = revision
