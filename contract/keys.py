@@ -22,12 +22,14 @@ DEAD_DELIVERIES = f"{PREFIX}webhooks:dead"  # sorted set: ids of deliveries that
 PICTURES = "jobs"
 ERASURES = "erasures"
 STANDINGS = "standings"
+READINGS = "readings"
 
 # names in a worker's handler table
 GENERATE = "generate"  # jobs of POST /generate
 COMPARE = "compare"  # jobs of POST /compare
 MODERATE = "moderate"  # jobs of POST /moderate
 ERASE = "erase"  # jobs of POST /erasures, in a lab's queue
+READ = "read"  # texts of POST /moderate
 MOVE = "move"  # jobs of POST /variants/…/promote and …/retire
 
 
@@ -52,7 +54,7 @@ def scores_key(model: str, hour: int) -> str:
 
 
 def upload_key(job_id: str, index: int) -> str:
-    """String: a picture that is to be judged, as it was sent; it is deleted with the answer, and ends by itself."""
+    """String: a picture or text that is to be judged, as it was sent; it is deleted with the answer, and ends by itself."""
     return f"{PREFIX}upload:{job_id}:{index}"
 
 

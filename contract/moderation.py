@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, StringConstraints, field_validator, 
 
 from contract.job import PolicyRef
 from contract.plan import Action, Filter
+from contract.prompt_concepts import PromptScore
 from contract.request import MAX_PICTURES, ModelName
 from contract.result import JobError
 from contract.strict import Strict, Text
@@ -97,6 +98,7 @@ class ModeratedText(Strict):
     index: int
     verdict: Verdict
     lists: tuple[str, ...] = Field(description="The policy's block-lists of which a word was found.")
+    concepts: tuple[PromptScore, ...] = Field(description="What the policy's prompt rules look for, with every score.")
     reasons: tuple[str, ...]
 
 

@@ -34,6 +34,7 @@ from service.policies import Policies
 from service.policy import load_policy
 from service.provenance import Verifier
 from service.queue import JobQueue
+from service.reading import ReadingRecord, Readings
 from service.reviews import Reviews
 from service.settings import Settings
 from service.silence import Silence
@@ -64,6 +65,7 @@ class Gateway:
     erasures: KeptJobs[ErasureRecord]
     erasure_listing: Listing[ErasureRecord]
     standings: Standings
+    readings: Readings
     deliveries: Deliveries
     events: EventStreams
     drawings: Drawings
@@ -111,6 +113,8 @@ class Gateway:
         of_standings = keys.STANDINGS, alike(StandingRecord.read)
         jobs = KeptJobs(redis, silence, queue, settings.result_ttl_s, *of_pictures)
         standings = KeptJobs(redis, silence, queue, settings.result_ttl_s, *of_standings)
+        of_readings = keys.READINGS, alike(ReadingRecord.read)
+        readings = KeptJobs(redis, silence, queue, settings.result_ttl_s, *of_readings)
         accepting = queue, settings.queue_limit, settings.idempotency_ttl_s, settings.webhook_networks
         return cls(
             settings=settings,
@@ -127,6 +131,9 @@ class Gateway:
             erasures=KeptJobs(redis, silence, queue, settings.result_ttl_s, *of_erasures),
             erasure_listing=Listing(redis, silence, *of_erasures),
             standings=Standings(catalogue, queue, standings, events, settings.queue_limit),
+            readings=Readings(
+                catalogue, queue, readings, events, redis, silence, settings.queue_limit, settings.moderation_wait_s
+            ),
             deliveries=Deliveries(redis, silence),
             listing=Listing(redis, silence, *of_pictures),
             jobs=jobs,

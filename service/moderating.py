@@ -1,7 +1,7 @@
 """Moderations: uploads checked, put into the queue as a job, awaited, and told; the bytes are gone with the answer."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,9 +10,12 @@ from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from contract import keys
+from contract.detail import ScoreDetail, told
 from contract.job import Upload
 from contract.moderation import ModeratedPicture, ModeratedText, ModerateRequest, Moderation, bytes_of
 from contract.policy import Policy
+from contract.prompt_concepts import TextScore, judged_prompt, without_score
+from contract.reading import field_of
 from contract.result import Picture
 from contract.upload import UnusablePicture, look_at, views_of
 from contract.verdict import Verdict
@@ -46,8 +49,11 @@ class Moderator:
             ModerationBusy: as many are in hand as may be.
             NotJudged: the job came to nothing, or did not end in time.
         """
-        in_force = await submission.gateway.policies.in_force(submission.caller.tenant)
-        texts = await run_in_threadpool(_screened, request.texts, in_force.policy)
+        gateway, sender = submission.gateway, await submission.sender()
+        in_force, policy = sender.in_force, sender.in_force.policy
+        scores = await gateway.readings.scores(request.texts, policy, request.model, sender.tenant, sender.limits)
+        detail = ScoreDetail.FULL if submission.caller.sees_scores else policy.scores
+        texts = await run_in_threadpool(_screened, request.texts, scores, policy, detail)
         job_id: str | None = None
         pictures: tuple[ModeratedPicture, ...] = ()
         if request.images:
@@ -58,7 +64,7 @@ class Moderator:
             job_id, model = record.job.id, record.job.model
             pictures = tuple(_told(picture, record) for picture in record.pictures)
         else:
-            model = (await run_in_threadpool(submission.gateway.catalogue.model, request.model)).name
+            model = (await run_in_threadpool(gateway.catalogue.model, request.model)).name
         verdicts = [*(one.verdict for one in pictures), *(one.verdict for one in texts)]
         flagged = any(verdict is not Verdict.PASSED for verdict in verdicts)
         return Moderation(
@@ -112,17 +118,29 @@ class Moderator:
                 await gateway.redis.delete(*names)
 
 
-def _screened(texts: Sequence[str], policy: Policy) -> tuple[ModeratedText, ...]:
-    """Each text by the policy's prompt rules, as a prompt would be."""
-    found = [policy.prompt_rules.found_in(text) for text in texts]
-    return tuple(
-        ModeratedText(
-            index=index,
-            verdict=Verdict.BLOCKED if lists else Verdict.PASSED,
-            lists=lists,
-            reasons=tuple(f"holds words that the policy {policy.id!r} lists as {name}" for name in lists),
-        )
-        for index, lists in enumerate(found)
+def _screened(
+    texts: Sequence[str], scores: Sequence[TextScore], policy: Policy, detail: ScoreDetail
+) -> tuple[ModeratedText, ...]:
+    """Each text by the policy's prompt rules, as a prompt would be; `scores` are those of all texts."""
+    by_text: dict[str, list[TextScore]] = {}
+    for score in scores:
+        by_text.setdefault(score.field, []).append(score)
+    return tuple(_text(index, text, by_text, policy, detail) for index, text in enumerate(texts))
+
+
+def _text(
+    index: int, text: str, scores: Mapping[str, Sequence[TextScore]], policy: Policy, detail: ScoreDetail
+) -> ModeratedText:
+    lists = policy.prompt_rules.found_in(text)
+    decision = judged_prompt(scores.get(field_of(index), ()), policy.prompt_rules)
+    named = (f"holds words that the policy {policy.id!r} lists as {name}" for name in lists)
+    scored = decision.reasons if detail is ScoreDetail.FULL else map(without_score, decision.reasons)
+    return ModeratedText(
+        index=index,
+        verdict=Verdict.BLOCKED if lists else decision.verdict,
+        lists=lists,
+        concepts=told(decision.scores, detail),
+        reasons=(*named, *scored),
     )
 
 

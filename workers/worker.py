@@ -41,6 +41,7 @@ from workers.metrics import WorkerMetrics, mode_of
 from workers.policies import PolicyReader
 from workers.progress import ProgressBoard
 from workers.readiness import Detectors, Readiness
+from workers.reading import read
 from workers.reaper import Reaper
 from workers.records import JobRecords, Started
 from workers.results import failed
@@ -83,6 +84,7 @@ class Worker:
         self._engine = engine
         self._info = info
         self._variants = variants
+        self._detectors = detectors
         self._metrics = metrics
         self._records = JobRecords(connection, settings.record_ttl_s, settings.withheld_keep_s)
         self._uploads = Uploads(connection)
@@ -103,6 +105,7 @@ class Worker:
             keys.COMPARE: self._generate,
             keys.MODERATE: self._generate,
             keys.MOVE: self._move_variant,
+            keys.READ: self._read,
         }
         complete: SimpleQueue[JobInFlight] = SimpleQueue()
         policies = PolicyReader(connection, settings.floor)
@@ -297,6 +300,11 @@ class Worker:
         """Promote or retire a variant, and let the gateway know at once."""
         self._ending.end(ticket, started.attempt, moved(started, self._variants), keys.STANDINGS)
         self._readiness.renew()
+        return False
+
+    def _read(self, ticket: Ticket, started: Started) -> bool:
+        """Score texts of POST /moderate."""
+        self._ending.end(ticket, started.attempt, read(started, self._uploads.connection, self._detectors), keys.READ)
         return False
 
     def _variants_of(self, job: Job) -> dict[str, ErasedWeights]:

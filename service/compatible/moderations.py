@@ -110,7 +110,9 @@ class ModerationResult(BaseModel):
         " of 0.2 may be far over; `concepts` has the thresholds."
     )
     category_applied_input_types: dict[str, list[InputType]] = Field(description="Where each category is looked for.")
-    concepts: tuple[ConceptScore, ...] = Field(description="Every score of every picture, as of `POST /moderate`.")
+    concepts: tuple[ConceptScore, ...] = Field(
+        description="Every score of every picture and text, as of `POST /moderate`."
+    )
     reasons: tuple[str, ...] = Field(description="Why something did not pass.")
 
 
@@ -132,23 +134,24 @@ def answer_of(request: ModerationsRequest, moderation: Moderation, request_id: s
 
 
 def category_of(name: str) -> str | None:
-    """OpenAI's category for one of ours, or for a block-list of that name, if it has one."""
+    """OpenAI's category for one of ours, or for a block-list or a prompt's concept of that name, if it has one."""
     return name if name in CATEGORIES else OWN.get(name)
 
 
-def _looked_for_in(is_listed: bool, is_scored: bool) -> list[InputType]:
-    places: list[tuple[InputType, bool]] = [("text", is_listed), ("image", is_scored)]
+def _looked_for_in(is_read: bool, is_looked_at: bool) -> list[InputType]:
+    places: list[tuple[InputType, bool]] = [("text", is_read), ("image", is_looked_at)]
     return [place for place, is_looked_in in places if is_looked_in]
 
 
 def _result(pictures: Sequence[ModeratedPicture], texts: Sequence[ModeratedText]) -> ModerationResult:
-    concepts = tuple(score for picture in pictures for score in picture.concepts)
+    of_pictures = [(category_of(score.category), score) for picture in pictures for score in picture.concepts]
+    of_texts = [(category_of(score.name), score) for text in texts for score in text.concepts]
     nearest: dict[str, ConceptScore] = {}
-    for score in concepts:
-        category = category_of(score.category)
+    for category, score in (*of_pictures, *of_texts):
         if category is not None and (category not in nearest or score.margin > nearest[category].margin):
             nearest[category] = score
     listed = {category_of(name) for text in texts for name in text.lists}
+    read, looked_at = listed | {category for category, _ in of_texts}, {category for category, _ in of_pictures}
     judged: list[ModeratedPicture | ModeratedText] = [*pictures, *texts]
     return ModerationResult(
         flagged=any(one.verdict is not Verdict.PASSED for one in judged),
@@ -157,7 +160,7 @@ def _result(pictures: Sequence[ModeratedPicture], texts: Sequence[ModeratedText]
             name: max(float(name in listed), min(1.0, nearest[name].score) if name in nearest else 0.0)
             for name in CATEGORIES
         },
-        category_applied_input_types={name: _looked_for_in(name in listed, name in nearest) for name in CATEGORIES},
-        concepts=concepts,
+        category_applied_input_types={name: _looked_for_in(name in read, name in looked_at) for name in CATEGORIES},
+        concepts=tuple(score for _, score in (*of_pictures, *of_texts)),
         reasons=tuple(dict.fromkeys(reason for one in judged for reason in one.reasons)),
     )
