@@ -54,7 +54,7 @@ def scores_key(model: str, hour: int) -> str:
 
 
 def upload_key(job_id: str, index: int) -> str:
-    """String: a picture or text that is to be judged, as it was sent; it is deleted with the answer, and ends by itself."""
+    """String: a picture or text that is to be judged, as it was sent; deleted with the answer, and ends by itself."""
     return f"{PREFIX}upload:{job_id}:{index}"
 
 

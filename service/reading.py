@@ -1,4 +1,4 @@
-"""Texts held against a policy's concepts: a job for a worker of the model, awaited; the texts are gone with the answer."""
+"""Texts held against a policy's concepts: a job for a worker, awaited; the texts are gone with the answer."""
 
 import hashlib
 import uuid

@@ -182,6 +182,25 @@ def test_texts_are_moderated_one_by_one(client: openai.OpenAI) -> None:
     assert len(client.moderations.create(input="a cat").results) == 1
 
 
+def test_texts_are_held_against_the_policys_concepts(client: openai.OpenAI, stack: EmbeddedStack) -> None:
+    concepts = [{"name": "violence", "text": "a weapon", "threshold": 0.4}]
+    policy = {"id": "reads", "version": 1, "prompt_rules": {"concepts": concepts}}
+    assert httpx.post(f"{stack.url}/policies", json=policy).status_code == 201
+    tenant = f"{stack.url}/tenants/local/policy"
+    assert httpx.put(tenant, json={"enforce": {"id": "reads", "version": 1}}).status_code == 200
+    try:
+        results = client.moderations.create(input=["a cat at midnight", "a cat, " * 30 + "a kn\u200bife"]).results
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.images.generate(prompt="a knife")
+    finally:
+        httpx.delete(tenant)
+    assert [result.flagged for result in results] == [False, True]
+    assert (results[1].categories.violence, results[1].category_applied_input_types.violence) == (True, ["text"])
+    assert results[1].category_scores.violence > 0.4 > results[0].category_scores.violence
+    assert refused.value.code == "moderation_blocked"
+    assert "the detector prompt-concepts scored 'violence' at 0.51" in refused.value.message
+
+
 def test_a_picture_is_moderated_with_the_scores_it_was_made_with(
     client: openai.OpenAI, stack: EmbeddedStack, indecent: bytes, decent: bytes
 ) -> None:

@@ -181,6 +181,26 @@ def test_texts_are_screened_by_the_rules_of_the_policy(keyed: KeyedGateway, mode
     assert openais[1]["category_applied_input_types"]["violence"] == ["text"]
 
 
+def test_texts_that_nobody_scores_for_the_policys_concepts_are_not_judged(
+    keyed: KeyedGateway, moderator: httpx.Client
+) -> None:
+    concept = {"name": "violence", "text": "a knife", "threshold": 0.4}
+    policy = {"id": "read-texts", "version": 1, "prompt_rules": {"concepts": [concept]}}
+    with keyed.http("boss", Scope.ADMIN) as boss:
+        assert boss.post("/policies", json=policy).status_code in (200, 201)
+        boss.put("/tenants/moderator/policy", json={"enforce": {"id": "read-texts", "version": 1}})
+        try:
+            answer = moderator.post("/moderate", json={"texts": ["a cat"]})
+            openais = moderator.post("/v1/moderations", json={"input": "a cat"})
+            long = moderator.post("/moderate", json={"texts": ["a cat " * 2000] * 2})
+        finally:
+            boss.delete("/tenants/moderator/policy")
+    assert (answer.status_code, answer.json()["code"]) == (503, "not_judged"), answer.text
+    assert (openais.status_code, openais.json()["error"]["code"]) == (503, "not_judged")
+    assert (long.status_code, long.json()["errors"][0]["field"]) == (422, "texts")
+    assert not uploads(keyed.redis)
+
+
 def test_other_routes_take_no_larger_bodies_than_before(moderator: httpx.Client) -> None:
     answer = moderator.post("/generate", content=b"x" * 70_000, headers={"Content-Type": "application/json"})
     assert answer.status_code == 413

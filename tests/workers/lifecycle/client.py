@@ -15,7 +15,7 @@ from rq.serializers import JSONSerializer
 
 from contract import keys, record
 from contract.audit import Verdicts
-from contract.job import Job, PolicyRef
+from contract.job import AnyJob, Job, PolicyRef
 from contract.plan import SafetyPlan
 from contract.policy import Policy, field_of
 from contract.request import OutputFormat, Scheduler
@@ -68,6 +68,14 @@ class Client:
     def accept(self, wanted: Job, function: str = keys.GENERATE) -> str:
         """Accept a job as the contract says: one MULTI, its policy being on record."""
         self.put_on_record(wanted.policy)
+        return self._accept(wanted, function)
+
+    def accept_any(self, *jobs: AnyJob) -> None:
+        """Accept jobs that are under no policy."""
+        for job in jobs:
+            self._accept(job, job.function)
+
+    def _accept(self, wanted: AnyJob, function: str) -> str:
         with self.redis.pipeline() as pipeline:
             self.queue(wanted.model).enqueue_call(
                 function,
