@@ -86,6 +86,7 @@ class ModelInfo(Strict):
     text_concept_threshold: float | None = Field(None, description="A threshold that suits them; null: not measured.")
     measured: MeasuredEffects | None = Field(None, description="What plans came to on it; null: not measured.")
     variants: tuple[VariantInfo, ...] = ()
+    refused_variants: dict[str, str] = Field({}, description="Erased weights that are there, by name: why not served.")
 
     @property
     def available_variants(self) -> tuple[str, ...]:

@@ -84,7 +84,7 @@ class ErasureAdmission:
             check_webhook(request.webhook_url, tenant, self._queue, self._webhook_networks)
         model = self._catalogue.model(request.model)
         self._check_lab(model)
-        if any(variant.name == request.name for variant in model.variants):
+        if request.name in {*model.refused_variants, *(variant.name for variant in model.variants)}:
             raise VariantExists(f"The model {model.name!r} has a variant of this name already; choose another.")
         if errors := list(self._text_errors(request.recipe, model)):
             raise InvalidRequest(*errors)

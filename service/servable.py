@@ -151,7 +151,7 @@ def _variant_error(name: str, model: ModelInfo) -> Iterator[FieldError]:
         return
     match status:
         case None:
-            what = "is not a variant here"
+            what = model.refused_variants.get(name, "is not a variant here")
         case VariantStatus.CANDIDATE:
             what = "is a candidate that was not promoted yet"
         case VariantStatus.RETIRED:

@@ -19,6 +19,10 @@ class Variants(Protocol):
         """All there are now, with their status."""
         ...
 
+    def refused(self) -> dict[str, str]:
+        """Why others are not served, by name."""
+        ...
+
 
 @dataclass
 class Announcement:
@@ -61,10 +65,11 @@ class Announcement:
 
     def _read_variants(self) -> bool:
         """Whether there are other variants than were announced."""
-        before = self.info.variants
+        before = self.info
         if self.variants is not None:
-            self.info = self.info.model_copy(update={"variants": self.variants.listed()})
-        return self.info.variants != before
+            found = {"variants": self.variants.listed(), "refused_variants": self.variants.refused()}
+            self.info = self.info.model_copy(update=found)
+        return self.info != before
 
     def withdraw(self) -> None:
         """Be ready no longer."""

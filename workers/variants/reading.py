@@ -89,6 +89,16 @@ def load_variant(path: Path, base: Mapping[str, Tensor], base_sha256: str, name:
     return Variant(card, kept)
 
 
+def told_of_other_base(card: VariantCard, base_sha256: str) -> str | None:
+    """Why a variant is not of the model with this hash; None when it is."""
+    if card.base.weights_sha256 == base_sha256:
+        return None
+    return (
+        f"was made from {card.base.name!r} with weights {card.base.weights_sha256[:12]}…, this model's are"
+        f" {base_sha256[:12]}…: make it anew from this model (seemly erase), or serve its base"
+    )
+
+
 def lay_over(unet: torch.nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Write tensors over a UNet's own, in place and in its dtype; returns what was there, to be laid over again."""
     state = unet.state_dict()
@@ -104,11 +114,8 @@ def _with_card(folder: Path, base: Mapping[str, Tensor], base_sha256: str) -> Va
         card = read_card(folder)
     except (OSError, ValueError) as error:
         raise UnusableVariant(f"{folder / CARD} is no card of a variant as this version reads it: {error}") from error
-    if card.base.weights_sha256 != base_sha256:
-        raise UnusableVariant(
-            f"the variant {card.name!r} was made from {card.base.name!r} with weights {card.base.weights_sha256[:12]}…,"
-            f" this model's are {base_sha256[:12]}…: make it anew from this model (seemly erase), or serve its base"
-        )
+    if told := told_of_other_base(card, base_sha256):
+        raise UnusableVariant(f"the variant {card.name!r} {told}")
     file = folder / WEIGHTS
     tensors = _read(file)
     if tuple(sorted(tensors)) != card.tensors or kind_of(card.tensors) is not card.kind:

@@ -19,7 +19,7 @@ from workers.engine.model import EngineModel
 from workers.engine.text_attention import TextProjection
 from workers.engine.weights import ErasedWeights
 from workers.variants.card import CARD, VariantCard, read_card
-from workers.variants.reading import UnusableVariant, Variant, load_variant
+from workers.variants.reading import UnusableVariant, Variant, load_variant, told_of_other_base
 from workers.variants.standing import promote, retire
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,11 @@ class VariantShelf:
 
     def listed(self) -> tuple[VariantInfo, ...]:
         """All of this model, by their cards; the weights themselves are checked when they are loaded."""
-        return tuple(_info(card) for _, card in sorted(self._cards().items()))
+        return tuple(_info(card) for _, card in sorted(self._look()[0].items()))
+
+    def refused(self) -> dict[str, str]:
+        """What else lies in the folder: why it is none of this model's variants, by name."""
+        return self._look()[1]
 
     def get(self, name: str) -> ErasedWeights:
         """A variant, ready for rows.
@@ -72,13 +76,13 @@ class VariantShelf:
                 bound of memory.
         """
         with self._lock:
-            card = self._cards().get(name)
-            if card is None:
+            try:
+                card = self._card(name)
+                if card.status not in self._served:
+                    raise UnusableVariant(f"the variant {name!r} is {card.status.value}, which is not served")
+            except UnusableVariant:
                 self._loaded.pop(name, None)
-                raise UnusableVariant(f"there is no variant {name!r} of this model in {self._folder}")
-            if card.status not in self._served:
-                self._loaded.pop(name, None)
-                raise UnusableVariant(f"the variant {name!r} is {card.status.value}, which is not served")
+                raise
             held = self._loaded.get(name)
             if held is None or held.card.weights_sha256 != card.weights_sha256:
                 held = self._load(name)
@@ -100,8 +104,7 @@ class VariantShelf:
             NotPromoted: it has to stay as it is.
         """
         with self._lock:
-            if name not in self._cards():
-                raise UnusableVariant(f"there is no variant {name!r} of this model in {self._folder}")
+            self._card(name)
             if status is VariantStatus.AVAILABLE:
                 return _info(promote(self._folder / name, reason))
             return _info(retire(self._folder / name, reason or "not said"))
@@ -124,27 +127,35 @@ class VariantShelf:
             name, _ = self._loaded.popitem(last=False)
             log.info("variant %s is dropped from memory", name)
 
-    def _cards(self) -> dict[str, VariantCard]:
-        """Cards of this model's variants, by name. A folder that does not fit is logged once and left out."""
-        cards = {}
+    def _card(self, name: str) -> VariantCard:
+        cards, refused = self._look()
+        if name in cards:
+            return cards[name]
+        if name in refused:
+            raise UnusableVariant(f"the variant {name!r} {refused[name]}")
+        raise UnusableVariant(f"there is no variant {name!r} of this model in {self._folder}")
+
+    def _look(self) -> tuple[dict[str, VariantCard], dict[str, str]]:
+        """Cards of this model's variants, by name, and why others are none: each of those is logged once."""
+        cards, refused = {}, {}
         for file in sorted(self._folder.glob(f"*/{CARD}")):
+            name = file.parent.name
             try:
                 card = read_card(file.parent)
             except (OSError, ValueError) as error:
-                self._tell(file.parent, f"has no readable card: {type(error).__name__}")
+                refused[name] = f"has no readable card: {type(error).__name__}"
                 continue
-            if card.name != file.parent.name:
-                self._tell(file.parent, f"holds the variant {card.name!r}; folder and variant must have one name")
-            elif card.base.weights_sha256 != self._base_sha256:
-                self._tell(file.parent, f"is of another model, {card.base.name!r} {card.base.weights_sha256[:12]}")
+            if card.name != name:
+                refused[name] = f"says of itself that it is {card.name!r}; folder and variant must have one name"
+            elif told := told_of_other_base(card, self._base_sha256):
+                refused[name] = told
             else:
-                cards[card.name] = card
-        return cards
-
-    def _tell(self, folder: Path, what: str) -> None:
-        if (message := f"{folder} {what}; it is not served") not in self._told:
-            self._told.add(message)
-            log.warning("%s", message)
+                cards[name] = card
+        for name, why in refused.items():
+            if (message := f"{self._folder / name} {why}; it is not served") not in self._told:
+                self._told.add(message)
+                log.warning("%s", message)
+        return cards, refused
 
 
 def _on_device(variant: Variant, base: Mapping[str, Tensor], project_text: TextProjection) -> ErasedWeights:

@@ -1,6 +1,7 @@
 """Jobs under erased weights, through Redis and the worker."""
 
 from pathlib import Path
+from threading import Semaphore
 
 import numpy as np
 from PIL import Image
@@ -15,7 +16,8 @@ from tests.seemly.processes import eventually
 from tests.workers.lifecycle.client import Client, job
 from tests.workers.lifecycle.conftest import working
 from tests.workers.variants.conftest import write
-from workers.engine.picture import PictureSpec
+from workers.engine.engine import Engine, EngineLimits
+from workers.engine.picture import PictureSpec, Tick
 from workers.models import LoadedModel
 from workers.variants.shelf import VariantShelf
 
@@ -31,25 +33,49 @@ def announced(client: Client) -> set[str]:
     return {variant.name for variant in info.variants}
 
 
+class HeldEngine(Engine):
+    """Makes a step for each turn it is given, and tells what it was given and moved."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        super().__init__(model.parts, model.methods, EngineLimits(pictures_in_flight=64), self._hold)
+        self.turns = Semaphore(0)
+        self.submitted = 0
+        self.moved: list[int] = []  # pictures, by step
+
+    def submit(self, *specs: PictureSpec) -> None:
+        super().submit(*specs)
+        self.submitted += len(specs)
+
+    def _hold(self, tick: Tick) -> None:
+        self.moved.append(tick.pictures)
+        assert self.turns.acquire(timeout=25)
+
+
 def test_a_variant_loaded_among_fifty_requests_disturbs_none(
     server: RedisServer, client: Client, tmp_path: Path, model: LoadedModel
 ) -> None:
     folder = tmp_path / "variants"
     shelf = VariantShelf(folder, model.parts, model.info.weights_sha256, 1 << 30)
-    plain = [job(f"a cat {number}", steps=30, plan=SafetyPlan(), **SIZE) for number in range(50)]
-    with working(server, tmp_path, engines.engine(model), model, shelf) as worker:
-        for wanted in plain:
-            client.accept(wanted)
-        client.wait_until_started(plain[0].id)
+    plain = [job(f"a cat {number}", steps=6, plan=SafetyPlan(), **SIZE) for number in range(50)]
+    late = [job("a cat", steps=3, plan=erased("attention"), **SIZE) for _ in range(3)]
+    ids = [wanted.id for wanted in [*plain, *late]]
+    engine = HeldEngine(model)
+    for wanted in plain:
+        client.accept(wanted)
+    with working(server, tmp_path, engine, model, shelf, slots=64) as worker:
+        assert eventually(lambda: engine.submitted == 50)
         assert announced(client) == set()
+        engine.turns.release()
+        assert eventually(lambda: engine.moved[-1:] == [50])
         write(folder / "attention", model)
-        late = [job("a cat", steps=4, plan=erased("attention"), **SIZE) for _ in range(3)]
         for wanted in late:
             client.accept(wanted)
-        ids = [wanted.id for wanted in [*plain, *late]]
-        assert set(client.wait_for(ids, within_s=120).values()) == {Status.SUCCEEDED}
+        assert eventually(lambda: engine.submitted == 53)
+        engine.turns.release(100)
+        assert set(client.wait_for(ids).values()) == {Status.SUCCEEDED}
         client.assert_ended_once(ids)
         assert eventually(lambda: announced(client) == {"attention"})
+    assert engine.moved[2] == 53
     for wanted in [*plain[::10], *late]:
         variants = {"attention": shelf.get("attention")}
         [alone] = engines.run(engines.engine(model), PictureSpec.all_of(wanted, variants))

@@ -1,5 +1,6 @@
 """The shelf: what it offers, what it refuses, and how much it keeps."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -45,8 +46,10 @@ def test_a_variant_of_another_model_is_not_offered(
 ) -> None:
     write(folder / "keys-1", model, base=Base(name="other", weights_sha256="f" * 64))
     assert "keys-1" not in {info.name for info in shelf.listed()}
-    assert "another model, 'other'" in caplog.text
-    with pytest.raises(UnusableVariant):
+    reason = f"was made from 'other' with weights ffffffffffff…, this model's are {model.info.weights_sha256[:12]}…"
+    assert reason in caplog.text
+    assert reason in shelf.refused()["keys-1"]
+    with pytest.raises(UnusableVariant, match=re.escape(f"the variant 'keys-1' {reason}: make it anew")):
         shelf.get("keys-1")
 
 
@@ -54,6 +57,15 @@ def test_a_variant_of_another_model_is_not_offered(
 def test_an_unreadable_card_hides_only_its_own_variant(shelf: VariantShelf, folder: Path, broken: str) -> None:
     (folder / "keys-1" / "card.json").write_text(broken)
     assert [info.name for info in shelf.listed()] == sorted(set(CHOSEN) - {"keys-1"})
+    with pytest.raises(UnusableVariant, match="'keys-1' has no readable card"):
+        shelf.get("keys-1")
+
+
+def test_a_folder_of_another_name_than_its_variant_is_refused_by_both(shelf: VariantShelf, folder: Path) -> None:
+    (folder / "keys-1").rename(folder / "renamed")
+    for name, told in (("renamed", "says of itself that it is 'keys-1'"), ("keys-1", "there is no variant")):
+        with pytest.raises(UnusableVariant, match=told):
+            shelf.get(name)
 
 
 def test_a_truncated_file_is_refused_and_the_others_are_not(shelf: VariantShelf, folder: Path) -> None:

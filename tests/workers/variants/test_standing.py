@@ -15,7 +15,7 @@ from tests.service.conftest import running_gateway
 from tests.workers.lifecycle.conftest import working
 from tests.workers.variants.conftest import write
 from workers.models import LoadedModel
-from workers.variants.card import read_card
+from workers.variants.card import Base, read_card
 from workers.variants.gate import FLAGGED, LIKENESS, SHOWS_NAMED, SHOWS_UNSAFE, assess
 from workers.variants.reading import UnusableVariant
 from workers.variants.shelf import VariantShelf
@@ -141,3 +141,6 @@ def test_requests_to_a_running_stack_follow_a_variants_status(
         retire(folder / "attention", "test")
         assert eventually(lambda: listed() == {"attention": "retired"})
         assert refused() == "is retired and served no longer; available: none"
+        write(folder / "attention", model, base=Base(name="other", weights_sha256="f" * 64))
+        assert eventually(lambda: listed() == {})
+        assert "was made from 'other' with weights ffffffffffff…, this model's are" in refused()
