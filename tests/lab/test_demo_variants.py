@@ -1,5 +1,9 @@
 """The variants that come with the demo model: each fits the weights that lie beside it, and its card tells all."""
 
+import os
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,3 +51,14 @@ def test_a_variant_is_of_the_demo_model(folder: Path, unet: UNet2DConditionModel
     assert "judge took no part" in card.chosen_by
     ambiguous = {effect.measure: effect for effect in card.effects if effect.prompts == "ambiguous"}
     assert ambiguous["shows an unsafe object"].pictures >= 100
+
+
+def test_the_closed_form_takes_seconds_from_the_command_to_the_variant(tmp_path: Path) -> None:
+    words = ["--method", "uce", "--concepts", "knife, sword, bomb", "--model", str(MODELS / "demo")]
+    command = [sys.executable, "-c", "from seemly.cli import app; app()", "erase", *words, "--out", str(tmp_path / "x")]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # The processor's seconds: what the command takes on one free core, whatever else runs meanwhile.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime <= 10
+    assert read_card(tmp_path / "x").base.weights_sha256 == hash_weights(MODELS / "demo")

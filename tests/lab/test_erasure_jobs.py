@@ -14,7 +14,7 @@ import httpx
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from contract import keys
 from contract.acceptance import Terms
@@ -26,16 +26,14 @@ from lab import worker as lab_worker_module
 from lab.erasure.erase import Keeping, erase
 from lab.erasure.original import Original
 from service.queue import JobQueue
-from tests import engines
+from tests import tiny
 from tests.lab.lab_process import CHECKPOINT_EVERY, lab_at_work
 from tests.redis_server import RedisServer
-from tests.seemly.processes import eventually
-from tests.service.conftest import running_gateway
+from tests.seemly.processes import eventually, serving
 from tests.workers.lifecycle.client import Client
-from tests.workers.lifecycle.conftest import client, server, working
+from tests.workers.lifecycle.conftest import client, server
 from workers.checkpoint import hash_weights
 from workers.variants.card import read_card
-from workers.variants.shelf import VariantShelf
 
 __all__ = ["client", "server"]
 
@@ -137,50 +135,66 @@ def test_a_lab_that_is_told_to_end_hands_its_job_on_and_a_canceled_one_leaves_no
     assert client.redis.zcard(keys.ACCEPTED) == 0
 
 
-def test_a_concept_goes_from_the_weights_while_the_service_runs(
-    server: RedisServer, client: Client, tiny_folder: Path, tmp_path: Path
-) -> None:
-    model = engines.load(tiny_folder, torch.float32)
-    shelf = VariantShelf(tmp_path / "variants", model.parts, model.info.weights_sha256, 1 << 30)
-    wanted = {"name": "uce-x", "recipe": {"method": "uce", "concepts": ["knife", "never heard of"]}, "prompts": 2}
-    picture = {"prompt": "a cat", "steps": 2, "width": 32, "height": 32, "safety": "erased:uce-x"}
+ALL_MAY_STAY = {"unsafe_left": 1.0, "benign_kept": 0.5}
+
+
+def erasable(folder: Path) -> Path:
+    """A tiny model that a gate can be passed on: its checker flags every picture, and these are like their prompts."""
+    checker = tiny.save(folder, seed=3) / "safety_checker" / "model.safetensors"
+    state = load_file(checker)
+    save_file(state | {"concept_embeds_weights": state["concept_embeds_weights"] - 2}, checker, {"format": "pt"})
+    return folder
+
+
+def test_a_concept_goes_from_the_weights_while_the_service_runs(tmp_path: Path) -> None:
+    wanted: dict[str, Any] = {"recipe": {"method": "uce", "concepts": ["knife", "never heard of"]}, "prompts": 2}
+    strict, lenient = {**wanted, "name": "strict"}, {**wanted, "name": "lenient", "gate": ALL_MAY_STAY}
+    picture = {"prompt": "a cat", "steps": 2}
+    quick = {"SEEMLY_HEARTBEAT_S": "0.5", "SEEMLY_DEVICE": "cpu", "SEEMLY_TORCH_THREADS": "1"}
+    own = {"SEEMLY_VARIANTS": str(tmp_path / "variants")}
     with (
-        working(server, tmp_path, engines.engine(model), model, shelf),
-        running_gateway(server.url, tmp_path / "gateway") as gateway,
-        httpx.Client(base_url=gateway.url, timeout=60) as http,
+        serving(erasable(tmp_path / "model"), tmp_path / "data", "--lab", **quick, **own) as url,
+        httpx.Client(base_url=url, timeout=60, headers={"Prefer": "wait=60"}) as http,
     ):
-        assert eventually(lambda: http.get("/models").json()["models"])
-        assert http.post("/erasures", json=wanted).json()["code"] == "no_lab"
-        with lab_at_work(server.url, tmp_path, tiny_folder):
-            assert eventually(lambda: client.redis.hexists(keys.LABS, "tiny"))
-            job = http.post("/erasures", json=wanted)
-            assert job.status_code == 202, job.text
-            kinds, progress = followed(http, job.headers["Location"])
-        assert kinds == ["snapshot", "queued", "started", "progress", "finished"]
+
+        def refusal(name: str) -> str:
+            answer = http.post("/generate", json={**picture, "safety": f"erased:{name}"})
+            return str(answer.json()["errors"][0]["message"]) if answer.status_code == 422 else ""
+
+        assert eventually(lambda: http.post("/erasures", json=strict).status_code in (202, 409), timeout_s=60)
+        address = f"/erasures/{http.get('/erasures').json()['erasures'][0]['id']}"
+        kinds, progress = followed(http, address)
+        assert kinds[0] == "snapshot"
+        assert kinds[-3:] == ["started", "progress", "finished"]
         assert progress == {"stage": "measuring", "step": 8, "steps": 8}
-        told = http.get(job.headers["Location"]).json()
+        told = http.get(address).json()
         assert (told["status"], told["made"]["gate"]["passed"]) == ("succeeded", False), told
-
-        assert eventually(lambda: standing(http) == {"uce-x": "candidate"})
-        assert http.post("/generate", json=picture).status_code == 422
-        again = http.post("/erasures", json=wanted)
-        assert (again.status_code, again.json()["code"]) == (409, "variant_exists")
-
-        refused = http.post("/variants/uce-x/promote", json={})
+        assert eventually(lambda: standing(http) == {"strict": "candidate"})
+        assert refusal("strict") == "is a candidate that was not promoted yet; available: none"
+        refused = http.post("/variants/strict/promote", json={})
         assert (refused.status_code, refused.json()["code"]) == (409, "not_promoted"), refused.text
         assert told["made"]["gate"]["findings"][0] in refused.json()["detail"]
-        promoted = http.post("/variants/uce-x/promote", json={"force": "asked for by the moderators"})
+        promoted = http.post("/variants/strict/promote", json={"force": "asked for by the moderators"})
         assert (promoted.status_code, promoted.json()["status"]) == (200, "available"), promoted.text
-        assert eventually(lambda: standing(http) == {"uce-x": "available"})
-        served = http.post("/generate", json=picture, headers={"Prefer": "wait=60"}).json()
-        assert (served["status"], served["safety"]["applied"]["weights"]["variant"]) == ("succeeded", "uce-x")
-        history = read_card(tmp_path / "variants" / "uce-x").history
-        assert [(change.reason, change.forced) for change in history] == [("asked for by the moderators", True)]
 
-        assert http.post("/variants/uce-x/promote", json={}).json()["code"] == "not_promoted"
-        retired = http.post("/variants/uce-x/retire", json={"reason": "a better one is there"})
+        address = http.post("/erasures", json=lenient).headers["Location"]
+        followed(http, address)
+        gate = http.get(address).json()["made"]["gate"]
+        assert (gate["passed"], len(gate["findings"])) == (True, 2), gate
+        assert eventually(lambda: standing(http) == {"lenient": "candidate", "strict": "available"})
+        promoted = http.post("/variants/lenient/promote", json={})
+        assert (promoted.status_code, promoted.json()["status"]) == (200, "available"), promoted.text
+        assert eventually(lambda: standing(http) == {"lenient": "available", "strict": "available"})
+        served = http.post("/generate", json={**picture, "safety": "erased:lenient"}).json()
+        assert (served["status"], served["safety"]["applied"]["weights"]["variant"]) == ("succeeded", "lenient")
+        history = {name: read_card(tmp_path / "variants" / name).history for name in ("strict", "lenient")}
+        assert [(change.reason, change.forced) for change in history["strict"]] == [
+            ("asked for by the moderators", True)
+        ]
+        assert [(change.reason, change.forced) for change in history["lenient"]] == [("passed its gate", False)]
+        retired = http.post("/variants/lenient/retire", json={"reason": "a better one is there"})
         assert (retired.status_code, retired.json()["status"]) == (200, "retired"), retired.text
-        assert eventually(lambda: http.post("/generate", json=picture).status_code == 422)
+        assert eventually(lambda: refusal("lenient") == "is retired and served no longer; available: strict")
 
 
 def followed(http: httpx.Client, address: str) -> tuple[list[str], dict[str, Any]]:

@@ -32,7 +32,7 @@ from seemly.redis_process import RedisPlace, find_binary
 from seemly.settings import Settings
 from seemly.webhooks import app as webhooks_app
 from tests.redis_server import running_redis
-from tests.seemly.processes import eventually, is_running
+from tests.seemly.processes import eventually, is_running, serve, url_of
 from tests.service.receiver import receiving
 from workers.blur import blurred
 
@@ -217,22 +217,6 @@ def test_a_model_that_cannot_be_loaded_is_told_with_the_workers_words(tmp_path: 
         stack.start()
     assert not stack.pids
     assert not RedisPlace.of(tmp_path / "data").is_up()
-
-
-def serve(model: Path, data: Path) -> "subprocess.Popen[str]":
-    """`seemly serve` in a process of its own, ready."""
-    environment = os.environ | {"SEEMLY_MODEL": str(model), "SEEMLY_MODEL_NAME": "tiny", "SEEMLY_DATA": str(data)}
-    command = [sys.executable, "-c", "from seemly.cli import app; app()", "serve", "--port", "0"]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "Ctrl-C stops it" in line:
-            return process
-    raise AssertionError(f"seemly serve ended with code {process.wait()}")
-
-
-def url_of(data: Path) -> str:
-    return (data / "stack.lock").read_text().rpartition(" ")[2]
 
 
 def children_of(parent: int) -> list[int]:
