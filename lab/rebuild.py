@@ -21,12 +21,13 @@ def rebuild(
 ) -> None:
     """Train the model, calibrate, measure, erase, and write cards and tables; hours on a CPU.
 
-    Each stage is a command of its own: `world train`, `evaluate run|summary|document`, `erase`, `variants
+    Each stage is a command of its own: `world train`, `evaluate run|summary|document|comparison`, `erase`, `variants
     measure|document`, `world card`.
     """
     from lab.erasure import variant_commands
     from lab.erasure.shipped import SHIPPED, make_missing
     from lab.evaluation import commands as evaluation
+    from lab.evaluation.comparison import TABLES
     from lab.world import commands as world
     from lab.world.card import EFFECTS
     from workers.checkpoint import hash_weights
@@ -42,3 +43,7 @@ def rebuild(
     world.card(MODEL)
     evaluation.document(MODEL)
     variant_commands.document(VARIANTS)
+    tables = {name: measured / f"{name}.jsonl" for name in TABLES}
+    for name, file in tables.items():
+        evaluation.run(str(MODEL), preset=name, out=file)
+    evaluation.comparison(tables["weapons"], tables["all"])

@@ -232,7 +232,7 @@ def test_nudenets_net_sees_red_as_red() -> None:
 
 def test_without_its_package_nudenet_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nudenet", None)
-    with pytest.raises(UnusableMeasure, match=r"pip install -e \"\.\[evaluation\]\""):
+    with pytest.raises(UnusableMeasure, match=r"pip install -e \"\.\[detectors\]\""):
         chosen(None, "nudenet")
 
 

@@ -225,7 +225,7 @@ def test_without_its_package_nudenet_says_what_to_install(
     tiny_model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "nudenet", None)
-    with pytest.raises(UnusableDetector, match=r"pip install -e \"\.\[evaluation\]\""):
+    with pytest.raises(UnusableDetector, match=r"pip install -e \"\.\[detectors\]\""):
         panel_of([NudeNetChoice(name="nudenet")], tiny_model.detector, 30)
 
 
