@@ -94,6 +94,8 @@ def _folder_of(variant: str, folder: Path) -> Path:
     path = folder / variant if "/" not in variant else Path(variant)
     try:
         read_card(path)
+    except FileNotFoundError:
+        raise typer.BadParameter(f"there is no variant {path}; seemly variants list {path.parent} names all") from None
     except (OSError, ValueError) as error:
         raise typer.BadParameter(f"{path} is no variant: {error}") from None
     return path

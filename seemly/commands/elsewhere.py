@@ -1,5 +1,6 @@
 """Commands whose words are another module's, which is imported only when they run."""
 
+import os
 from collections.abc import Callable
 from importlib import import_module
 from typing import Final
@@ -37,6 +38,7 @@ def add_elsewhere(app: typer.Typer) -> None:
 
 def _pass_on(module: str) -> Callable[[typer.Context], None]:
     def run(context: typer.Context) -> None:
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # else it begins with what is of no concern here
         with told():
             try:
                 commands = import_module(module)

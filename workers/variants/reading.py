@@ -171,7 +171,8 @@ def _read(file: Path) -> dict[str, Tensor]:
     if file.suffix in PICKLES:
         raise UnusableVariant(_told_pickle(file))
     if not file.is_file():
-        _refuse_pickles(file.parent)
+        if file.name == WEIGHTS:  # of a folder with a card: what lies there instead
+            _refuse_pickles(file.parent)
         raise UnusableVariant(f"{file} is not there: name a folder with {CARD}, a UNet folder or a .safetensors file")
     if file.suffix != ".safetensors":
         raise UnusableVariant(f"{file} is not named .safetensors: only that format is read")

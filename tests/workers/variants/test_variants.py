@@ -184,7 +184,8 @@ def test_files_that_are_no_variant_are_refused(tmp_path: Path, base: dict[str, T
     torch.save(base, tmp_path / "unet.pt")
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "empty").mkdir()
-    for name, reason in (("unet.pt", "pickle"), ("notes.txt", "not named"), ("empty", "neither"), ("none", "pickle")):
+    reasons = {"unet.pt": "pickle", "notes.txt": "not named", "empty": "neither", "none": "is not there"}
+    for name, reason in reasons.items():
         with pytest.raises(UnusableVariant, match=reason):
             load_variant(tmp_path / name, base, SHA)
 
