@@ -27,7 +27,7 @@ def rebuild(
     from lab.erasure import variant_commands
     from lab.erasure.shipped import SHIPPED, make_missing
     from lab.evaluation import commands as evaluation
-    from lab.evaluation.comparison import TABLES
+    from lab.evaluation import report_commands
     from lab.world import commands as world
     from lab.world.card import EFFECTS
     from workers.checkpoint import hash_weights
@@ -43,7 +43,7 @@ def rebuild(
     world.card(MODEL)
     evaluation.document(MODEL)
     variant_commands.document(VARIANTS)
-    tables = {name: measured / f"{name}.jsonl" for name in TABLES}
-    for name, file in tables.items():
-        evaluation.run(str(MODEL), preset=name, out=file)
-    evaluation.comparison(tables["weapons"], tables["all"])
+    weapons, everything = measured / "weapons.jsonl", measured / "all.jsonl"
+    evaluation.run(str(MODEL), preset="weapons", out=weapons)
+    evaluation.run(str(MODEL), preset="all", out=everything)
+    report_commands.comparison(weapons, everything)
