@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 
 from contract.folding import EITHER, fold
 from contract.plan import MAX_CONCEPTS, Action, ConceptName, ConceptText
-from contract.strict import Strict, Text
+from contract.strict import Number, Strict, Text
 
 MAX_WORDS = 2000
 _BETWEEN = r"[\W_]+"  # the words of a phrase
@@ -53,7 +53,7 @@ class PromptConcept(Strict):
 
     name: ConceptName
     text: ConceptText
-    threshold: float = Field(ge=-1, le=1)
+    threshold: Annotated[float, Field(ge=-1, le=1), Number]
     action: Literal[Action.ANNOTATE, Action.REVIEW, Action.BLOCK] = Field(
         Action.BLOCK,
         description="`block` makes nothing, `review` holds every picture made, `annotate` tells the scores alone.",
