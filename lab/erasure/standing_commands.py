@@ -1,4 +1,4 @@
-"""`seemly variants gate|promote|retire`: from erased weights on disk to weights that requests may ask for, and back."""
+"""`seemly variants describe|gate|promote|retire`: from weights on disk to those that requests may ask for, and back."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +13,17 @@ VARIANTS = Path("models/variants")
 Variant = Annotated[str, typer.Argument(help="Name of a variant, or its folder.")]
 Folder = Annotated[Path, typer.Option(help="Folder of variants in which a name is looked for.")]
 Reason = Annotated[str, typer.Option(help="Why; it is kept in the card.")]
+
+
+def describe(variant: Variant, folder: Folder = VARIANTS) -> None:
+    """Tell what a variant's card says: how it was made and from what, its status, what it was measured to do."""
+    from lab.erasure.variant_commands import effects_table
+    from workers.variants.card import read_card
+
+    card = read_card(_folder_of(variant, folder))
+    told = card.model_dump(mode="json", exclude={"effects", "tensors"})
+    Console().print_json(data={**told, "tensors": len(card.tensors)})
+    Console().print(effects_table(card))
 
 
 def gate(

@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lab.erasure.standing_commands import gate, promote, retire
+from lab.erasure.standing_commands import describe, gate, promote, retire
 
 if TYPE_CHECKING:
     from workers.variants.card import VariantCard
 
 app = typer.Typer(help="Erased weights: list, verify, measure, promote, retire.", no_args_is_help=True)
-for command in (gate, promote, retire):
+for command in (describe, gate, promote, retire):
     app.command()(command)
 VARIANTS, DEMO = Path("models/variants"), Path("models/demo")
 Folder = Annotated[Path, typer.Argument(help="Folder of variants.")]

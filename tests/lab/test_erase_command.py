@@ -127,12 +127,19 @@ def test_a_folder_that_cannot_be_the_variants_is_refused(tmp_path: Path, model: 
     assert (code, told in output) == (2, True), output
 
 
+def test_a_variant_that_is_not_there_is_told_as_such() -> None:
+    code, output = listed("describe", "nope")
+    assert (code, "there is no variant models/variants/nope" in output) == (2, True), output
+
+
 def test_effects_are_measured_into_the_card(tmp_path: Path, model: Path) -> None:
     folder = tmp_path / "variants" / "uce-x"
     assert typed("--method", "uce", "--concepts", "knife", "--model", model, "--out", folder)[0] == 0
     words = ("measure", folder, "--model", model, "--limit", "2", "--work", tmp_path / "effects")
     code, output = listed(*words)
     assert (code, "uce-x" in output) == (0, True), output
+    code, output = listed("describe", "uce-x", "--folder", folder.parent)
+    assert (code, '"method": "uce"' in output, "shows" in output or "flagged" in output) == (0, True, True), output
     effects = read_card(folder).effects
     assert {(effect.prompts, effect.pictures) for effect in effects} == {
         ("ambiguous", 2),

@@ -61,8 +61,19 @@ class VariantShelf:
         self._lock = threading.Lock()
 
     def listed(self) -> tuple[VariantInfo, ...]:
-        """All of this model, by their cards; the weights themselves are checked when they are loaded."""
-        return tuple(_info(card) for _, card in sorted(self._look()[0].items()))
+        """All of this model, by their cards; the weights themselves are checked when they are loaded.
+
+        What is loaded and not served any more is dropped from memory.
+        """
+        cards, _ = self._look()
+        if self._lock.acquire(blocking=False):  # else one is being loaded, and the next look drops them
+            try:
+                for name in list(self._loaded):
+                    if name not in cards or cards[name].status not in self._served:
+                        self._drop(name)
+            finally:
+                self._lock.release()
+        return tuple(_info(card) for _, card in sorted(cards.items()))
 
     def refused(self) -> dict[str, str]:
         """What else lies in the folder: why it is none of this model's variants, by name."""
@@ -81,7 +92,7 @@ class VariantShelf:
                 if card.status not in self._served:
                     raise UnusableVariant(f"the variant {name!r} is {card.status.value}, which is not served")
             except UnusableVariant:
-                self._loaded.pop(name, None)
+                self._drop(name)
                 raise
             held = self._loaded.get(name)
             if held is None or held.card.weights_sha256 != card.weights_sha256:
@@ -124,7 +135,10 @@ class VariantShelf:
     def _make_room(self) -> None:
         """Drop what was used longest ago; never the latest."""
         while self.held_bytes > self._most_bytes:
-            name, _ = self._loaded.popitem(last=False)
+            self._drop(next(iter(self._loaded)))
+
+    def _drop(self, name: str) -> None:
+        if self._loaded.pop(name, None) is not None:
             log.info("variant %s is dropped from memory", name)
 
     def _card(self, name: str) -> VariantCard:

@@ -13,6 +13,7 @@ from workers.models import LoadedModel
 from workers.variants.card import Base
 from workers.variants.reading import UnusableVariant
 from workers.variants.shelf import VariantShelf
+from workers.variants.standing import retire
 
 
 def test_every_card_of_this_model_is_offered(shelf: VariantShelf) -> None:
@@ -87,6 +88,16 @@ def test_memory_is_bounded_and_the_longest_unused_goes_first(folder: Path, model
     assert shelf.get("keys-2") is not second
     with pytest.raises(UnusableVariant, match="SEEMLY_VARIANT_BYTES allows"):
         shelf.get("all")
+
+
+def test_what_is_served_no_longer_leaves_memory_at_the_next_look(shelf: VariantShelf, folder: Path) -> None:
+    for name in ("keys-1", "keys-2", "keys-3"):
+        shelf.get(name)
+    one = shelf.held_bytes // 3
+    retire(folder / "keys-1", "test")
+    shutil.rmtree(folder / "keys-2")
+    assert {info.name: info.status.value for info in shelf.listed()}["keys-1"] == "retired"
+    assert shelf.held_bytes == one
 
 
 def test_a_dropped_variant_stays_with_its_pictures(folder: Path, model: LoadedModel) -> None:
