@@ -148,6 +148,9 @@ def replay_(
             examples = " ".join(f"{one.job}/{one.index}" for one in concept.examples[:1])
             concepts.add_row(concept.name, str(concept.before), str(concept.after), examples)
         console.print(concepts)
+        if found.prompts_unknown:
+            why = "their prompts are not on record, or were not scored for its concepts"
+            console.print(f"Of {found.prompts_unknown} of these jobs not all prompt rules could be asked: {why}.")
 
 
 async def _everything(policies: Policies, _: Audit) -> tuple[list[Policy], dict[str, Assignment]]:

@@ -43,7 +43,14 @@ def test_a_policy_goes_from_a_file_over_the_shadow_to_a_tenant(own_redis: RedisS
         redis.register_script(APPEND)(args=["acme", *words_of(some_verdicts())])
     replay = json.loads(run("replay", "storefront@1", "acme", "--json"))
     assert (replay["before"], replay["after"]) == ({"blocked": 1}, {"review": 1})
-    assert "review" in run("replay", str(file), "acme")
+    told = run("replay", str(file), "acme")
+    assert "review" in told
+    assert "prompt rules" not in told
+    worded = tmp_path / "worded.yaml"
+    worded.write_text("{id: worded, version: 1, prompt_rules: {concepts: [{name: gun, text: a gun, threshold: 0.4}]}}")
+    assert "Of 1 of these jobs not all prompt rules could be asked" in " ".join(
+        run("replay", str(worded), "acme").split()
+    )
     assert run("assign", "acme", "storefront@1") == "acme is under storefront@1.\n"
     listed = json.loads(run("list", "--json"))
     assert listed["assignments"]["acme"] == {"enforce": {"id": "storefront", "version": 1}, "shadow": None}
