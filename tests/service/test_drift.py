@@ -5,14 +5,19 @@ from collections.abc import Mapping
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
 from contract.drift import HOUR_S, hour_key
+from tests.seemly.processes import eventually
 from tests.service import parts
+from workers.records import JobRecords
 
 
-def count(redis: "Redis", hours_ago: float, bins: Mapping[int, int], version: str = "1") -> None:
-    key = hour_key(parts.MODEL, time.time() - hours_ago * HOUR_S)
+def count(
+    redis: "Redis", hours_ago: float, bins: Mapping[int, int], version: str = "1", model: str = parts.MODEL
+) -> None:
+    key = hour_key(model, time.time() - hours_ago * HOUR_S)
     redis.hset(key, mapping={f"clip-checker|{version}|weapon|{place}": count for place, count in bins.items()})
 
 
@@ -40,8 +45,23 @@ def test_a_new_version_of_a_detector_begins_anew(http: httpx.Client, redis: "Red
     assert (concept["detector_version"], concept["reference"], concept["psi"]) == ("2", 0, None)
 
 
-def test_the_metric_counts_what_has_shifted(http: httpx.Client, redis: "Redis") -> None:
-    assert "seemly_drift_shifted_concepts" in http.get("/metrics").text
+def test_the_metric_rises_when_what_workers_make_scores_otherwise(http: httpx.Client, redis: "Redis") -> None:
+    """Two models of one past; of one, the pictures of this hour score as before, of the other they do not."""
+    job = parts.some_job()
+    for model, value in (("steady", 0.11), ("moved", 0.31)):
+        parts.announce(redis, parts.model_info(name=model))
+        count(redis, 30, {5: 900}, model=model)
+        made = [parts.picture(job, 0, concepts=(parts.score(value, detector="clip-checker"),))] * 300
+        JobRecords(redis, 60).note_scores(model, made)
+
+    def shifted() -> dict[str, float]:
+        families = text_string_to_metric_families(http.get("/metrics").text)
+        [family] = [family for family in families if family.name == "seemly_drift_shifted_concepts"]
+        assert {*family.samples[0].labels} == {"model"}  # no tenant, no user: as many series as models
+        return {sample.labels["model"]: sample.value for sample in family.samples}
+
+    assert eventually(lambda: {"steady", "moved"} <= shifted().keys())
+    assert (shifted()["steady"], shifted()["moved"]) == (0, 1)
 
 
 @pytest.mark.parametrize("query", [{"recent_h": 0}, {"reference_h": 10_000}, {"model": "none"}, {"since": "now"}])
