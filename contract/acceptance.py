@@ -227,3 +227,17 @@ end
 local jobs, total = unfinished()
 return {{'accepted', position, jobs, exactly(total)}}
 """
+
+# KEYS = what an Idempotency-Key stands for; ARGV = fingerprint, seconds. Answers the fingerprint that came first.
+REMEMBER = """
+local first = redis.call('HGET', KEYS[1], 'fingerprint')
+if first then return first end
+redis.call('HSET', KEYS[1], 'fingerprint', ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return ARGV[1]
+"""
+
+# KEYS as above; ARGV = a job.
+FORGET = """
+if redis.call('HGET', KEYS[1], 'job') == ARGV[1] then redis.call('DEL', KEYS[1]) end
+"""

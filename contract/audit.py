@@ -74,7 +74,8 @@ class Look(_Entry):
 
 
 class Decision(_Entry):
-    """What a person said to a withheld picture. `verdict` is what it came to; null while another person is needed."""
+    """What a person said to a withheld picture. `verdict` is what it came to, the picture's from then on;
+    null while another person is needed."""
 
     kind: Literal["decision"] = "decision"
     job: str
@@ -83,6 +84,7 @@ class Decision(_Entry):
     decision: Literal["approve", "reject"]
     reason: str
     verdict: Verdict | None = None
+    kept: bool = Field(True, description="Whether the picture's bytes were there to be looked at.")
     labels: dict[str, bool] = Field(description="Concept → whether the person says it is there.")
     concepts: tuple[ConceptScore, ...]
     model: str

@@ -45,6 +45,9 @@ class Original(Strict):
     attempt: int
     weights_sha256: str | None
     verdicts: tuple[Verdict, ...]
+    overturned: tuple[int, ...] = Field(
+        (), description="Blocked pictures whose bytes were not kept and whose block a person has overturned since."
+    )
 
 
 class AnyJob(Strict):

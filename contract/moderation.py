@@ -11,9 +11,10 @@ from contract.job import PolicyRef
 from contract.plan import Action, Filter
 from contract.prompt_concepts import PromptScore
 from contract.request import MAX_PICTURES, ModelName
-from contract.result import JobError
+from contract.result import Decided, JobError
 from contract.strict import Strict, Text
 from contract.verdict import ConceptScore, Verdict
+from contract.webhook_url import WebhookUrl
 
 MAX_TEXTS: Final = 64
 _DATA_URL: Final = re.compile(r"data:[a-z0-9.+/-]*(;[a-z0-9=-]+)*;base64,", re.IGNORECASE)
@@ -57,6 +58,9 @@ class ModerateRequest(Strict):
     )
     model: ModelName | None = Field(None, description="Whose workers judge; null: the deployment's default.")
     output: Filter = Field(Filter(), description="The filter, as in a safety plan; the policy may be stricter.")
+    webhook_url: WebhookUrl | None = Field(
+        None, description="Told when the pictures are judged, and whenever a person has decided on one of them."
+    )
 
     @field_validator("output")
     @classmethod
@@ -69,6 +73,8 @@ class ModerateRequest(Strict):
     def _has_something(self) -> Self:
         if not self.images and not self.texts:
             raise ValueError("send images, texts or both")
+        if self.webhook_url is not None and not self.images:
+            raise ValueError("texts are judged with the answer, so there is nothing to tell webhook_url; leave it out")
         return self
 
 
@@ -79,7 +85,7 @@ class VerifyRequest(Strict):
 
 
 class ModeratedPicture(Strict):
-    """The verdict on one upload and the evidence behind it. The bytes are not kept."""
+    """The verdict on one upload and the evidence behind it. Its bytes are kept for a person only, if at all."""
 
     index: int
     verdict: Verdict
@@ -89,6 +95,11 @@ class ModeratedPicture(Strict):
     height: int
     concepts: tuple[ConceptScore, ...]
     reasons: tuple[str, ...]
+    review_id: str | None = Field(
+        None,
+        description="It is before a person, under this id; `GET /moderate/{id}` and the webhook tell the decision.",
+    )
+    decided: Decided | None = Field(None, description="A person's decision, which stands in the verdict; null: none.")
     error: JobError | None = Field(description="Why it could not be judged; it must then not be taken as passed.")
 
 
@@ -105,7 +116,9 @@ class ModeratedText(Strict):
 class Moderation(Strict):
     """Verdicts on everything that was sent."""
 
-    id: str | None = Field(description="Of the job that judged the pictures, for GET /jobs/{id}; null without any.")
+    id: str | None = Field(
+        description="Of the job that judged the pictures, for `GET /moderate/{id}`; null without any."
+    )
     model: str
     policy: PolicyRef
     flagged: bool = Field(description="Whether anything did not pass.")

@@ -3,6 +3,7 @@
 A delivery is a hash (`keys.delivery_key`) that says everything, so that it outlives the job's record:
 
     id, tenant, job, target    the message's id (`webhook-id`), whose it is, what it is about, where it goes
+    kind                       of job, as it stands in its address; of uploads `keys.MODERATE`
     type, status, images, error, created_at    what is told: of the event, as `contract.webhook` words it
     state                      a `DeliveryState`
     claim                      how often a process has taken it; the fencing token of whoever reports a failure
@@ -33,10 +34,11 @@ class DeliveryState(StrEnum):
     DEAD = "dead"  # given up; kept in the list of dead letters
 
 
-# Part of the scripts that end a job or decide on a picture of it: tell(message's id, …, telling, now, kind of job).
-# The telling is `contract.detail.telling_of` a result: it has scores no more exactly than the policy lets them be told.
+# Part of the scripts that end a job or decide on a picture of it: tell(message's id, …, telling, now, kind of job,
+# function). The telling is `contract.detail.telling_of` a result: it has scores no more exactly than the policy lets
+# them be told.
 TELL = f"""
-local function tell(message, tenant, job, target, status, telling, now, kind)
+local function tell(message, tenant, job, target, status, telling, now, kind, what_for)
   local what = cjson.decode(telling)
   local event, told = status, {{}}
   for _, picture in ipairs(what.images or {{}}) do
@@ -46,7 +48,8 @@ local function tell(message, tenant, job, target, status, telling, now, kind)
     if picture.verdict == 'review' then event = 'review' end
   end
   redis.call('HSET', '{keys.delivery_key("")}' .. message, 'id', message, 'tenant', tenant, 'job', job,
-    'kind', kind or '{keys.PICTURES}', 'target', target, 'type', 'job.' .. event, 'status', status,
+    'kind', what_for == '{keys.MODERATE}' and what_for or kind or '{keys.PICTURES}',
+    'target', target, 'type', 'job.' .. event, 'status', status,
     'images', #told > 0 and cjson.encode(told) or '[]',
     'error', type(what.error) == 'table' and what.error.code or '', 'created_at', now,
     'state', '{DeliveryState.PENDING}', 'due_at', now)

@@ -91,13 +91,14 @@ local function count_refusals(tenant, end_user, result)
 end
 {TELL}
 local function finish(status, result, now, ttl, telling)
-  local of = redis.call('HMGET', KEYS[1], 'tenant', 'end_user', 'turns', 'attempt', 'cost', 'webhook_url', 'kind')
+  local of = redis.call('HMGET', KEYS[1], 'tenant', 'end_user', 'turns', 'attempt', 'cost', 'webhook_url', 'kind',
+    'function')
   redis.call('HSET', KEYS[1], 'status', status, 'result', result, 'finished_at', now)
   redis.call('EXPIRE', KEYS[1], ttl)
   redis.call('ZREM', KEYS[2], id)
   if of[1] then release(of[1]) end
   if of[1] and of[2] then count_refusals(of[1], of[2], result) end
-  if of[1] and of[6] then tell('msg_' .. id, of[1], id, of[6], status, telling, now, of[7]) end
+  if of[1] and of[6] then tell('msg_' .. id, of[1], id, of[6], status, telling, now, of[7], of[8]) end
   if of[3] and redis.call('ZREM', of[3], id) == 1 and of[4] == '0' then
     redis.call('HINCRBYFLOAT', of[3] .. ':last', of[1], '-' .. of[5])  -- a turn that was not used costs nothing
   end

@@ -51,7 +51,10 @@ class Discarded(Strict):
 class Decided(Strict):
     """What a person made of a picture that was withheld."""
 
-    verdict: Verdict = Field(description="passed or blocked.")
+    verdict: Verdict = Field(
+        description="passed or blocked. Of a picture that stays blocked although a person overturned that, as its bytes"
+        " were not kept: passed."
+    )
     reason: str
     at: AwareDatetime
     concepts: tuple[str, ...] = Field(description="Those found in it, which the person knew of.")
@@ -90,6 +93,12 @@ class Picture(Strict):
     guidance: GuidanceRecord | None = None
     trajectory: TrajectoryRecord | None = None
     error: JobError | None = None
+
+    @property
+    def is_overturned(self) -> bool:
+        """Whether a person has overturned its block, and it is withheld all the same, as its bytes were not kept."""
+        overturned = self.decided is not None and self.decided.verdict is Verdict.PASSED
+        return overturned and self.verdict is Verdict.BLOCKED
 
 
 class AppliedSafety(Strict):

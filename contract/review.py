@@ -10,9 +10,10 @@ A review is a hash (`keys.review_key`):
     created_at                epoch seconds
 
 It stands in its tenant's `keys.tenant_reviews_key`, by the time it came up, and until it is decided among everyone's
-`keys.PENDING_REVIEWS`. Held pictures come up in the script that
-commits their job, appeals in APPEAL. A decision is one script as well: the opinion, its entry in the audit, the result
-in the job's record and the message to the webhook are there together, or none of them is.
+`keys.PENDING_REVIEWS`. Held pictures come up in the script that commits their job, appeals in APPEAL. Of a blocked
+picture the bytes may not have been kept: then the evidence is decided on, and approval overturns the block without
+releasing anything. A decision is one script as well: the opinion, its entry in the audit, the result in the job's
+record and the message to the webhook are there together, or none of them is.
 """
 
 from enum import StrEnum
@@ -44,7 +45,7 @@ class ReviewState(StrEnum):
 class Cause(StrEnum):
     """Why a picture is before a person."""
 
-    HELD = "held"  # the policy's action for a concept found in it is `review`
+    HELD = "held"  # the action for a concept found in it is `review`, or its block was overturned unseen
     APPEAL = "appeal"  # it was blocked, and someone asked for another look
 
 
@@ -73,7 +74,8 @@ class DecisionRequest(Strict):
         None,
         max_length=128,
         description="What is really to be seen: concept → whether it is there, for the labelled set. Null: none of"
-        " those found, when approved; when rejected, the one that was found, if it was only one.",
+        " those found, when approved; when rejected, the one that was found, if it was only one; nothing, when the"
+        " picture's bytes were not kept.",
     )
 
 
@@ -85,7 +87,7 @@ class AppealRequest(Strict):
 
 
 class Review(Strict):
-    """A withheld picture before a person. Neither its bytes nor its prompt are told here."""
+    """A withheld picture before a person: the evidence, and where its bytes can be looked at."""
 
     id: str
     state: ReviewState
@@ -102,10 +104,13 @@ class Review(Strict):
     policy: PolicyRef
     concepts: tuple[ConceptScore, ...]
     reasons: tuple[str, ...]
-    opinions: tuple[Opinion, ...] = Field(description="Of the people who have looked at it.")
+    opinions: tuple[Opinion, ...] = Field(description="Of the people who have decided so far.")
     reviewers: int = Field(description="How many must approve before the picture is released.")
-    thumbnail_url: str = Field(description="The picture past recognition.")
-    picture_url: str = Field(description="The picture. Every look at it is put on record.")
+    prompt: str | None = Field(description="Where the policy keeps prompts, and a picture was made from one.")
+    thumbnail_url: str | None = Field(
+        description="The picture past recognition. Null, as below: its bytes were not kept, the evidence is decided on."
+    )
+    picture_url: str | None = Field(description="The picture. Every look at it is put on record.")
 
 
 class ReviewPage(Strict):
@@ -182,7 +187,7 @@ DECIDE = (
     + TELL
     + f"""
 local of = redis.call('HMGET', KEYS[1], 'version', 'tenant', 'job', 'index', 'id')
-local record = redis.call('HMGET', KEYS[2], 'version', 'webhook_url')
+local record = redis.call('HMGET', KEYS[2], 'version', 'webhook_url', 'kind', 'function')
 if of[1] ~= ARGV[1] or (record[1] or '0') ~= ARGV[2] then return 0 end
 append(of[2], ARGV[6], ARGV[7])
 redis.call('HSET', KEYS[1], 'state', ARGV[3], 'approvals', ARGV[4])
@@ -192,7 +197,9 @@ if ARGV[8] then
   redis.call('HSET', KEYS[2], 'status', ARGV[8], 'result', ARGV[9])
   redis.call('HINCRBY', KEYS[2], 'version', 1)
   if redis.call('TTL', KEYS[2]) < tonumber(ARGV[10]) then redis.call('EXPIRE', KEYS[2], ARGV[10]) end
-  if record[2] then tell('msg_' .. of[5], of[2], of[3], record[2], ARGV[8], ARGV[11], ARGV[5]) end
+  if record[2] then
+    tell('msg_' .. of[5], of[2], of[3], record[2], ARGV[8], ARGV[11], ARGV[5], record[3], record[4])
+  end
 end
 return 1
 """

@@ -5,6 +5,7 @@ the worst counts: squares that cover all of it, and where parts of it are transp
 """
 
 import hashlib
+from dataclasses import dataclass
 from io import BytesIO
 from math import ceil
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -56,8 +57,20 @@ def look_at(content: bytes) -> Upload:
     return Upload(sha256=hashlib.sha256(content).hexdigest(), format=picture_format, width=width, height=height)
 
 
-def views_of(content: bytes) -> tuple[Pixels, ...]:
-    """An upload decoded, upright, in 8-bit RGB: every square that a detector is to look at, at most `MAX_VIEWS`.
+@dataclass(frozen=True)
+class Decoded:
+    """An upload, upright, in 8-bit RGB: itself, or, where it lets a background through, on white and on black."""
+
+    flats: "tuple[Pixels, ...]"
+
+    @property
+    def views(self) -> "tuple[Pixels, ...]":
+        """Every square that a detector is to look at, at most `MAX_VIEWS`; nothing is copied."""
+        return tuple(view for flat in self.flats for view in _squares(flat))
+
+
+def decoded(content: bytes) -> Decoded:
+    """An upload's pixels.
 
     Raises:
         UnusablePicture: as `look_at`, and for what turns out to be damaged.
@@ -72,7 +85,7 @@ def views_of(content: bytes) -> tuple[Pixels, ...]:
         raise
     except Exception as error:
         raise UnusablePicture("is damaged or cut short; send the whole file") from error
-    return tuple(view for flat in _without_transparency(picture) for view in _squares(np.asarray(flat)))
+    return Decoded(tuple(np.asarray(flat) for flat in _without_transparency(picture)))
 
 
 def _format_of(content: bytes) -> OutputFormat:

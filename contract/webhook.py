@@ -28,7 +28,7 @@ class ToldPicture(Strict):
 
     index: int
     verdict: Verdict
-    url: str | None = Field(description="Where its bytes can be read; null unless it passed.")
+    url: str | None = Field(description="Where its bytes can be read; null unless it passed, and of an upload.")
     reasons: tuple[str, ...] = Field((), description="Why: a sentence for each concept found, and a person's decision.")
 
 

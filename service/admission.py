@@ -133,6 +133,8 @@ class Admission:
         Raises:
             Refusal: when it is not served.
         """
+        if request.webhook_url is not None:
+            check_webhook(request.webhook_url, sender.tenant, self._queue, self._webhook_networks)
         model = self._catalogue.model(request.model)
         requested = SafetyPlan(output=request.output)
         if crowded := _crowding_errors(requested, sender.in_force):
@@ -155,6 +157,7 @@ class Admission:
             requested=requested,
             plan=sender.in_force.effective(requested),
             policy=sender.in_force.policy.ref,
+            keep_blocked=sender.in_force.policy.keep_blocked,
             uploads=uploads,
         )
         errors = [
@@ -190,6 +193,7 @@ class Admission:
             "plan": compared[0].plan if compared else in_force.effective(job.plan),
             "compared": compared,
             "policy": in_force.policy.ref,
+            "keep_blocked": in_force.policy.keep_blocked,
             "request_id": sender.request_id,
             "traceparent": None,
             "original": Original(
@@ -197,6 +201,7 @@ class Admission:
                 attempt=record.attempt,
                 weights_sha256=_weights_of(result),
                 verdicts=tuple(picture.verdict for picture in record.pictures),
+                overturned=tuple(picture.index for picture in result.images if picture.is_overturned),
             ),
         }
         again = Job.model_validate(job.model_copy(update=now).model_dump())
@@ -205,11 +210,11 @@ class Admission:
             check_served(again.of_picture(index), model, in_force)
         return again
 
-    def enqueue(self, job: Job, sender: Sender) -> Standing:
-        """Put a job into the queue that no idempotency key, webhook or end user came with.
+    def enqueue(self, job: Job, sender: Sender, fingerprint: str, webhook_url: str | None = None) -> Standing:
+        """Put a job into the queue, or find the one that the sender's idempotency key stands for.
 
         Raises:
-            Refusal: when it is one too many, of whatever kind.
+            Refusal: when it is one too many, of whatever kind, or the key came with another request.
         """
         load, limits = self._queue.recent_load(job.model), sender.limits
         terms = Terms(
@@ -218,6 +223,11 @@ class Admission:
             in_flight=load.in_flight,
             jobs=limits.jobs,
             cost=limits.cost,
+            webhook_url=webhook_url,
+            webhooks=limits.webhooks,
+            idempotency_key=sender.idempotency_key,
+            fingerprint=fingerprint,
+            idempotency_ttl_s=self._idempotency_ttl_s,
         )
         return self._accept(job, terms, sender)
 

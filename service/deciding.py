@@ -7,8 +7,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from contract import audit as entries
+from contract.at_rest import PromptForm
 from contract.audit import words_of
 from contract.detail import telling_of
+from contract.job import Job
 from contract.result import Decided, Picture, status_of
 from contract.review import Answer, Cause, DecisionRequest, Opinion, Review, ReviewState
 from contract.verdict import Verdict
@@ -16,6 +18,8 @@ from service.callers import Caller
 from service.jobs import JobRecord
 from service.problems import AlreadyDecided, AnotherPersonNeeded, FieldError, InvalidRequest
 
+_AGAIN = "POST /jobs/{id}/reproduce makes it again, for a person to see"
+_NOT_MADE = "nothing was made of the prompt, which the policy's rules refuse as long as they stand"
 _OPINIONS = TypeAdapter(tuple[Opinion, ...])
 
 
@@ -42,6 +46,7 @@ class Case:
     def told(self) -> Review:
         """The review as told over HTTP."""
         picture, job, fields = self.picture, self.record.job, self.fields
+        address = f"/reviews/{fields['id']}" if picture.kept else None
         return Review(
             id=fields["id"],
             state=ReviewState(fields["state"]),
@@ -60,8 +65,9 @@ class Case:
             reasons=picture.reasons,
             opinions=self.opinions,
             reviewers=self.reviewers,
-            thumbnail_url=f"/reviews/{fields['id']}/thumbnail",
-            picture_url=f"/reviews/{fields['id']}/picture",
+            prompt=job.prompt_at_rest.prompt if job.prompt_at_rest.form is PromptForm.KEPT else None,
+            thumbnail_url=address and f"{address}/thumbnail",
+            picture_url=address and f"{address}/picture",
         )
 
 
@@ -85,6 +91,8 @@ def decision_of(case: Case, caller: Caller, request: DecisionRequest, version: s
     else:
         state = ReviewState.APPROVED if len(opinions) + 1 >= case.reviewers else ReviewState.SECOND
     verdict = {ReviewState.APPROVED: Verdict.PASSED, ReviewState.REJECTED: Verdict.BLOCKED}.get(state)
+    of_prompt = tuple(score.name for score in case.record.prompt.found)
+    after = None if verdict is None else _decided(picture, job, verdict, own, of_prompt)
     entry = entries.Decision(
         tenant=job.tenant,
         at=own.at,
@@ -93,7 +101,8 @@ def decision_of(case: Case, caller: Caller, request: DecisionRequest, version: s
         by=own.by,
         decision=own.decision.value,
         reason=own.reason,
-        verdict=verdict,
+        verdict=None if after is None else after.verdict,
+        kept=picture.kept,
         labels=labels,
         concepts=picture.concepts,
         model=job.model,
@@ -103,9 +112,8 @@ def decision_of(case: Case, caller: Caller, request: DecisionRequest, version: s
         *(case.fields["version"], version, state.value),
         *(_OPINIONS.dump_json((*opinions, own)).decode(), repr(own.at.timestamp()), *words_of(entry)),
     ]
-    if verdict is None or case.record.result is None:
+    if after is None or case.record.result is None:
         return arguments
-    after = _decided(picture, verdict, own, tuple(score.name for score in case.record.prompt.found))
     images = tuple(after if one.index == after.index else one for one in case.record.result.images)
     status = status_of(tuple(one.verdict for one in images))
     result = case.record.result.model_copy(update={"images": images, "status": status})
@@ -113,14 +121,21 @@ def decision_of(case: Case, caller: Caller, request: DecisionRequest, version: s
     return [*arguments, status.value, result.model_dump_json(), keep_s, telling]
 
 
-def _decided(picture: Picture, verdict: Verdict, opinion: Opinion, of_prompt: tuple[str, ...]) -> Picture:
+def _decided(picture: Picture, job: Job, verdict: Verdict, opinion: Opinion, of_prompt: tuple[str, ...]) -> Picture:
     """A picture once a person's decision holds, which its verdict and its reasons then say. `of_prompt` names the
-    concepts that were found in its prompt."""
+    concepts that were found in its prompt.
+
+    One that was made here and not kept stays blocked: nobody has seen it. An upload is its sender's to release.
+    """
     found = tuple(dict.fromkeys((*(score.name for score in picture.concepts if score.flagged), *of_prompt)))
     decided = Decided(verdict=verdict, reason=opinion.reason, at=opinion.at, concepts=found)
     words = "passed" if verdict is Verdict.PASSED else "blocked"
-    reasons = (*picture.reasons, f"{words} by a person's decision: {opinion.reason}")
-    return picture.model_copy(update={"verdict": verdict, "decided": decided, "reasons": reasons})
+    told = f"{words} by a person's decision: {opinion.reason}"
+    if verdict is Verdict.PASSED and not (picture.kept or job.uploads):
+        verdict = Verdict.BLOCKED
+        what_now = f"the picture was not kept: {_AGAIN}" if picture.concepts else _NOT_MADE
+        told = f"the block was overturned by a person's decision: {opinion.reason}; {what_now}"
+    return picture.model_copy(update={"verdict": verdict, "decided": decided, "reasons": (*picture.reasons, told)})
 
 
 def _labels(picture: Picture, request: DecisionRequest) -> dict[str, bool]:
@@ -130,6 +145,8 @@ def _labels(picture: Picture, request: DecisionRequest) -> dict[str, bool]:
             message = f"the picture was not scored for: {', '.join(unknown)}; scored: {', '.join(sorted(scored))}"
             raise InvalidRequest(FieldError(field="concepts", message=message))
         return dict(request.concepts)
+    if not picture.kept:
+        return {}
     found = [score.name for score in picture.concepts if score.flagged]
     if request.decision is Answer.APPROVE:
         return dict.fromkeys(found, False)

@@ -105,7 +105,7 @@ def _describe_errors(path: str, method: str, operation: Operation) -> None:
         common += [Unauthenticated, MissingScope, TooManyRequests, NotReady, RedisAway]
     if method != "get":
         common += [BodyTooLarge]
-    if "{job_id}" in path or "{erasure_id}" in path:
+    if any(name in path for name in ("{job_id}", "{erasure_id}", "{moderation_id}")):
         common += [ResultExpired, RecordDamaged]
     for status, response in documented(*common).items():
         own = responses.setdefault(str(status), response)

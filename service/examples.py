@@ -247,6 +247,7 @@ _REVIEW = Review(
     reasons=_BLOCKED.reasons,
     opinions=(),
     reviewers=1,
+    prompt=None,
     thumbnail_url=f"/reviews/{review_id(_ID, 0)}/thumbnail",
     picture_url=f"/reviews/{review_id(_ID, 0)}/picture",
 )

@@ -37,6 +37,7 @@ DESCRIBED_FILES = _described()
 DESCRIBED = _described(
     text={"type": "array", "items": {"type": "string"}, "description": "The field repeated."},
     model={"type": "string"},
+    webhook_url={"type": "string"},
     output={"type": "string", "description": "As in JSON, written as JSON."},
 )
 

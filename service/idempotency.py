@@ -3,7 +3,8 @@
 A key stands for its tenant, its route and its body, from acceptance on for `idempotency_ttl_s`. Sent again, it is
 answered as the first time: 202, the job as accepted, its address; with `Prefer: wait`, with that same job's end. With
 another body it is refused with 422. As acceptance is one step, there is no moment in which a repetition could meet the
-first request half done: the draft's 409 does not occur. A refused request leaves nothing behind.
+first request half done: the draft's 409 does not occur. A refused request leaves nothing behind, and neither does a
+moderation that came to no verdicts.
 """
 
 import hashlib

@@ -104,7 +104,7 @@ def released(picture: Picture, job: Job, floor: SafetyPlan, prompt: PromptDecisi
         if now.verdict is Verdict.ERROR or not (now.verdict is Verdict.PASSED or is_let_pass(now)):
             return now.model_copy(update=withheld)
     if job.uploads:
-        return picture.model_copy(update={"url": None, "signed_url": None})
+        return picture.model_copy(update={**withheld, "sha256": job.uploads[picture.index].sha256})
     now = under_prompt(picture, prompt)
     if now.verdict is Verdict.ERROR or not (now.verdict is Verdict.PASSED or is_let_pass(picture, prompt)):
         return now.model_copy(update=withheld)

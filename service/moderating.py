@@ -11,16 +11,25 @@ from starlette.concurrency import run_in_threadpool
 
 from contract import keys
 from contract.detail import ScoreDetail, told
-from contract.job import Upload
+from contract.job import Job, Upload
 from contract.moderation import ModeratedPicture, ModeratedText, ModerateRequest, Moderation, bytes_of
 from contract.policy import Policy
 from contract.prompt_concepts import TextScore, judged_prompt, without_score
 from contract.reading import field_of
 from contract.result import Picture
-from contract.upload import UnusablePicture, look_at, views_of
+from contract.review import review_id
+from contract.upload import UnusablePicture, decoded, look_at
 from contract.verdict import Verdict
+from service.idempotency import fingerprint_of
 from service.jobs import JobRecord
-from service.problems import AlreadyFinished, FieldError, InvalidRequest, ModerationBusy, NotJudged
+from service.problems import (
+    AlreadyFinished,
+    FieldError,
+    InvalidRequest,
+    ModerationBusy,
+    NotJudged,
+    PictureNotFound,
+)
 
 if TYPE_CHECKING:
     from service.routes.generate import Submission
@@ -48,6 +57,7 @@ class Moderator:
             InvalidRequest: a picture is none that can be judged.
             ModerationBusy: as many are in hand as may be.
             NotJudged: the job came to nothing, or did not end in time.
+            IdempotencyKeyReused: the key came with another request.
         """
         gateway, sender = submission.gateway, await submission.sender()
         in_force, policy = sender.in_force, sender.in_force.policy
@@ -62,8 +72,9 @@ class Moderator:
             async with self.places:
                 record = await self._judged(request, submission)
             job_id, model = record.job.id, record.job.model
-            pictures = tuple(_told(picture, record) for picture in record.pictures)
+            pictures = _told(record)
         else:
+            await run_in_threadpool(_remember, request, submission)
             model = (await run_in_threadpool(gateway.catalogue.model, request.model)).name
         verdicts = [*(one.verdict for one in pictures), *(one.verdict for one in texts)]
         flagged = any(verdict is not Verdict.PASSED for verdict in verdicts)
@@ -72,26 +83,40 @@ class Moderator:
         )
 
     async def _judged(self, request: ModerateRequest, submission: "Submission") -> JobRecord:
+        tenant, key, queue = submission.caller.tenant, submission.idempotency_key, submission.gateway.queue
+        if key is not None and (
+            earlier := await run_in_threadpool(queue.replayed, tenant, key, fingerprint_of(request))
+        ):
+            return await self._verdicts(earlier.id, submission)
         contents = [bytes_of(image) for image in request.images]
         uploads = [await self._checked(index, content) for index, content in enumerate(contents)]
-        gateway, tenant = submission.gateway, submission.caller.tenant
         async with self._kept(submission, uploads, contents, request) as job_id:
-            record = await submission.awaited(job_id, self.wait_s, submission.gone)
-            if record.status.is_terminal and record.result is not None and record.result.images:
-                return record
-            if not record.status.is_terminal:
-                with suppress(AlreadyFinished, RedisError):
-                    await gateway.jobs.cancel(job_id, tenant)
-                raise NotJudged(f"The pictures were not judged within {self.wait_s:g} s; send them again.", 5)
-            error = record.view.error
-            raise NotJudged(f"The pictures could not be judged{f': {error.message}' if error else ''}.", 5)
+            return await self._verdicts(job_id, submission)
+
+    async def _verdicts(self, job_id: str, submission: "Submission") -> JobRecord:
+        """The job with its verdicts. Without them its idempotency key stands for nothing again."""
+        gateway, tenant, key = submission.gateway, submission.caller.tenant, submission.idempotency_key
+        # Who has a key can ask again, so that hanging up ends nothing.
+        record = await submission.awaited(job_id, self.wait_s, *([submission.gone] if key is None else []))
+        if record.status.is_terminal and record.result is not None and record.result.images:
+            return record
+        if not record.status.is_terminal:
+            with suppress(AlreadyFinished, RedisError):
+                await gateway.jobs.cancel(job_id, tenant)
+        if key is not None:
+            with suppress(RedisError):  # it ends by itself
+                await run_in_threadpool(gateway.queue.forget, tenant, key, job_id)
+        if not record.status.is_terminal:
+            raise NotJudged(f"The pictures were not judged within {self.wait_s:g} s; send them again.", 5)
+        error = record.view.error
+        raise NotJudged(f"The pictures could not be judged{f': {error.message}' if error else ''}.", 5)
 
     async def _checked(self, index: int, content: bytes) -> Upload:
         """An upload that was decoded once, within its bounds."""
         async with self.checking:
             try:
                 upload = look_at(content)
-                await run_in_threadpool(views_of, content)
+                await run_in_threadpool(decoded, content)
             except UnusablePicture as error:
                 raise InvalidRequest(FieldError(field=f"images.{index}", message=str(error))) from None
         return upload
@@ -100,7 +125,7 @@ class Moderator:
     async def _kept(
         self, submission: "Submission", uploads: Sequence[Upload], contents: Sequence[bytes], request: ModerateRequest
     ) -> AsyncIterator[str]:
-        """The job's id; its uploads lie in Redis for as long as this is entered."""
+        """The id of the job that judges them; the uploads lie in Redis for as long as this is entered."""
         gateway = submission.gateway
         sender = await submission.sender()
         job = await run_in_threadpool(gateway.admission.moderation, request, tuple(uploads), sender)
@@ -111,8 +136,11 @@ class Moderator:
                 pipe.set(name, content, ex=ends_in_s)
             await pipe.execute()
         try:
-            submission.note(await run_in_threadpool(gateway.admission.enqueue, job, sender))
-            yield job.id
+            accepted = await run_in_threadpool(
+                gateway.admission.enqueue, job, sender, fingerprint_of(request), request.webhook_url
+            )
+            submission.note(accepted)
+            yield accepted.id  # another's, when the same request came twice at once
         finally:
             with suppress(RedisError):  # they end by themselves
                 await gateway.redis.delete(*names)
@@ -144,8 +172,35 @@ def _text(
     )
 
 
-def _told(picture: Picture, record: JobRecord) -> ModeratedPicture:
-    upload = record.job.uploads[picture.index]
+def _remember(request: ModerateRequest, submission: "Submission") -> None:
+    """Texts make no job; their key stands for the request alone, whose answer is the same whenever it is made."""
+    if (key := submission.idempotency_key) is not None:
+        ttl_s = submission.gateway.settings.idempotency_ttl_s
+        submission.gateway.queue.remember(submission.caller.tenant, key, fingerprint_of(request), ttl_s)
+
+
+def moderation_of(record: JobRecord) -> Moderation:
+    """What a moderation has come to by now, its texts apart: these are not kept.
+
+    Raises:
+        NotJudged: not yet.
+        PictureNotFound: it came to nothing.
+    """
+    if not record.status.is_terminal:
+        raise NotJudged("The pictures are not judged yet.", 1)
+    if not (pictures := _told(record)):
+        raise PictureNotFound("The pictures of this request came to no verdicts; send them again.")
+    job = record.job
+    flagged = any(picture.verdict is not Verdict.PASSED for picture in pictures)
+    return Moderation(id=job.id, model=job.model, policy=job.policy, flagged=flagged, images=pictures, texts=())
+
+
+def _told(record: JobRecord) -> tuple[ModeratedPicture, ...]:
+    return tuple(_as_told(picture, record.job) for picture in record.pictures)
+
+
+def _as_told(picture: Picture, job: Job) -> ModeratedPicture:
+    upload = job.uploads[picture.index]
     return ModeratedPicture(
         index=picture.index,
         verdict=picture.verdict,
@@ -155,6 +210,8 @@ def _told(picture: Picture, record: JobRecord) -> ModeratedPicture:
         height=upload.height,
         concepts=picture.concepts,
         reasons=picture.reasons,
+        review_id=review_id(job.id, picture.index) if picture.verdict is Verdict.REVIEW and picture.kept else None,
+        decided=picture.decided,
         error=picture.error,
     )
 

@@ -237,7 +237,7 @@ class AnotherPersonNeeded(Refusal):
 
 
 class NotAppealable(Refusal):
-    """The picture is not blocked, was appealed before, or is not kept."""
+    """The picture is not blocked, or was appealed before."""
 
     status, code = 409, "not_appealable"
 

@@ -178,6 +178,24 @@ class JobQueue:
             raise IdempotencyKeyReused
         return Standing(job_id.decode(), datetime.fromisoformat(created_at.decode()))
 
+    def remember(self, tenant: str, key: str, fingerprint: str, ttl_s: int) -> None:
+        """Let an Idempotency-Key stand for a request that makes no job.
+
+        Raises:
+            IdempotencyKeyReused: when it came with another request.
+        """
+        with self._silence.noticed():
+            found: Any = self._redis.register_script(acceptance.REMEMBER)(
+                keys=[keys.idempotency_key(tenant, key)], args=[fingerprint, ttl_s]
+            )
+        if found.decode() != fingerprint:
+            raise IdempotencyKeyReused
+
+    def forget(self, tenant: str, key: str, job_id: str) -> None:
+        """Let an Idempotency-Key stand for nothing again, if it stands for this job, which came to nothing."""
+        with self._silence.noticed():
+            self._redis.register_script(acceptance.FORGET)(keys=[keys.idempotency_key(tenant, key)], args=[job_id])
+
     def accept(self, job: AnyJob, terms: Terms) -> Standing:
         """Put a job on record and in the queue, or find what it is refused for, in one script.
 

@@ -116,8 +116,10 @@ class Reviews:
 
         Raises:
             ReviewNotFound: also for another tenant's.
+            PictureNotFound: its bytes were not kept.
         """
         case = await self._case(review_id, caller.tenant)
+        _check_kept(case)
         look = entries.Look(
             tenant=caller.tenant,
             at=datetime.now(UTC),
@@ -134,8 +136,10 @@ class Reviews:
 
         Raises:
             ReviewNotFound: also for another tenant's.
+            PictureNotFound: its bytes were not kept.
         """
         case = await self._case(review_id, tenant)
+        _check_kept(case)
         return case.record, case.picture
 
     async def decide(self, review_id: str, caller: Caller, request: DecisionRequest) -> Review:
@@ -160,12 +164,12 @@ class Reviews:
         raise Unavailable("Others are deciding on this job's pictures; send the decision again.", 1)
 
     async def appeal(self, job_id: str, caller: Caller, request: AppealRequest) -> Appealed:
-        """Put a blocked picture before a person.
+        """Put a blocked picture before a person; without its bytes, where these were not kept.
 
         Raises:
             JobNotFound: also for another tenant's.
             PictureNotFound: the job has none of this index.
-            NotAppealable: it is not blocked, was before a person, or its bytes are not kept.
+            NotAppealable: it is not blocked, or was before a person.
         """
         record = await self._jobs.read(job_id, caller.tenant)
         picture = (
@@ -176,12 +180,7 @@ class Reviews:
         if picture.verdict is not Verdict.BLOCKED:
             raise NotAppealable(f"Only a blocked picture can be appealed; this one's verdict is {picture.verdict}.")
         if picture.decided is not None:
-            raise NotAppealable("A person has looked at this picture and blocked it; that is final.")
-        if not picture.kept:
-            raise NotAppealable(
-                "There is nothing left to look at: the bytes of blocked pictures are not kept under this policy. The"
-                " scores and reasons in the job's result are the whole evidence."
-            )
+            raise NotAppealable("A person has decided on this picture; that is final.")
         entry = entries.Appeal(
             tenant=caller.tenant, at=datetime.now(UTC), job=job_id, index=picture.index, reason=request.reason
         )
@@ -227,3 +226,8 @@ class Reviews:
         if not any(picture.index == int(fields["index"]) for picture in images):
             return None
         return Case(fields, record, (await self._policies.in_force(tenant)).policy.reviewers)
+
+
+def _check_kept(case: Case) -> None:
+    if not case.picture.kept:
+        raise PictureNotFound("The picture's bytes were not kept; the review's scores and reasons are the evidence.")

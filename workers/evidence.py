@@ -25,12 +25,13 @@ def verdicts_of(job: Job, attempt: int, result: Result, shadow: tuple[ShadowVerd
         prompt=job.prompt_at_rest,
         plans=tuple(compared.plan for compared in job.compared) or (job.plan,),
         safety=safety,
-        images=tuple(map(_on_record, result.images)),
+        images=tuple(_on_record(picture, job) for picture in result.images),
         texts=result.texts,
         has_prompt=not job.uploads,
         shadow=shadow,
     )
 
 
-def _on_record(picture: Picture) -> Picture:
-    return picture.model_copy(update=_LEFT_OUT)
+def _on_record(picture: Picture, job: Job) -> Picture:
+    own = {"sha256": job.uploads[picture.index].sha256} if job.uploads else {}  # of what was sent, not of what is kept
+    return picture.model_copy(update=_LEFT_OUT | own)

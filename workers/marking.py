@@ -21,11 +21,13 @@ class Marking:
     signature: Signature | None = None
 
     def file_of(self, pixels: NDArray[np.uint8], job: Job, index: int) -> bytes:
-        """(height, width, 3) RGB, as it is delivered → a file's bytes.
+        """(height, width, 3) RGB, as it is delivered → a file's bytes; an upload was not made here, and is not marked.
 
         Raises:
             UnusableCertificate: it could not be signed; it must not leave unsigned then.
         """
+        if job.uploads:
+            return encode(pixels, job.output_format)
         origin = self._origin(job, index)
         file = encode(pixels, job.output_format, origin.packet if self.is_telling else None)
         return file if self.signature is None else self.signature.signed(file, job.output_format, origin)

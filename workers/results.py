@@ -89,7 +89,8 @@ def released(judged: Judged, job: Job, in_force: InForce, texts: Sequence[TextSc
     if now.verdict is Verdict.PASSED or now.verdict is judged.picture.verdict:
         return replace(judged, picture=now)
     pixels = judged.withheld if judged.pixels is None else judged.pixels
-    return replace(judged, picture=now, pixels=None, withheld=pixels if now.verdict in _kept(job) else None)
+    shown = _as_shown(judged.outcome.spec, pixels) if now.verdict in _kept(job) else None
+    return replace(judged, picture=now, pixels=None, withheld=shown)
 
 
 def _prompt_of(job: Job, in_force: InForce, texts: Sequence[TextScore]) -> PromptDecision:
@@ -136,7 +137,7 @@ def judge(outcome: Outcome, job: Job, info: ModelInfo, discarded: tuple[Judged, 
     if failure is not None:
         error = JobError(code=failure.code, message=failure.message)
         return Judged(Picture(verdict=Verdict.ERROR, error=error, **common), kept, discarded=discarded)
-    decision = decide(outcome.scores, job.plan.output)
+    decision = _before_a_person(decide(outcome.scores, job.plan.output), spec, job)
     is_blurred = decision.action is Action.BLUR and pixels is not None  # an upload is its owner's to blur
     if is_blurred and pixels is not None:
         pixels = blurred(pixels)
@@ -154,14 +155,27 @@ def judge(outcome: Outcome, job: Job, info: ModelInfo, discarded: tuple[Judged, 
         picture,
         kept,
         pixels=pixels if decision.verdict is Verdict.PASSED else None,
-        withheld=pixels if decision.verdict in _kept(job) else None,
+        withheld=_as_shown(spec, pixels) if decision.verdict in _kept(job) else None,
         discarded=discarded,
     )
+
+
+def _as_shown(spec: PictureSpec, pixels: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
+    """What a person sees of a withheld picture: of an upload all that was judged, on every background side by side."""
+    return np.hstack(spec.flats) if spec.flats else pixels
 
 
 def _kept(job: Job) -> tuple[Verdict, ...]:
     """Verdicts under which a withheld picture is kept for a person to look at."""
     return (Verdict.REVIEW, Verdict.BLOCKED) if job.keep_blocked else (Verdict.REVIEW,)
+
+
+def _before_a_person(decision: Decision, spec: PictureSpec, job: Job) -> Decision:
+    """The decision, or, on a picture whose block was overturned unseen, that a person is to see it first."""
+    if decision.verdict is Verdict.BLOCKED and job.original is not None and spec.index in job.original.overturned:
+        why = f"a person has overturned the block of this picture of job {job.original.job}, and is to see it now"
+        return decision.model_copy(update={"verdict": Verdict.REVIEW, "reasons": (*decision.reasons, why)})
+    return decision
 
 
 def _what_was_done(decision: Decision, scores: Sequence[ConceptScore], spec: PictureSpec, job: Job) -> Iterator[str]:

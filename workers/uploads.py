@@ -7,7 +7,7 @@ from redis import Redis
 
 from contract import keys
 from contract.job import Job
-from contract.upload import Pixels, UnusablePicture, views_of
+from contract.upload import Decoded, UnusablePicture, decoded
 
 
 class UploadGone(LookupError):
@@ -20,19 +20,19 @@ class Uploads:
 
     connection: Redis
 
-    def views_of(self, job: Job) -> list[tuple[Pixels, ...]]:
-        """Every upload of a job, as it is to be looked at.
+    def of(self, job: Job) -> list[Decoded]:
+        """Every upload of a job, in order.
 
         Raises:
             UploadGone
         """
-        views = []
+        uploads = []
         for index, upload in enumerate(job.uploads):
             content = self.connection.get(keys.upload_key(job.id, index))
             if not isinstance(content, bytes) or hashlib.sha256(content).hexdigest() != upload.sha256:
                 raise UploadGone(f"picture {index} is no longer kept: its sender has stopped waiting")
             try:
-                views.append(views_of(content))
+                uploads.append(decoded(content))
             except UnusablePicture as error:  # the gateway decoded it as well
                 raise UploadGone(f"picture {index} {error}") from error
-        return views
+        return uploads

@@ -281,7 +281,7 @@ class Worker:
             return False
         try:
             if job.uploads:
-                specs = PictureSpec.uploaded(job, self._uploads.views_of(job))
+                specs = PictureSpec.uploaded(job, self._uploads.of(job))
             else:
                 specs = PictureSpec.all_of(job, self._variants_of(job))
         except UploadGone as error:

@@ -233,12 +233,7 @@ async def _submission(
     return Submission(caller, key, request, gateway)
 
 
-async def _without_key(caller: Generating, request: Request, gateway: Here) -> Submission:
-    return Submission(caller, None, request, gateway)
-
-
 Submitted = Annotated[Submission, Depends(_submission)]
-WithoutKey = Annotated[Submission, Depends(_without_key)]
 
 
 @router.post(
@@ -274,19 +269,21 @@ async def generate(
     responses={
         202: {"headers": {"Location": HEADERS["Location"]}},
         **documented(
-            *(ForbiddenByPolicy, PromptRefused, InvalidRequest, JobNotFound, NotReproducible, TooManyJobs, TooMuchWork),
-            *(NoModel, PolicyNotServed, QueueFull, NotReady),
+            *(BadRequest, ForbiddenByPolicy, PromptRefused, IdempotencyKeyReused, InvalidRequest, JobNotFound),
+            *(NotReproducible, TooManyJobs, TooMuchWork, NoModel, PolicyNotServed, QueueFull, NotReady),
         ),
     },
 )
-async def reproduce(job_id: JobId, submission: WithoutKey) -> Response:
+async def reproduce(job_id: JobId, submission: Submitted) -> Response:
     """Run a finished job once more, as a job of its own: the same prompt, seeds and settings, under the same plan, made
     stricter where the policy of now demands it. Its `reproduction` states the difference in pixels of each picture.
+    A picture whose block a person has overturned without seeing it is held for a person now.
     """
     record = await submission.gateway.jobs.read(job_id, submission.caller.tenant)
     sender, admission = await submission.sender(), submission.gateway.admission
-    job = await run_in_threadpool(admission.again, record, sender)
-    await run_in_threadpool(admission.enqueue, job, sender)
+    made = await run_in_threadpool(admission.again, record, sender)
+    job = await run_in_threadpool(admission.enqueue, made, sender, f"reproduce {record.job.id}")
+    submission.note(job)
     view = JobView(id=job.id, status=Status.QUEUED, created_at=job.created_at)
     return _answer(view, 202, {"Location": f"/jobs/{job.id}"})
 

@@ -207,10 +207,12 @@ async def stored(gateway: Gateway, record: JobRecord, picture: Picture) -> bytes
     """The bytes of a picture that passed.
 
     Raises:
-        PictureNotFound: when they are gone, or are not those that were judged.
+        PictureNotFound: when they are gone, or are not those that were judged, or were sent here.
         StoreAway: when the store does not answer.
     """
     job = record.job
+    if job.uploads:
+        raise PictureNotFound("Pictures that were sent here are not handed out again.")
     key = picture_key(job.id, job.tenant, record.attempt, picture.index, job.output_format)
     content = await bytes_at(gateway.withheld if picture.kept else gateway.store, key)
     if hashlib.sha256(content).hexdigest() != picture.sha256:

@@ -2,36 +2,48 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Request
+from fastapi import APIRouter, Body, Depends, Path, Request
 
 from contract.moderation import ModerateRequest, Moderation
+from contract.review import Appealed, AppealRequest
 from service.authentication import Moderating
+from service.callers import Caller
 from service.forms import DESCRIBED, FormOrJson
-from service.gateway import Here
+from service.gateway import Gateway, Here
+from service.idempotency import idempotency_key
+from service.jobs import JobRecord
+from service.moderating import moderation_of
 from service.problems import (
     BadRequest,
     ForbiddenByPolicy,
+    IdempotencyKeyReused,
     InvalidRequest,
+    JobNotFound,
     ModerationBusy,
     NoModel,
+    NotAppealable,
     NotJudged,
     NotReady,
+    PictureNotFound,
     PolicyNotServed,
     QueueFull,
     Refusal,
     TooManyJobs,
     TooManyRefusals,
+    TooManyWebhooks,
     TooMuchWork,
     UnsupportedMediaType,
     documented,
 )
 from service.routes.generate import Submission, require_json
+from service.routes.reviews import APPEALS
 
 router = APIRouter(tags=["moderation"], route_class=FormOrJson)
 
 REFUSALS: tuple[type[Refusal], ...] = (
-    *(BadRequest, ForbiddenByPolicy, UnsupportedMediaType, InvalidRequest, TooManyJobs, TooMuchWork, TooManyRefusals),
-    *(NoModel, PolicyNotServed, QueueFull, NotReady, ModerationBusy, NotJudged),
+    *(BadRequest, ForbiddenByPolicy, UnsupportedMediaType, InvalidRequest, IdempotencyKeyReused, TooManyJobs),
+    *(TooMuchWork, TooManyRefusals, TooManyWebhooks, NoModel, PolicyNotServed, QueueFull, NotReady),
+    *(ModerationBusy, NotJudged),
 )
 PICTURE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAGUlEQVR42mOUs4liIAUwMZAIRjWMahg6"
@@ -50,11 +62,16 @@ _EXAMPLES: dict[str, Any] = {
 }
 
 
-async def _submission(caller: Moderating, request: Request, gateway: Here) -> Submission:
-    return Submission(caller, None, request, gateway)
+async def _submission(
+    caller: Moderating, key: Annotated[str | None, Depends(idempotency_key)], request: Request, gateway: Here
+) -> Submission:
+    return Submission(caller, key, request, gateway)
 
 
 ToModerate = Annotated[Submission, Depends(_submission)]
+ModerationId = Annotated[
+    str, Path(description="As `POST /moderate` answered it.", examples=["7f9c24e5b3f14c0c8a5b0c7d5f0e6a11"])
+]
 
 
 @router.post(
@@ -72,6 +89,49 @@ async def moderate(
 
     PNG, JPEG and WebP of up to 16 million pixels, in JSON or as files of a form. All of a picture counts: a long one is
     looked at square by square, a transparent one on white and on black. The answer waits for the verdicts; the bytes
-    are deleted with it. A picture with the verdict `error` could not be judged, and must not be taken as passed.
+    are deleted with it, but for what is then before a person: `GET /moderate/{id}` tells the decision. A picture with
+    the verdict `error` could not be judged, and must not be taken as passed. Under an `Idempotency-Key` the pictures
+    are judged once, however often they are sent.
     """
     return await submission.gateway.moderator.moderate(body, submission)
+
+
+@router.get(
+    "/moderate/{moderation_id}",
+    operation_id="get_moderation",
+    summary="What uploads came to",
+    responses=documented(JobNotFound, PictureNotFound, NotJudged),
+)
+async def get_moderation(moderation_id: ModerationId, caller: Moderating, gateway: Here) -> Moderation:
+    """The verdicts on a request's pictures as they stand now: judged once more under the policy in force, and with
+    people's decisions. Texts are not kept, and not told again."""
+    return moderation_of(await _read(moderation_id, caller, gateway))
+
+
+@router.post(
+    "/moderate/{moderation_id}/appeal",
+    operation_id="appeal_moderation",
+    summary="Have a person look at a blocked upload",
+    status_code=202,
+    responses=documented(
+        *(BadRequest, UnsupportedMediaType, InvalidRequest, JobNotFound, PictureNotFound, NotAppealable)
+    ),
+    dependencies=[Depends(require_json)],
+)
+async def appeal_moderation(
+    moderation_id: ModerationId,
+    body: Annotated[AppealRequest, Body(openapi_examples=APPEALS)],
+    caller: Moderating,
+    gateway: Here,
+) -> Appealed:
+    """As `POST /jobs/{job_id}/appeal`, for uploads. Where the policy does not keep those that are blocked, the person
+    decides on the evidence, and the decision is the verdict: the picture is its sender's."""
+    await _read(moderation_id, caller, gateway)
+    return await gateway.reviews.appeal(moderation_id, caller, body)
+
+
+async def _read(moderation_id: str, caller: Caller, gateway: Gateway) -> JobRecord:
+    record = (await gateway.jobs.read(moderation_id, caller.tenant)).seen_by(caller)
+    if not record.job.uploads:
+        raise JobNotFound
+    return record

@@ -49,7 +49,7 @@ _DECISIONS: dict[str, Any] = {
         "value": {"decision": "reject", "reason": "a drawn weapon", "concepts": {"weapon": True}},
     },
 }
-_APPEALS: dict[str, Any] = {
+APPEALS: dict[str, Any] = {
     "appealed": {"summary": "Another look at the first picture", "value": {"reason": "It is a carnival mask."}}
 }
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
@@ -156,12 +156,15 @@ async def decide_review(
 )
 async def appeal(
     job_id: JobId,
-    body: Annotated[AppealRequest, Body(openapi_examples=_APPEALS)],
+    body: Annotated[AppealRequest, Body(openapi_examples=APPEALS)],
     caller: Generating,
     gateway: Here,
 ) -> Appealed:
-    """Put a blocked picture before a person, once. It needs the bytes: where the policy does not keep those of blocked
-    pictures, the answer is 409. The decision is told by the job's result and its webhook."""
+    """Put a blocked picture before a person, once. The decision is told by the job's result and its webhook.
+
+    Where the policy does not keep blocked pictures, the person has the scores and the reasons alone. An overturned
+    block then releases nothing: `POST /jobs/{job_id}/reproduce` makes the picture again, and a person sees it.
+    """
     return await gateway.reviews.appeal(job_id, caller, body)
 
 

@@ -23,13 +23,14 @@ _PICTURES = TypeAdapter(tuple[_Kept, ...])
 
 def message_of(fields: Mapping[str, str], public_url: str | None) -> WebhookMessage:
     """The message. It comes from what the delivery keeps alone, so it is the same at every attempt."""
-    job = f"{(public_url or '').rstrip('/')}/{fields.get('kind', keys.PICTURES)}/{fields['job']}"
+    kind = fields.get("kind", keys.PICTURES)
+    job = f"{(public_url or '').rstrip('/')}/{kind}/{fields['job']}"
     ended_at = moment(fields["created_at"])
     pictures = tuple(
         ToldPicture(
             index=kept.index,
             verdict=kept.verdict,
-            url=f"{job}/images/{kept.index}" if kept.verdict is Verdict.PASSED else None,
+            url=f"{job}/images/{kept.index}" if kept.verdict is Verdict.PASSED and kind == keys.PICTURES else None,
             reasons=kept.reasons,
         )
         for kept in _PICTURES.validate_json(fields["images"])

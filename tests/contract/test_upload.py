@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from contract.request import OutputFormat
-from contract.upload import MAX_VIEWS, UnusablePicture, look_at, views_of
+from contract.upload import MAX_VIEWS, UnusablePicture, decoded, look_at
 
 RNG = np.random.default_rng(3)
 COLOURS = Image.fromarray(RNG.integers(0, 256, (40, 40, 3), dtype=np.uint8), "RGB")
@@ -44,10 +44,10 @@ def png(
 
 
 def test_a_picture_as_it_is_delivered_is_seen_pixel_by_pixel() -> None:
-    [view] = views_of(file_of(COLOURS))
+    [view] = decoded(file_of(COLOURS)).views
     np.testing.assert_array_equal(view, np.asarray(COLOURS))
     assert look_at(file_of(COLOURS, "WEBP", lossless=True)).format is OutputFormat.WEBP
-    np.testing.assert_array_equal(views_of(file_of(COLOURS, "WEBP", lossless=True))[0], np.asarray(COLOURS))
+    np.testing.assert_array_equal(decoded(file_of(COLOURS, "WEBP", lossless=True)).views[0], np.asarray(COLOURS))
 
 
 @pytest.mark.parametrize("size", [(100, 40), (40, 100), (40, 320), (41, 40), (40, 40)])
@@ -55,7 +55,7 @@ def test_the_squares_cover_every_pixel(size: tuple[int, int]) -> None:
     width, height = size
     numbered = np.arange(width * height, dtype=np.uint32).reshape(height, width)
     pixels = np.stack([numbered & 255, numbered >> 8 & 255, numbered >> 16], axis=-1).astype(np.uint8)
-    views = views_of(file_of(Image.fromarray(pixels, "RGB")))
+    views = decoded(file_of(Image.fromarray(pixels, "RGB"))).views
     assert len(views) <= MAX_VIEWS
     assert {view.shape for view in views} == {(min(size), min(size), 3)}
     seen = {int(number) for view in views for number in (view.astype(np.uint32) @ [1, 256, 65536]).ravel()}
@@ -64,7 +64,7 @@ def test_the_squares_cover_every_pixel(size: tuple[int, int]) -> None:
 
 def shown(content: bytes) -> list[list[int]]:
     """The colour in the middle of each view."""
-    return [view[len(view) // 2, len(view) // 2].tolist() for view in views_of(content)]
+    return [view[len(view) // 2, len(view) // 2].tolist() for view in decoded(content).views]
 
 
 def grey_in_16_bits() -> bytes:
@@ -176,10 +176,10 @@ BOMBS = {
 @pytest.mark.parametrize(("content", "told"), BOMBS.values(), ids=BOMBS)
 def test_what_is_no_picture_to_judge_is_refused_by_name(content: bytes, told: str | None) -> None:
     if told is None:  # what is too much is never unpacked
-        assert len(views_of(content)) == 1
+        assert len(decoded(content).views) == 1
         return
     with pytest.raises(UnusablePicture, match=told):
-        views_of(content)
+        decoded(content)
 
 
 def test_random_damage_is_refused_or_read_but_nothing_else() -> None:
@@ -190,23 +190,23 @@ def test_random_damage_is_refused_or_read_but_nothing_else() -> None:
             for place in RNG.integers(0, len(whole), 4):
                 damaged[place] = RNG.integers(0, 256)
             with contextlib.suppress(UnusablePicture):
-                assert all(view.dtype == np.uint8 for view in views_of(bytes(damaged)))
+                assert all(view.dtype == np.uint8 for view in decoded(bytes(damaged)).views)
 
 
 MEASURED = """
 import resource, sys
 from pathlib import Path
-from contract.upload import UnusablePicture, views_of
+from contract.upload import UnusablePicture, decoded
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 print(peak())
 for file in sorted(Path(sys.argv[1]).iterdir()):
     try:
-        views_of(file.read_bytes())
+        decoded(file.read_bytes())
     except UnusablePicture:
         pass
 print(peak())
-views_of(Path(sys.argv[2]).read_bytes())
+decoded(Path(sys.argv[2]).read_bytes())
 print(peak())
 """
 

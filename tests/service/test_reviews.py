@@ -78,6 +78,15 @@ class Desk:
         parts.commit(self.keyed.redis, job_id, attempt, parts.result(job, status_of(verdicts), *pictures))
         return str(job_id)
 
+    def blocked_and_gone(self) -> str:
+        """A finished job whose one picture is blocked and was not kept. Its id."""
+        body = {"prompt": "a quiet street", "webhook_url": HOOK}
+        job_id = self.app.post("/generate", json=body).raise_for_status().json()["id"]
+        attempt, job = parts.take(self.keyed.redis, job_id)
+        blocked = parts.picture(job, 0, Verdict.BLOCKED, concepts=(parts.score(0.3),))
+        parts.commit(self.keyed.redis, job_id, attempt, parts.result(job, Status.BLOCKED, blocked))
+        return str(job_id)
+
     def on_record(self) -> list[Any]:
         entries = self.keyed.redis.xrange(keys.audit_key(self.tenant))
         return [ENTRY.validate_json(fields["body"]) for _, fields in entries]
@@ -205,16 +214,49 @@ def test_a_blocked_picture_that_is_kept_is_appealed_once(desk: Desk) -> None:
     assert [entry.kind for entry in desk.on_record()] == ["verdicts", "appeal", "decision"]
 
 
-def test_an_appeal_of_what_is_gone_or_was_never_blocked_says_so(desk: Desk) -> None:
-    job_id = desk.app.post("/generate", json={"prompt": "a quiet street"}).json()["id"]
-    attempt, job = parts.take(desk.keyed.redis, job_id)
-    blocked = parts.picture(job, 0, Verdict.BLOCKED, concepts=(parts.score(0.3),))
-    parts.commit(desk.keyed.redis, job_id, attempt, parts.result(job, Status.BLOCKED, blocked))
-    gone = problem(desk.app.post(f"/jobs/{job_id}/appeal", json={"reason": "please"}))
-    assert gone["code"] == "not_appealable"
-    assert "bytes of blocked pictures are not kept" in gone["detail"]
-    nothing = problem(desk.app.post(f"/jobs/{job_id}/appeal", json={"index": 5, "reason": "please"}))
-    assert nothing["code"] == "picture_not_found"
+def test_a_blocked_picture_that_was_not_kept_is_decided_on_by_the_evidence(desk: Desk) -> None:
+    job_id = desk.blocked_and_gone()
+    appealed = desk.app.post(f"/jobs/{job_id}/appeal", json={"reason": "a carnival mask"}).raise_for_status().json()
+    review = desk.first.get(f"/reviews/{appealed['review_id']}").json()
+    assert (review["thumbnail_url"], review["picture_url"]) == (None, None)
+    assert (review["concepts"][0]["score"], review["appeal"], review["prompt"]) == (0.3, "a carnival mask", None)
+    for shown in ("picture", "thumbnail"):
+        answer = desk.first.get(f"/reviews/{review['id']}/{shown}")
+        assert "bytes were not kept" in problem(answer)["detail"]
+    done = decided(desk.first, review["id"], "approve").raise_for_status().json()
+    assert (done["state"], done["verdict"]) == ("approved", "blocked")
+    view = desk.app.get(f"/jobs/{job_id}").json()
+    [picture] = view["images"]
+    assert (view["status"], picture["verdict"], picture["url"]) == ("blocked", "blocked", None)
+    assert (picture["decided"]["verdict"], "reproduce" in picture["reasons"][-1]) == ("passed", True)
+    assert [one["reasons"][-1] for one in json.loads(desk.told(job_id, 0)["images"])] == [picture["reasons"][-1]]
+    *_, decision = desk.on_record()
+    assert (decision.verdict, decision.kept, decision.labels) == (
+        Verdict.BLOCKED,
+        False,
+        {},
+    )  # nobody saw what is there
+    again = desk.app.post(f"/jobs/{job_id}/appeal", json={"reason": "please"})
+    assert "that is final" in problem(again)["detail"]
+    made = [desk.app.post(f"/jobs/{job_id}/reproduce", headers={"Idempotency-Key": "again"}) for _ in range(2)]
+    assert len({answer.raise_for_status().json()["id"] for answer in made}) == 1
+    _, job = parts.take(desk.keyed.redis, made[0].json()["id"])
+    assert job.original is not None
+    assert job.original.overturned == (0,)
+
+
+def test_a_block_that_is_upheld_on_the_evidence_stays_with_its_reason(desk: Desk) -> None:
+    job_id = desk.blocked_and_gone()
+    appealed = desk.app.post(f"/jobs/{job_id}/appeal", json={"reason": "please"}).json()
+    decided(desk.first, appealed["review_id"], "reject", concepts={"weapon": True}).raise_for_status()
+    [picture] = desk.app.get(f"/jobs/{job_id}").json()["images"]
+    assert (picture["verdict"], picture["reasons"][-1]) == ("blocked", "blocked by a person's decision: a toy")
+    assert desk.on_record()[-1].labels == {"weapon": True}  # what the reviewer said, who may know the picture
+
+
+def test_an_appeal_of_what_is_not_there_or_was_never_blocked_says_so(desk: Desk) -> None:
+    nothing = desk.app.post(f"/jobs/{desk.blocked_and_gone()}/appeal", json={"index": 5, "reason": "please"})
+    assert problem(nothing)["code"] == "picture_not_found"
     passed = desk.app.post(f"/jobs/{desk.held(Verdict.PASSED)}/appeal", json={"reason": "please"})
     assert "verdict is passed" in problem(passed)["detail"]
 

@@ -13,6 +13,7 @@ from contract.job import Job
 from contract.plan import SafetyPlan
 from contract.request import MAX_SEED, Scheduler
 from contract.steps import GuidanceRecord, TrajectoryRecord
+from contract.upload import Decoded
 from contract.verdict import ConceptScore
 from workers.engine.weights import ErasedWeights
 
@@ -37,6 +38,7 @@ class PictureSpec:
     group: str | None = None  # pictures of one group start together and share UNet rows for as long as they are alike
     regeneration: int = 0  # how many pictures were made in this one's place before
     views: tuple[NDArray[np.uint8], ...] = field(default=(), compare=False, repr=False)  # of an upload, only judged
+    flats: tuple[NDArray[np.uint8], ...] = field(default=(), compare=False, repr=False)  # the same as a whole
 
     @property
     def again(self) -> "PictureSpec":
@@ -46,11 +48,11 @@ class PictureSpec:
         return replace(self, seed=seed, group=None, regeneration=self.regeneration + 1)
 
     @classmethod
-    def uploaded(cls, job: Job, views: Sequence[tuple[NDArray[np.uint8], ...]]) -> "tuple[PictureSpec, ...]":
+    def uploaded(cls, job: Job, uploads: Sequence[Decoded]) -> "tuple[PictureSpec, ...]":
         """The pictures of a moderation, in order, each as it is to be looked at."""
         return tuple(
-            replace(spec, width=upload.width, height=upload.height, views=of_picture)
-            for spec, upload, of_picture in zip(cls.all_of(job), job.uploads, views, strict=True)
+            replace(spec, width=upload.width, height=upload.height, views=seen.views, flats=seen.flats)
+            for spec, upload, seen in zip(cls.all_of(job), job.uploads, uploads, strict=True)
         )
 
     @classmethod

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from contract import keys
+from contract.job import Original
 from contract.plan import SafetyPlan
 from contract.result import Status
 from contract.review import review_id
@@ -59,3 +60,16 @@ def test_a_blocked_picture_is_kept_nowhere(worker: RunningWorker, client: Client
     assert client.wait_for([wanted.id]) == {wanted.id: Status.BLOCKED}
     assert under(worker.pictures) == set()
     assert 0 < client.redis.ttl(keys.job_key(wanted.id)) <= 86_400
+
+
+def test_made_again_a_picture_whose_block_was_overturned_unseen_is_held(worker: RunningWorker, client: Client) -> None:
+    """The second is blocked as it was: nobody has overturned that."""
+    original = {"job": "0" * 32, "attempt": 1, "weights_sha256": None, "verdicts": (Verdict.BLOCKED,) * 2}
+    wanted = job("a weapon", pictures=2, original=Original(**original, overturned=(0,)))
+    client.accept(wanted)
+    assert client.wait_for([wanted.id]) == {wanted.id: Status.BLOCKED}
+    held, blocked = client.result(wanted.id).images
+    assert (held.verdict, held.kept, blocked.verdict, blocked.kept) == (Verdict.REVIEW, True, Verdict.BLOCKED, False)
+    assert "overturned" in held.reasons[-1]
+    assert client.redis.exists(keys.review_key(review_id(wanted.id, 0))) == 1
+    assert len(under(worker.pictures / ".withheld")) == 2
