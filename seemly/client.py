@@ -6,7 +6,8 @@
             print(picture.verdict, picture.reasons)
 
 Every call raises the tree in `seemly.errors`. Answers 429 and 503 are waited out as Retry-After asks, `retries` times;
-`generate` and `compare` send an Idempotency-Key of their own and are repeated under it, so that no job is made twice.
+`generate`, `compare`, `reproduce` and `moderate` send an Idempotency-Key of their own and are repeated under it, so that
+no job is made twice.
 What the calls say and understand stands once, in `seemly.exchange`.
 """
 
@@ -124,9 +125,13 @@ class Client:
     generate = _blocking(Exchanges.generate)
     compare = _blocking(Exchanges.compare)
     moderate = _blocking(Exchanges.moderate)
+    moderation = _blocking(Exchanges.moderation)
+    appeal_moderation = _blocking(Exchanges.appeal_moderation)
     job = _blocking(Exchanges.job)
     job_page = _blocking(Exchanges.job_page)
     cancel = _blocking(Exchanges.cancel)
+    reproduce = _blocking(Exchanges.reproduce)
+    appeal = _blocking(Exchanges.appeal)
     image = _blocking(Exchanges.image)
     explanation = _blocking(Exchanges.explanation)
     contact_sheet = _blocking(Exchanges.contact_sheet)
@@ -135,6 +140,8 @@ class Client:
     replay = _blocking(Exchanges.replay)
     models = _blocking(Exchanges.models)
     variants = _blocking(Exchanges.variants)
+    promote = _blocking(Exchanges.promote)
+    retire = _blocking(Exchanges.retire)
     methods = _blocking(Exchanges.methods)
 
     def jobs(
@@ -245,9 +252,13 @@ class AsyncClient:
     generate = _awaited(Exchanges.generate)
     compare = _awaited(Exchanges.compare)
     moderate = _awaited(Exchanges.moderate)
+    moderation = _awaited(Exchanges.moderation)
+    appeal_moderation = _awaited(Exchanges.appeal_moderation)
     job = _awaited(Exchanges.job)
     job_page = _awaited(Exchanges.job_page)
     cancel = _awaited(Exchanges.cancel)
+    reproduce = _awaited(Exchanges.reproduce)
+    appeal = _awaited(Exchanges.appeal)
     image = _awaited(Exchanges.image)
     explanation = _awaited(Exchanges.explanation)
     contact_sheet = _awaited(Exchanges.contact_sheet)
@@ -256,6 +267,8 @@ class AsyncClient:
     replay = _awaited(Exchanges.replay)
     models = _awaited(Exchanges.models)
     variants = _awaited(Exchanges.variants)
+    promote = _awaited(Exchanges.promote)
+    retire = _awaited(Exchanges.retire)
     methods = _awaited(Exchanges.methods)
 
     async def jobs(

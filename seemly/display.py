@@ -99,6 +99,23 @@ def moderation_table(judged: Sequence[tuple[Sequence[Path], Moderation]], scores
     return table
 
 
+def reproduction_table(job: JobView) -> Table:
+    """A line for each picture that was made again: how it differs from the one before."""
+    table = Table(header_style="bold")
+    for name in ("picture", "before", "now", "same pixels"):
+        table.add_column(name, no_wrap=True)
+    for name in ("largest difference", "mean difference", "pixels that differ"):
+        table.add_column(name, justify="right")
+    for one in job.reproduction.images if job.reproduction else ():
+        is_measured = one.same_pixels is not None
+        measures = (f"{one.max_difference}", f"{one.mean_difference:g}", f"{one.different_share:.2%}")
+        same = {True: "yes", False: "no", None: "not compared"}[one.same_pixels]
+        before = Text(one.verdict_before.value, style=STYLES[one.verdict_before])
+        numbers = measures if is_measured else ("", "", "")
+        table.add_row(str(one.index), before, _verdict(job.images[one.index]), same, *numbers)
+    return table
+
+
 class JobBars:
     """A bar per job, moved by its events."""
 

@@ -15,11 +15,13 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from contract.compare import CompareRequest
-from contract.listing import JobPage, Models, SafetyMethods, Variants
+from contract.listing import JobPage, Models, SafetyMethods, Variant, Variants
 from contract.moderation import ModerateRequest, Moderation
 from contract.outbox import DeliveryState
 from contract.request import GenerateRequest
 from contract.result import JobView, Status
+from contract.review import Appealed, AppealRequest
+from contract.standing import PromoteRequest, RetireRequest
 from contract.webhook import Delivery, DeliveryPage
 from seemly.errors import Busy, FieldError, Invalid, NotFound, Refused, Unintelligible, Unreachable
 
@@ -50,17 +52,24 @@ class Exchanges:
     def generate(self, request: GenerateRequest | str, *, idempotency_key: str | None = None) -> Exchange[JobView]:
         """Hand in a job, or a prompt with everything else left to the service; returns as soon as it is accepted."""
         body = GenerateRequest(prompt=request) if isinstance(request, str) else request
-        return (yield from self._make_job("/generate", body, idempotency_key))
+        return (yield from self._post_once(JobView, "/generate", body, idempotency_key))
 
     def compare(self, request: CompareRequest, *, idempotency_key: str | None = None) -> Exchange[JobView]:
         """Hand in a compare of safety plans; returns as soon as it is accepted."""
-        return (yield from self._make_job("/compare", request, idempotency_key))
+        return (yield from self._post_once(JobView, "/compare", request, idempotency_key))
 
-    def moderate(self, request: ModerateRequest) -> Exchange[Moderation]:
+    def moderate(self, request: ModerateRequest, *, idempotency_key: str | None = None) -> Exchange[Moderation]:
         """Have pictures and texts judged; returns with the verdicts."""
-        sent = self._build("POST", "/moderate", json=request.model_dump(mode="json"))
-        response = yield from self._send(sent, counts_once=True)
-        return parsed(Moderation, response)
+        return (yield from self._post_once(Moderation, "/moderate", request, idempotency_key))
+
+    def moderation(self, moderation_id: str) -> Exchange[Moderation]:
+        """What uploads came to, with what people have decided since."""
+        return (yield from self._read(Moderation, f"/moderate/{moderation_id}"))
+
+    def appeal_moderation(self, moderation_id: str, reason: str, index: int = 0) -> Exchange[Appealed]:
+        """Have a person look at a blocked upload."""
+        body = AppealRequest(index=index, reason=reason)
+        return (yield from self._post(Appealed, f"/moderate/{moderation_id}/appeal", body))
 
     def job(self, job_id: str, links_for_s: int | None = None) -> Exchange[JobView]:
         """A job as it stands now; where asked, with a `signed_url` at every passed picture, good for so long."""
@@ -82,8 +91,15 @@ class Exchanges:
 
     def cancel(self, job_id: str) -> Exchange[JobView]:
         """Cancel a job, also while it runs."""
-        response = yield from self._send(self._build("POST", f"/jobs/{job_id}/cancel"))
-        return parsed(JobView, response)
+        return (yield from self._post(JobView, f"/jobs/{job_id}/cancel"))
+
+    def reproduce(self, job_id: str, *, idempotency_key: str | None = None) -> Exchange[JobView]:
+        """Have a finished job's pictures made again; the new job's `reproduction` states the difference."""
+        return (yield from self._post_once(JobView, f"/jobs/{job_id}/reproduce", None, idempotency_key))
+
+    def appeal(self, job_id: str, reason: str, index: int = 0) -> Exchange[Appealed]:
+        """Have a person look at a blocked picture; `reason` says why it should not have been blocked."""
+        return (yield from self._post(Appealed, f"/jobs/{job_id}/appeal", AppealRequest(index=index, reason=reason)))
 
     def image(self, job_id: str, index: int) -> Exchange[bytes]:
         """The file of a passed picture. A withheld one raises: its bytes were never kept."""
@@ -113,8 +129,7 @@ class Exchanges:
 
     def replay(self, delivery_id: str) -> Exchange[Delivery]:
         """Have a webhook sent again, whatever became of it, under the id that it had."""
-        response = yield from self._send(self._build("POST", f"/webhooks/deliveries/{delivery_id}/replay"))
-        return parsed(Delivery, response)
+        return (yield from self._post(Delivery, f"/webhooks/deliveries/{delivery_id}/replay"))
 
     def models(self) -> Exchange[Models]:
         """The models served, with their bounds and defaults."""
@@ -123,6 +138,18 @@ class Exchanges:
     def variants(self) -> Exchange[Variants]:
         """The erased weights served, each with its model."""
         return (yield from self._read(Variants, "/variants"))
+
+    def promote(self, variant: str, model: str | None = None, *, force: str | None = None) -> Exchange[Variant]:
+        """Let requests ask for erased weights that have passed their gate, or by `force`, which says why."""
+        return (
+            yield from self._post(Variant, f"/variants/{variant}/promote", PromoteRequest(model=model, force=force))
+        )
+
+    def retire(self, variant: str, reason: str, model: str | None = None) -> Exchange[Variant]:
+        """Take erased weights out of service."""
+        return (
+            yield from self._post(Variant, f"/variants/{variant}/retire", RetireRequest(model=model, reason=reason))
+        )
 
     def methods(self) -> Exchange[SafetyMethods]:
         """The safety methods, with their parameters."""
@@ -133,11 +160,19 @@ class Exchanges:
         response = yield from self._send(self._build("GET", path, params=asked))
         return parsed(kind, response)
 
-    def _make_job(self, path: str, body: BaseModel, idempotency_key: str | None) -> Exchange[JobView]:
+    def _post(self, kind: type[Model], path: str, body: BaseModel | None = None) -> Exchange[Model]:
+        response = yield from self._send(self._build("POST", path, json=_as_json(body)))
+        return parsed(kind, response)
+
+    def _post_once(
+        self, kind: type[Model], path: str, body: BaseModel | None, idempotency_key: str | None
+    ) -> Exchange[Model]:
+        """The same under a key, so that it may be sent again."""
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
-        sent = self._build("POST", path, json=body.model_dump(mode="json"), headers=headers)
-        response = yield from self._send(sent, counts_once=True)
-        return parsed(JobView, response)
+        response = yield from self._send(
+            self._build("POST", path, json=_as_json(body), headers=headers), counts_once=True
+        )
+        return parsed(kind, response)
 
     def _send(self, request: httpx.Request, *, counts_once: bool = False) -> Exchange[httpx.Response]:
         failures = 0
@@ -165,6 +200,10 @@ class Exchanges:
                     raise problem_of(response)
             failures += 1
             yield Pause(wait_s)
+
+
+def _as_json(body: BaseModel | None) -> Any:
+    return None if body is None else body.model_dump(mode="json")
 
 
 def backoff_s(failures: int) -> float:

@@ -1,7 +1,6 @@
 """Commands that make pictures, and draw what became of them."""
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +8,6 @@ import typer
 
 from seemly.commands.asking import ApiKey, AsJson, Url, api_key_of, connected, read_settings, request_of, running
 from seemly.commands.terminal import check_folder, leave_as, told, write_json
-from seemly.errors import FieldError, Unusable
 
 if TYPE_CHECKING:
     from contract.result import JobView
@@ -91,32 +89,6 @@ def generate(
             for path in paths:
                 console.print(f"Wrote {path}")
         leave_as(job, len(paths), request.num_images)
-
-
-def explain(
-    job: Annotated[str, typer.Argument(help="A job's id, as `generate` tells it.", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="The file to write; JOB.png when left out.")] = None,
-    url: Url = None,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-) -> None:
-    """Draw a finished job: its concepts' scores over the steps, what was corrected, how the verdict came about."""
-    with told(as_json) as console:
-        if re.fullmatch(r"[0-9a-f]{32}", job) is None:
-            raise Unusable(FieldError("JOB", "is no job's id, which has 32 digits and letters a to f"))
-        path = out or Path(f"{job}.png")
-        check_folder(path.parent)
-        if path.is_dir():
-            raise Unusable(FieldError("--out", f"{path} is a folder; name a file"))
-        settings = read_settings(url, api_key)
-        with connected(settings, console) as client:
-            drawn = client.explanation(job)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(drawn)
-        if as_json:
-            write_json({"id": job, "file": str(path)})
-        else:
-            console.print(f"Wrote {path}")
 
 
 def compare(

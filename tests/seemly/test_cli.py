@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import subprocess
@@ -11,14 +12,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from redis import Redis
+from rich.console import Console
 from typer.testing import CliRunner
 
 from contract import keys
-from contract.result import JobError, Result, Status
+from contract.result import JobError, JobView, ReproducedPicture, Reproduction, Result, Status
 from contract.verdict import Verdict
 from seemly.cli import app
 from seemly.client import Client
 from seemly.commands.terminal import DONE, FAILED, MISUSED, WITHHELD
+from seemly.display import reproduction_table
 from tests.redis_server import RedisServer
 from tests.seemly.processes import eventually
 from tests.service import parts
@@ -137,6 +140,47 @@ def test_a_finished_job_is_drawn_into_a_file(gateway: GatewayProcess, redis: Red
     assert json.loads(answer.stdout) == {"id": job_id, "file": str(file)}
     with Image.open(file) as drawn:
         assert (drawn.format, drawn.width) == ("PNG", 560)
+
+
+def test_a_block_is_appealed_and_the_job_made_again(gateway: GatewayProcess, redis: Redis, tmp_path: Path) -> None:
+    with worker(gateway, redis, Verdict.PASSED, Verdict.BLOCKED):
+        made = CliRunner().invoke(app, generate(gateway, tmp_path, "--num-images", "2", "--json"))
+    job_id, at = json.loads(made.stdout)["id"], ("--url", gateway.url)
+    appeal = ["appeal", job_id, "--index", "1", "--reason", "a carnival mask", *at]
+    answer = CliRunner().invoke(app, appeal)
+    assert (answer.exit_code, f"review {job_id}-1" in answer.output) == (DONE, True)
+    answer = CliRunner().invoke(app, [*appeal, "--json"])
+    assert (answer.exit_code, json.loads(answer.stderr)["error"]["code"]) == (FAILED, "not_appealable")
+    answer = CliRunner().invoke(app, ["appeal", job_id, "--reason", " ", *at])
+    assert (answer.exit_code, "reason" in answer.stderr) == (FAILED, True)
+    with worker(gateway, redis, Verdict.PASSED, Verdict.BLOCKED):
+        answer = CliRunner().invoke(app, ["reproduce", job_id, *at])
+    assert answer.exit_code == DONE, answer.output
+    with worker(gateway, redis):
+        answer = CliRunner().invoke(app, ["reproduce", job_id, "--json", *at])
+    assert (answer.exit_code, "gave up" in answer.stderr) == (FAILED, True)
+
+
+def test_what_was_made_again_is_told_picture_by_picture() -> None:
+    job = parts.some_job(seeds=(1, 2))
+    none = dict.fromkeys(("same_pixels", "max_difference", "mean_difference", "different_share"))
+    told = {"same_pixels": False, "max_difference": 3, "mean_difference": 0.0125, "different_share": 0.5}
+    beside = (
+        ReproducedPicture(index=0, verdict_before=Verdict.PASSED, **told),
+        ReproducedPicture(index=1, verdict_before=Verdict.BLOCKED, **none),
+    )
+    view = JobView(
+        id=job.id,
+        status=Status.PARTIAL,
+        created_at=job.created_at,
+        images=(parts.picture(job, 0), parts.picture(job, 1, Verdict.REVIEW)),
+        reproduction=Reproduction(of=job.id, same_weights=True, images=beside),
+    )
+    shown = io.StringIO()
+    Console(width=120, file=shown).print(reproduction_table(view))
+    first, second = shown.getvalue().splitlines()[3:5]
+    assert [cell.strip() for cell in first.split("│")[1:-1]] == ["0", "passed", "passed", "no", "3", "0.0125", "50.00%"]
+    assert [cell.strip() for cell in second.split("│")[1:-1]][1:4] == ["blocked", "review", "not compared"]
 
 
 def test_a_job_that_cannot_be_drawn_is_told_and_nothing_is_written(

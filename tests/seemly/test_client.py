@@ -15,6 +15,7 @@ from redis import Redis
 from contract import keys
 from contract.compare import CompareRequest
 from contract.listing import Models
+from contract.moderation import ModerateRequest
 from contract.request import GenerateRequest
 from contract.result import Status
 from contract.verdict import Verdict
@@ -171,6 +172,27 @@ def test_jobs_are_listed_page_by_page(client: Client, gateway: GatewayProcess, r
     assert asyncio.run(listed()) == [*reversed(later)]
 
 
+def test_a_block_is_appealed_and_a_job_made_again_once(client: Client, gateway: GatewayProcess, redis: Redis) -> None:
+    job_id = client.generate(REQUEST).id
+    work(gateway, redis, job_id)
+    appealed = client.appeal(job_id, "a carnival mask", index=1)
+    assert (appealed.job_id, appealed.index, appealed.job_status) == (job_id, 1, Status.PARTIAL)
+    with pytest.raises(Refused) as refused:
+        client.appeal(job_id, "please", index=1)
+    assert refused.value.code == "not_appealable"
+    again = client.reproduce(job_id, idempotency_key="again")
+    assert again.status is Status.QUEUED
+    assert client.reproduce(job_id, idempotency_key="again").id == again.id != job_id
+
+
+def test_what_cannot_be_moved_is_told(client: Client) -> None:
+    with pytest.raises(NotFound) as refused:
+        client.promote("nobodys", force="to see what happens")
+    assert refused.value.code == "variant_not_found"
+    with pytest.raises(NotFound):
+        client.retire("nobodys", "it is none")
+
+
 def test_links_are_given_where_asked(client: Client, gateway: GatewayProcess, redis: Redis) -> None:
     job_id = client.generate("a harbour").id
     attempt, job = parts.take(redis, job_id)
@@ -199,8 +221,10 @@ def test_every_route_of_the_contract_has_its_call(gateway: GatewayProcess) -> No
             (
                 request.method.lower(),
                 request.url.path.replace(f"msg_{'0' * 32}", "{delivery_id}")
+                .replace(f"/moderate/{'0' * 32}", "/moderate/{moderation_id}")
                 .replace("0" * 32, "{job_id}")
-                .replace("/0", "/{index}"),
+                .replace("/0", "/{index}")
+                .replace("sdd-weapons", "{name}"),
             )
         )
         return httpx.Response(404, json={"code": "noted", "title": "Not found"})
@@ -212,6 +236,11 @@ def test_every_route_of_the_contract_has_its_call(gateway: GatewayProcess) -> No
             lambda: client.compare(CompareRequest(prompt="a cat", plans=("none", "filter"))),
             lambda: client.job(job_id),
             lambda: client.cancel(job_id),
+            lambda: client.reproduce(job_id),
+            lambda: client.appeal(job_id, "a carnival mask"),
+            lambda: client.moderate(ModerateRequest(texts=("a cat",))),
+            lambda: client.moderation(job_id),
+            lambda: client.appeal_moderation(job_id, "our own logo"),
             lambda: list(client.jobs()),
             lambda: list(client.events(job_id)),
             lambda: client.image(job_id, 0),
@@ -222,18 +251,17 @@ def test_every_route_of_the_contract_has_its_call(gateway: GatewayProcess) -> No
             lambda: client.replay(f"msg_{job_id}"),
             client.models,
             client.variants,
+            lambda: client.promote("sdd-weapons"),
+            lambda: client.retire("sdd-weapons", "replaced"),
             client.methods,
         ]
         for call in calls:
             with pytest.raises(NotFound):
                 call()
     served = httpx.get(f"{gateway.url}/openapi.json").json()["paths"]
-    of_pictures = ("/generate", "/compare", "/jobs", "/webhooks", "/models", "/variants", "/safety")
+    of_pictures = ("/generate", "/compare", "/jobs", "/moderate", "/webhooks", "/models", "/variants", "/safety")
     routes = {(method, path) for path, methods in served.items() if path.startswith(of_pictures) for method in methods}
-    # DELETE cancels as its POST does; the others are of moderators and operators.
-    beside = {("delete", "/jobs/{job_id}"), ("post", "/jobs/{job_id}/appeal"), ("post", "/jobs/{job_id}/reproduce")}
-    beside |= {("post", "/variants/{name}/promote"), ("post", "/variants/{name}/retire")}
-    assert routes - beside == set(asked)
+    assert routes - {("delete", "/jobs/{job_id}")} == set(asked)  # it cancels as its POST does
 
 
 def test_no_service_is_told_as_such() -> None:
