@@ -6,8 +6,8 @@
             print(picture.verdict, picture.reasons)
 
 Every call raises the tree in `seemly.errors`. Answers 429 and 503 are waited out as Retry-After asks, `retries` times;
-`generate`, `compare`, `reproduce` and `moderate` send an Idempotency-Key of their own and are repeated under it, so that
-no job is made twice.
+`generate`, `compare`, `reproduce` and `moderate` send an Idempotency-Key of their own and are repeated under it, so
+that no job is made twice.
 What the calls say and understand stands once, in `seemly.exchange`.
 """
 

@@ -157,6 +157,8 @@ def test_every_promised_route_is_there() -> None:
         ("get", "/jobs/{job_id}/explanation.png"),
         ("post", "/v1/images/generations"),
         ("post", "/moderate"),
+        ("get", "/moderate/{moderation_id}"),
+        ("post", "/moderate/{moderation_id}/appeal"),
         ("get", "/drift"),
         ("post", "/jobs/{job_id}/reproduce"),
         ("post", "/v1/moderations"),

@@ -1,7 +1,8 @@
 """Quarantine: while 200 jobs are blocked or held, nothing in reach has a byte of their pictures, or a prompt.
 
-The bytes lie in one place, the private store; the prompts in one, the field `job` of each job's own record. Both are
-found there, so the search is known to find them.
+A tenth are compares, a tenth uploads with a text. The bytes lie in one place, the private store, and those of uploads
+in their own keys until they are judged; the prompts in one, the field `job` of each job's own record. All are found
+there, so the search is known to find them.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 from prometheus_client import generate_latest
 from redis import Redis
 
@@ -36,12 +39,26 @@ from workers.encode import encode
 
 JOBS = 200
 CANARY = "quillzanzibar"  # in every prompt
+UPLOADS = f"{keys.PREFIX}upload:"
+SEEDS = 1 << 40  # of uploads, which no job has by chance
 WORDS = 8  # bytes that are looked for: 2^64 of them do not meet by chance
+COLOURS = 2000  # a drawing has fewer, the noise that stands for pictures here has more, also in a thumbnail
+FOUND = {"rules": [{"name": "weapon", "threshold": 0.05}]}  # the filter, for uploads: they score 0.1
+
+
+def drawn_of(seed: int) -> np.ndarray:
+    return pixels_of(seed, INFO.native_width_px, INFO.native_height_px)
+
+
+def colours_in(file: bytes) -> int:
+    """How many colours a picture has."""
+    with Image.open(BytesIO(file)) as opened:
+        return len(np.unique(np.asarray(opened.convert("RGB")).reshape(-1, 3), axis=0))
 
 
 def needles_of(seed: int) -> list[bytes]:
     """What would give away a picture: pixels as they are and as a file, in bytes, base64 and hexadecimal."""
-    pixels = pixels_of(seed, INFO.native_width_px, INFO.native_height_px)
+    pixels = drawn_of(seed)
     file = encode(pixels, OutputFormat.PNG)
     middle = len(file) // 2
     inside = file[middle : middle + 60]
@@ -85,7 +102,7 @@ def flat(value: Any) -> bytes:
 
 
 def read_redis(url: str, search: Search) -> None:
-    """Every key; of the jobs' records all but what the job is."""
+    """Every key but uploads that are being judged; of the jobs' records all but what the job is."""
     with Redis.from_url(url, protocol=2) as redis:
         read: dict[bytes, Any] = {
             b"hash": redis.hgetall,
@@ -96,6 +113,8 @@ def read_redis(url: str, search: Search) -> None:
             b"string": redis.get,
         }
         for key in redis.keys("*"):
+            if key.startswith(UPLOADS.encode()):
+                continue
             kind = redis.type(key)
             value = read[kind](key) if kind in read else b""
             if key.startswith(keys.job_key("").encode()):
@@ -111,6 +130,7 @@ class Scene:
     worker: RunningWorker
     search: Search
     jobs: list[str] = field(default_factory=list)
+    drawings: list[bytes] = field(default_factory=list)
 
     def get(self, client: httpx.Client, path: str) -> None:
         answer = client.get(path)
@@ -135,6 +155,32 @@ class Scene:
             self.get(reviewer, f"/reviews/{review_id(job_id, 0)}{path}")
         for path in ("", "/thumbnail", "/picture"):
             self.get(app, f"/reviews/{review_id(job_id, 0)}{path}")
+        self.get(reviewer, f"/moderate/{job_id}")
+
+    def draw(self, app: httpx.Client, job_id: str) -> None:
+        """What is drawn of a job."""
+        for path in ("contact-sheet.png", "explanation.png"):
+            answer = app.get(f"/jobs/{job_id}/{path}")
+            if answer.is_success:
+                self.search.note(path, answer.content)
+                self.drawings.append(answer.content)
+
+    def send(self, app: httpx.Client, moderator: httpx.Client, number: int) -> tuple[str, int | None]:
+        """The next job, which is blocked or held. Its id, and the seed of its picture where the test knows it."""
+        prompt, held = f"a weapon {CANARY} {number}", bool(number % 2)
+        common = {"prompt": prompt, "steps": 2, "webhook_url": "https://app.example/"}
+        if number % 20 < 2:
+            file = encode(drawn_of(SEEDS + number), OutputFormat.PNG)
+            output = FOUND | {"action": "review" if held else "block"}
+            sent = {"images": [b64encode(file).decode()], "texts": [prompt], "output": output}
+            answer = moderator.post("/moderate", json=sent).raise_for_status()
+            self.search.note("the answer of /moderate", answer.content)
+            return answer.json()["id"], SEEDS + number
+        if number % 20 < 4:
+            plans = ["filter:block", "filter:review"] if held else ["filter", "filter:block"]
+            return app.post("/compare", json={**common, "plans": plans}).raise_for_status().json()["id"], None
+        body = common | {"safety": "filter:review" if held else "filter"}
+        return app.post("/generate", json=body).raise_for_status().json()["id"], None
 
 
 @pytest.fixture
@@ -159,7 +205,11 @@ def test_no_byte_of_a_withheld_picture_and_no_prompt_is_anywhere_else(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     is_over = threading.Event()
-    with scene.keyed.http("watched", Scope.GENERATE) as app, scene.keyed.http("watched", Scope.REVIEW) as reviewer:
+    uploaded: dict[str, int] = {}
+    with (
+        scene.keyed.http("watched", Scope.GENERATE) as app,
+        scene.keyed.http("watched", Scope.REVIEW, Scope.MODERATE) as reviewer,
+    ):
 
         def poll() -> None:
             turn = 0
@@ -167,34 +217,44 @@ def test_no_byte_of_a_withheld_picture_and_no_prompt_is_anywhere_else(
                 scene.look(app, reviewer)
                 for job_id in scene.jobs[turn::10]:
                     scene.look_at(app, reviewer, job_id)
+                for job_id in scene.jobs[-1:]:
+                    scene.draw(app, job_id)
                 turn = (turn + 1) % 10
 
         poller = threading.Thread(target=poll)
         poller.start()
         for number in range(JOBS):
-            body = {"prompt": f"a weapon {CANARY} {number}", "safety": "filter:review" if number % 2 else "filter"}
-            posted = app.post("/generate", json={**body, "steps": 2, "webhook_url": "https://app.example/"})
-            scene.jobs.append(posted.raise_for_status().json()["id"])
+            job_id, seed = scene.send(app, reviewer, number)
+            scene.jobs.append(job_id)
+            if seed is not None:
+                uploaded[job_id] = seed
         results = {job_id: awaited(scene.keyed.redis, job_id) for job_id in scene.jobs}
         is_over.set()
         poller.join()
         for job_id in scene.jobs[::5]:
             scene.look_at(app, reviewer, job_id)
+        for job_id in scene.jobs[-20:-14]:  # of every kind
+            scene.draw(app, job_id)
         scene.look(app, reviewer)
     scene.search.note("the worker's log", caplog.text.encode())
 
     assert {result.status for result in results.values()} == {Status.BLOCKED}
-    seeds = {job_id: result.images[0].seed for job_id, result in results.items()}
-    everything = [needle for seed in seeds.values() for needle in needles_of(seed)]
+    made = [needle for job, result in results.items() if job not in uploaded for needle in needles_of(seed_of(result))]
+    everything = made + [needle for seed in uploaded.values() for needle in needles_of(seed)]
     assert scene.search.finds(everything) == set()
     assert scene.search.holds(CANARY) == set()
     assert len(scene.search.seen) > 2 * JOBS
+    assert len(scene.drawings) >= 8
+    assert max(map(colours_in, scene.drawings)) < COLOURS < colours_in(encode(drawn_of(SEEDS), OutputFormat.PNG))
+    assert scene.keyed.redis.keys(f"{UPLOADS}*") == []
 
-    journal = Search()  # Redis' own copy on disk: of prompts it has what the records have, of pictures nothing
+    journal = (
+        Search()
+    )  # Redis' own copy on disk: of prompts what the records have, of pictures uploads that were judged
     for path in (scene.folder / "redis").rglob("*.aof"):
         journal.note(path.name, path.read_bytes())
     assert journal.holds(CANARY)
-    assert journal.finds(everything) == set()
+    assert journal.finds(made) == set()
 
     private = Search()  # what was looked for can be found where it is
     for path in (scene.keyed.gateway.pictures / ".withheld").rglob("*"):
@@ -202,7 +262,11 @@ def test_no_byte_of_a_withheld_picture_and_no_prompt_is_anywhere_else(
             private.note(path.name if "thumbnail" in path.name else path.parent.name, path.read_bytes())
     assert private.finds(everything) == set(scene.jobs[1::2])
     assert not [path for path in scene.keyed.gateway.pictures.rglob("*.png") if ".withheld" not in path.parts]
-    assert CANARY in str(scene.keyed.redis.hget(keys.job_key(scene.jobs[0]), "job"))
+    assert CANARY in str(scene.keyed.redis.hget(keys.job_key(scene.jobs[-1]), "job"))
+
+
+def seed_of(result: Result) -> int:
+    return result.images[0].seed
 
 
 def awaited(redis: "Redis", job_id: str) -> Result:

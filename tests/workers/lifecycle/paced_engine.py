@@ -141,7 +141,7 @@ class PacedEngine:
             return Outcome(spec, failure=Failure("row_failed", "a method failed"))
         return Outcome(
             spec,
-            pixels=_pixels(spec),
+            pixels=None if spec.views else _pixels(spec),
             scores=_scores(prompt),
             applied={"output": {"method": "other" if "other-method" in prompt else "filter"}},
             inference_s=time.monotonic() - row.began,
