@@ -32,6 +32,14 @@ Counts = Mapping[int, int]  # how many scores fell from i·STEP to (i + 1)·STEP
 Concept = tuple[str, str, str]  # detector, its version, the concept's name
 
 
+class Bin(Strict):
+    """How many pictures scored from `at` on, to the next bin."""
+
+    at: float
+    recent: int
+    reference: int
+
+
 class ConceptDrift(Strict):
     """How far one concept's scores have moved."""
 
@@ -44,6 +52,9 @@ class ConceptDrift(Strict):
     recent_mean: float | None
     reference_mean: float | None
     shifted: bool
+    histogram: tuple[Bin, ...] = Field(
+        (), description=f"Of all scores, in bins of {STEP}, without those that are empty; where `histograms` asks."
+    )
 
 
 class DriftReport(Strict):
@@ -56,6 +67,12 @@ class DriftReport(Strict):
     threshold: float = SHIFTED_FROM
     shifted: bool = Field(description="Whether any concept's scores have shifted.")
     concepts: tuple[ConceptDrift, ...]
+
+    @property
+    def without_histograms(self) -> "DriftReport":
+        """The same, shorter."""
+        concepts = tuple(each.model_copy(update={"histogram": ()}) for each in self.concepts)
+        return self.model_copy(update={"concepts": concepts})
 
 
 def hour_key(model: str, moment_s: float) -> str:
@@ -93,6 +110,10 @@ def drift_of(concept: Concept, recent: Counts, reference: Counts) -> ConceptDrif
         recent_mean=_mean(recent),
         reference_mean=_mean(reference),
         shifted=psi is not None and psi > SHIFTED_FROM,
+        histogram=tuple(
+            Bin(at=round(place * STEP, 2), recent=recent.get(place, 0), reference=reference.get(place, 0))
+            for place in sorted({*recent, *reference})
+        ),
     )
 
 

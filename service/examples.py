@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel
 
-from contract.drift import ConceptDrift, DriftReport
+from contract.drift import Bin, ConceptDrift, DriftReport
 from contract.erasure import ErasurePage, ErasureView, Made
 from contract.gate import Assessment, Gate
 from contract.job import PolicyRef
@@ -331,6 +331,7 @@ EXAMPLES: tuple[BaseModel, ...] = (
                 recent_mean=0.1834,
                 reference_mean=0.1511,
                 shifted=True,
+                histogram=(Bin(at=0.14, recent=310, reference=4022), Bin(at=0.16, recent=422, reference=3987)),
             ),
         ),
     ),

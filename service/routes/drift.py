@@ -23,6 +23,7 @@ class WantedDrift(Strict):
     model: ModelName | None = Field(None, description="Null: the deployment's default.")
     recent_h: int = Field(RECENT_H, ge=1, le=168, description="The last hours, this one among them.")
     reference_h: int = Field(REFERENCE_H, ge=1, le=720, description="The hours before, which they are held against.")
+    histograms: bool = Field(False, description="With how many pictures scored how much, then and now.")
 
 
 @router.get(
@@ -38,4 +39,5 @@ async def get_drift(caller: Administering, gateway: Here, query: Annotated[Wante
     detector have changed, and thresholds may no longer fit. At most a minute old.
     """
     model = await run_in_threadpool(gateway.catalogue.model, query.model)
-    return await gateway.drift.report(model.name, query.recent_h, query.reference_h)
+    report = await gateway.drift.report(model.name, query.recent_h, query.reference_h)
+    return report if query.histograms else report.without_histograms

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
-from contract.drift import HOUR_S, hour_key
+from contract.drift import HOUR_S, STEP, hour_key
 from tests.seemly.processes import eventually
 from tests.service import parts
 from workers.records import JobRecords
@@ -19,6 +20,10 @@ def count(
 ) -> None:
     key = hour_key(model, time.time() - hours_ago * HOUR_S)
     redis.hset(key, mapping={f"clip-checker|{version}|weapon|{place}": count for place, count in bins.items()})
+
+
+def by_bin(concept: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    return {round(one["at"] / STEP): one for one in concept["histogram"]}
 
 
 @pytest.mark.parametrize("bins", [{4: 300, 5: 300, 6: 300}, {14: 300, 15: 300}], ids=["stays", "moves"])
@@ -36,6 +41,12 @@ def test_a_shift_of_the_last_day_against_the_week_before_is_told(
     assert (told["shifted"], concept["shifted"], concept["recent"]) == (moves, moves, sum(bins.values()))
     assert concept["reference"] == 2700
     assert (concept["psi"] > 0.2) is moves
+    assert concept["histogram"] == []
+    [concept] = http.get("/drift", params={**query, "histograms": True}).json()["concepts"]
+    counted = {place: (one["recent"], one["reference"]) for place, one in by_bin(concept).items()}
+    assert counted == {
+        place: (bins.get(place, 0), {4: 900, 5: 930, 6: 870}.get(place, 0)) for place in {4, 5, 6, *bins}
+    }
 
 
 def test_a_new_version_of_a_detector_begins_anew(http: httpx.Client, redis: "Redis") -> None:
@@ -64,7 +75,9 @@ def test_the_metric_rises_when_what_workers_make_scores_otherwise(http: httpx.Cl
     assert (shifted()["steady"], shifted()["moved"]) == (0, 1)
 
 
-@pytest.mark.parametrize("query", [{"recent_h": 0}, {"reference_h": 10_000}, {"model": "none"}, {"since": "now"}])
+@pytest.mark.parametrize(
+    "query", [{"recent_h": 0}, {"reference_h": 10_000}, {"model": "none"}, {"since": "now"}, {"histograms": "maybe"}]
+)
 def test_a_bad_question_is_named(http: httpx.Client, redis: "Redis", query: dict[str, str]) -> None:
     answer = http.get("/drift", params=query)
     assert answer.status_code == 422

@@ -123,12 +123,13 @@ class ConceptFilter:
 
     def describe(self, output: Filter | None) -> dict[str, Any]:
         """Detectors that ran, and the action a flag has."""
-        detectors = [{"name": CHECKER, "version": self._version, "concepts": len(self._concepts.concepts)}]
+        own = {"version": self._version, "sha256": self._sha256}
+        detectors = [{"name": CHECKER, **own, "concepts": len(self._concepts.concepts)}]
         if output is None:
             return {"method": None, "detectors": detectors}
         texts = [concept.model_dump(mode="json") for concept in output.concepts]
         if texts:
-            detectors.append({"name": TEXT, "version": self._version, "concepts": len(texts)})
+            detectors.append({"name": TEXT, **own, "concepts": len(texts)})
         rules = [rule.model_dump(mode="json") for rule in output.rules]
         told = {"method": "filter", "action": output.action.value, "concepts": texts, "detectors": detectors}
         told |= {"rules": rules} if rules else {}

@@ -56,7 +56,9 @@ def test_a_sound_panel_has_every_detectors_scores_in_order(tiny_model: LoadedMod
         assert [score.name for score in one.scores[-2:]] == ["redness", "blueness"]
         [alone] = tiny_model.detector.score(one.pixels[None], [one.spec.plan.output])  # type: ignore[index]
         assert [score.score for score in one.scores[:-2]] == pytest.approx([score.score for score in alone], abs=1e-5)
-        assert [each["name"] for each in one.applied["output"]["detectors"]] == ["clip-checker", "colours"]
+        told = [(each["name"], each["sha256"]) for each in one.applied["output"]["detectors"]]
+        own, colours = tiny_model.detector.infos[0], Colours().infos[0]
+        assert told == [(info.name, info.sha256) for info in (own, colours)]
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)

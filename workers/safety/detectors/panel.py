@@ -104,7 +104,7 @@ class Panel:
         """Detectors that ran, and the action a flag has."""
         told = self._own.describe(output)
         others = [
-            {"name": info.name, "version": info.version, "concepts": len(info.concepts)}
+            {"name": info.name, "version": info.version, "sha256": info.sha256, "concepts": len(info.concepts)}
             for each in self._others
             for info in each.infos
         ]
