@@ -47,6 +47,7 @@ class Origin(Strict):
     picture: int
     model: str
     weights_sha256: str
+    variant: str = ""  # of erased weights, name@SHA-256; none: of the model's own
     plan: str  # its methods, as in `sld+filter`
     policy: str  # id@version
     detectors: str  # name@version, separated by blanks

@@ -107,11 +107,16 @@ def reproduction_table(job: JobView) -> Table:
     for name in ("largest difference", "mean difference", "pixels that differ"):
         table.add_column(name, justify="right")
     for one in job.reproduction.images if job.reproduction else ():
-        is_measured = one.same_pixels is not None
-        measures = (f"{one.max_difference}", f"{one.mean_difference:g}", f"{one.different_share:.2%}")
         same = {True: "yes", False: "no", None: "not compared"}[one.same_pixels]
         before = Text(one.verdict_before.value, style=STYLES[one.verdict_before])
-        numbers = measures if is_measured else ("", "", "")
+        numbers = [
+            "" if value is None else form.format(value)
+            for form, value in (
+                ("{}", one.max_difference),
+                ("{:g}", one.mean_difference),
+                ("{:.2%}", one.different_share),
+            )
+        ]
         table.add_row(str(one.index), before, _verdict(job.images[one.index]), same, *numbers)
     return table
 

@@ -209,7 +209,8 @@ _ORIGIN = Origin(
     picture=1,
     model="demo",
     weights_sha256=_SHA256,
-    plan="sld+filter",
+    variant=f"sdd-weapons@{_SHA256}",
+    plan="erased+sld+filter",
     policy="default@1",
     detectors="clip-checker@5c7e3b1d9f2a clip-concepts@5c7e3b1d9f2a",
 )

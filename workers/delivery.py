@@ -204,7 +204,7 @@ class Delivery:
                 pixels = one.withheld if one.pixels is None else one.pixels
                 if pixels is not None:
                     is_passed = one.pixels is not None
-                    file = self._marking.file_of(pixels, job, index)
+                    file = self._marking.file_of(pixels, job, index, one.outcome.applied)
                     key = picture_key(job.id, job.tenant, attempt, index, job.output_format)
                     files = {key: file}
                     if not is_passed:

@@ -1,6 +1,9 @@
 """Pictures that passed become files that say where they came from: ids and hashes in XMP, signed where it is set up."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +14,8 @@ from contract.provenance import Origin, Signature
 from contract.request import OutputFormat
 from workers.encode import encode
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
 
 @dataclass(frozen=True)
 class Marking:
@@ -20,7 +25,7 @@ class Marking:
     is_telling: bool = True
     signature: Signature | None = None
 
-    def file_of(self, pixels: NDArray[np.uint8], job: Job, index: int) -> bytes:
+    def file_of(self, pixels: NDArray[np.uint8], job: Job, index: int, applied: Mapping[str, Any] = NOTHING) -> bytes:
         """(height, width, 3) RGB, as it is delivered → a file's bytes; an upload was not made here, and is not marked.
 
         Raises:
@@ -28,17 +33,18 @@ class Marking:
         """
         if job.uploads:
             return encode(pixels, job.output_format)
-        origin = self._origin(job, index)
+        origin = self._origin(job, index, applied.get("weights") or {})
         file = encode(pixels, job.output_format, origin.packet if self.is_telling else None)
         return file if self.signature is None else self.signature.signed(file, job.output_format, origin)
 
-    def _origin(self, job: Job, index: int) -> Origin:
+    def _origin(self, job: Job, index: int, erased: Mapping[str, Any]) -> Origin:
         own = job.of_picture(index)
         return Origin(
             job=job.id,
             picture=index,
             model=self.info.name,
             weights_sha256=self.info.weights_sha256,
+            variant=f"{erased['variant']}@{erased['weights_sha256']}" if erased else "",
             plan="+".join(own.plan.methods) or "none",
             policy=f"{job.policy.id}@{job.policy.version}",
             detectors=" ".join(f"{each.name}@{each.version}" for each in self.info.detectors),

@@ -99,6 +99,11 @@ def test_a_picture_is_marked_with_what_made_it_and_not_with_what_was_asked(signa
         assert origin is not None
         assert (origin.job, origin.picture, origin.plan, origin.policy) == (job.id, 1, "filter", "default@1")
         assert not any(word in file for word in (b"secret garden", b"nettles"))
+        assert origin.variant == ""
+        erased = {"weights": {"variant": "sdd-weapons", "weights_sha256": "2" * 64}}
+        origin = Origin.found_in(marking.file_of(PIXELS, job, 1, erased))
+        assert origin is not None
+        assert origin.variant == f"sdd-weapons@{'2' * 64}"
     assert Origin.found_in(Marking(model_info(), is_telling=False).file_of(PIXELS, job, 1)) is None
 
 
