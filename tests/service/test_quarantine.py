@@ -177,7 +177,7 @@ class Scene:
             self.search.note("the answer of /moderate", answer.content)
             return answer.json()["id"], SEEDS + number
         if number % 20 < 4:
-            plans = ["filter:block", "filter:review"] if held else ["filter", "filter:block"]
+            plans = ["filter", "filter:review" if held else {"output": FOUND}]
             return app.post("/compare", json={**common, "plans": plans}).raise_for_status().json()["id"], None
         body = common | {"safety": "filter:review" if held else "filter"}
         return app.post("/generate", json=body).raise_for_status().json()["id"], None
