@@ -9,7 +9,8 @@ of `depends_on`, and is waited for by its own health command; then a picture, an
 through them, and `model` fetches two revisions out of a folder. What no Debian package has is told: moto, an S3 server,
 takes the object store's part; Grafana, the collector and the GPU are left out.
 
-All of it shares one network, where two cannot listen on port 9100: the lab's metrics are at 9102.
+All of it shares one network, where two cannot listen on port 9100: the lab's metrics are at 9102. Prometheus looks for
+workers and labs by DNS, which nobody answers here.
 """
 
 import json

@@ -1,11 +1,13 @@
 """Redis' users, as deploy/redis/start.sh makes them: what each kind of process does in earnest, and no more."""
 
+import inspect
 import json
 import os
 import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import httpx
@@ -258,14 +260,29 @@ def test_an_unset_password_ends_the_start() -> None:
         assert missing in done.stderr
 
 
+def patterns() -> set[str]:
+    """Of the keys that some role other than `commands` works with."""
+    text = (ROOT / "deploy" / "redis" / "start.sh").read_text().replace("$1", "")
+    return set(re.findall(r"~(seemly:[a-z:*-]+)", text)) - {f"{keys.PREFIX}*"}
+
+
+def test_every_key_is_somebodys_business() -> None:
+    """A new one that no role may touch would be found out in earnest only."""
+    every = [value for value in vars(keys).values() if isinstance(value, str) and value.startswith(keys.PREFIX)]
+    for name, key_of in vars(keys).items():
+        if name.endswith("_key"):
+            named = inspect.signature(key_of).parameters
+            every.append(key_of(*("a" for _ in named)))
+    assert len(every) > 30
+    assert [key for key in every if key != keys.PREFIX and not any(fnmatch(key, one) for one in patterns())] == []
+
+
 def test_keys_are_those_that_the_script_names() -> None:
     """A pattern for which there is no key any more would go unnoticed."""
-    text = (ROOT / "deploy" / "redis" / "start.sh").read_text()
-    patterns = set(re.findall(r"~(seemly:[a-z:*-]+)", text))
     source = (ROOT / "contract" / "keys.py").read_text() + "".join(
         path.read_text() for folder in ("service", "workers") for path in (ROOT / folder).rglob("*.py")
     )
-    names = {re.sub(r":?\*.*", "", pattern.removeprefix(keys.PREFIX)) for pattern in patterns}
+    names = {re.sub(r":?\*.*", "", pattern.removeprefix(keys.PREFIX)) for pattern in patterns()}
     assert {
         name for name in names if f"{{PREFIX}}{name}" not in source and f"{{keys.PREFIX}}{name}" not in source
     } == set()
