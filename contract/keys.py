@@ -74,7 +74,7 @@ def in_flight_key(tenant: str) -> str:
 
 
 def refusals_key(tenant: str, end_user: str) -> str:
-    """String: blocked pictures of a tenant's end user, whose name is a digest; it ends with the window it counts."""
+    """String: blocked pictures and refused prompts of an end user, by a digest; it ends with the window it counts."""
     return f"{PREFIX}tenant:{tenant}:refusals:{end_user}"
 
 

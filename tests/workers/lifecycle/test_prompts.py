@@ -87,6 +87,7 @@ def test_of_a_blocked_prompt_nothing_is_made_and_why_is_on_record(
 ) -> None:
     put_under(client, policy("reads", concept(FOUND), concept(NOT_FOUND, name="other", text="a hat")))
     wanted = job("a knife", pictures=2, plan=SafetyPlan())
+    client.redis.hset(keys.job_key(wanted.id), "end_user", "mallory")
     result = outcome_of(client, wanted)
     assert (result.status, counting.asked, reader.files()) == (Status.BLOCKED, 0, [])
     assert result.metrics is not None
@@ -101,6 +102,7 @@ def test_of_a_blocked_prompt_nothing_is_made_and_why_is_on_record(
     assert {(text.field, text.concept) for text in entry.texts} == {("prompt", "a knife"), ("prompt", "a hat")}
     [info] = (info for info in Panel(tiny_model.detector).infos if info.name == "prompt-concepts")
     assert {(text.detector_version, text.detector_sha256) for text in entry.texts} == {(info.version, info.sha256)}
+    assert client.redis.get(keys.refusals_key("someone", "mallory")) == b"2"
     assert prompts(reader)[Verdict.BLOCKED] == 1
     assert reader.metrics.pictures.labels(Verdict.BLOCKED)._value.get() == 0  # of pictures made
 
