@@ -9,8 +9,8 @@ of `depends_on`, and is waited for by its own health command; then a picture, an
 through them, and `model` fetches two revisions out of a folder. What no Debian package has is told: moto, an S3 server,
 takes the object store's part; Grafana, the collector and the GPU are left out.
 
-All of it shares one network, where two cannot listen on port 9100: the lab's metrics are at 9102. Prometheus looks for
-workers and labs by DNS, which nobody answers here.
+All of it shares one network, where two cannot listen on one port: the lab's metrics are at 9102, its health at 8003.
+Prometheus looks for workers and labs by DNS, which nobody answers here.
 """
 
 import json
@@ -39,7 +39,7 @@ NAMES = " ".join(SERVICES)
 HEALTHY_WITHIN_S = 300
 STAND_IN = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "7070"]
 OF_SYSTEM = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-LAB_METRICS = "9102"
+OF_THE_LAB = {"9100": "9102", "8001": "8003"}
 ALERTS_PORT = 9999
 
 
@@ -63,8 +63,10 @@ class ByHand:
             if step.word == "ENV":
                 words = (word.partition("=") for word in step.text.split())
                 found |= {key: value.replace("$PATH", OF_SYSTEM) for key, _, value in words}
-        moved = {"SEEMLY_METRICS_PORT": LAB_METRICS} if name == "lab-cpu" else {}
-        return found | environment(name, self.variables) | moved
+        told = environment(name, self.variables)
+        return found | {
+            key: OF_THE_LAB.get(value, value) if name == "lab-cpu" else value for key, value in told.items()
+        }
 
     def root(self, name: str) -> Path:
         """The service's file system, as the compose file wants it."""
@@ -128,7 +130,7 @@ class ByHand:
         """Until it is healthy, by its own command; wget is this machine's, as busybox' is in the images."""
         begun, words = time.monotonic(), SERVICES[name]["healthcheck"]["test"][1:]
         words = [word.replace("/health", "/moto-api/") for word in words] if name == "store" else words
-        words = [word.replace("9100", LAB_METRICS) for word in words] if name == "lab-cpu" else words
+        words = [word.replace("8001", OF_THE_LAB["8001"]) for word in words] if name == "lab-cpu" else words
         while (subprocess.run(words, check=False) if words[0] == "wget" else self.run(name, *words)).returncode:
             log = (self.work / f"{name}.log").read_text()
             assert self.processes[name].poll() is None, log
