@@ -91,16 +91,28 @@ class Decision(_Entry):
     policy: PolicyRef
 
 
+class Erased(_Entry):
+    """What was deleted because its time was over: jobs' records by their ids, pictures by the names of their files,
+    `<job>/<attempt>-<index>.<format>`. The entry with a picture's verdict has its SHA-256."""
+
+    kind: Literal["erased"] = "erased"
+    what: Literal["results", "pictures"]
+    count: int
+    names: tuple[str, ...]
+    policy: PolicyRef | None = Field(None, description="Whose retention it was; null: the deployment's settings alone.")
+
+
 class Deleted(_Entry):
-    """What was deleted because its time was over. `link` is the last entry's, and stands for all that went."""
+    """Entries that were deleted because their time was over. `link` is the last one's, and stands for all of them."""
 
     kind: Literal["deleted"] = "deleted"
     first: int
     last: int
     link: str
+    policy: PolicyRef | None = Field(None, description="Whose retention it was; null: the deployment's, or by hand.")
 
 
-Entry = Annotated[Verdicts | Appeal | Look | Decision | Deleted, Field(discriminator="kind")]
+Entry = Annotated[Verdicts | Appeal | Look | Decision | Erased | Deleted, Field(discriminator="kind")]
 ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
 
 

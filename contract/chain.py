@@ -90,9 +90,9 @@ end
 # ARGV = tenant, body, sha256 of the body. Puts one entry on record. Returns its sequence and link.
 APPEND = APPENDING + "return append(ARGV[1], ARGV[2], ARGV[3])"
 
-# ARGV = tenant, milliseconds since 1970, the time as the entry states it. Deletes every entry from before that moment
-# and puts on record what went: the sequences, the number and the last link, which stands for all of them. Returns that
-# link; nil when nothing was that old.
+# ARGV = tenant, milliseconds since 1970, the time as the entry states it, and the policy that wants it, as JSON, if one
+# does. Deletes every entry from before that moment and puts on record what went: the sequences and the last link, which
+# stands for all of them. Returns that link; nil when nothing was that old.
 CUT = (
     APPENDING
     + f"""
@@ -107,8 +107,9 @@ local function fields_of(entry)
   return fields
 end
 local first, last = fields_of(redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]), fields_of(last)
-local body = string.format('{{"kind":"deleted","tenant":%s,"at":%s,"first":%s,"last":%s,"link":"%s"}}',
-  cjson.encode(ARGV[1]), cjson.encode(ARGV[3]), first.sequence, last.sequence, last.link)
+local policy = (ARGV[4] or '') ~= '' and ',"policy":' .. ARGV[4] or ''
+local body = string.format('{{"kind":"deleted","tenant":%s,"at":%s,"first":%s,"last":%s,"link":"%s"%s}}',
+  cjson.encode(ARGV[1]), cjson.encode(ARGV[3]), first.sequence, last.sequence, last.link, policy)
 append(ARGV[1], body, sha256(body))
 redis.call('XTRIM', stream, 'MINID', before)
 return last.link

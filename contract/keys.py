@@ -6,10 +6,12 @@ MODELS = f"{PREFIX}models"  # hash: model name → ModelInfo as JSON; kept when 
 LABS = f"{PREFIX}labs"  # hash: model name → Lab as JSON; kept when no lab worker runs
 READY_WORKERS = f"{PREFIX}workers:ready"  # sorted set: "model|worker" → time at which its lease ends, epoch seconds
 ACCEPTED = f"{PREFIX}jobs:accepted"  # sorted set: job id → acceptance, epoch seconds; holds every job not yet terminal
+ENDED = f"{PREFIX}jobs:ended"  # set: tenants that have an `ended_jobs_key`
 AUDITED = f"{PREFIX}audited"  # set: tenants that have an audit
 TENANTS = f"{PREFIX}tenants"  # hash: tenant → `service.limits.TenantLimits` as JSON, where it has its own
 POLICIES = f"{PREFIX}policies"  # hash: "id@version" → `contract.policy.Policy` as JSON; none is changed or removed
 ASSIGNMENTS = f"{PREFIX}policies:assigned"  # hash: tenant, or `policy.EVERYONE` → `contract.policy.Assignment` as JSON
+OWN_POLICY = f"{PREFIX}policies:own"  # string: `contract.job.PolicyRef` of the deployment's own, as JSON
 API_KEYS = f"{PREFIX}api-keys"  # hash: key id → `service.api_keys.ApiKey` as JSON; none is ever removed
 SERVICE_TIMES = f"{PREFIX}jobs:service-times"  # list, capped: seconds a job took, newest first
 
@@ -66,6 +68,11 @@ def events_key(job_id: str) -> str:
 def tenant_jobs_key(tenant: str, kind: str = PICTURES) -> str:
     """Sorted set: ids of a tenant's jobs of one kind → acceptance, epoch seconds; an id outlives its record."""
     return f"{PREFIX}tenant:{tenant}:{kind}"
+
+
+def ended_jobs_key(tenant: str) -> str:
+    """Sorted set: ids of a tenant's ended jobs for pictures → end, epoch seconds; until their records are gone."""
+    return f"{PREFIX}tenant:{tenant}:ended"
 
 
 def in_flight_key(tenant: str) -> str:

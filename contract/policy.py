@@ -17,6 +17,7 @@ from contract.job import Job, PolicyRef
 from contract.plan import METHODS, SafetyPlan, Sega, Sld
 from contract.prompt_rules import PromptRules
 from contract.request import WrittenPlan, plan_of
+from contract.retention import Retention
 from contract.strict import Number, Strict, Text
 from contract.strictness import NO_FLOOR, joint_floor, shortfalls, strictest
 
@@ -105,6 +106,7 @@ class Policy(Strict):
     bounds: Bounds = Bounds()
     prompt_rules: PromptRules = PromptRules()
     prompts: PromptForm = Field(PromptForm.HASHED, description="What the audit has of prompts.")
+    retention: Retention = Field(Retention(), description="How long what jobs leave behind is kept.")
     reviewers: Annotated[int, Field(ge=1, le=2), Number] = Field(
         1, description="How many people must agree before a held picture is released."
     )

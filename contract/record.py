@@ -97,6 +97,10 @@ local function finish(status, result, now, ttl, telling)
   redis.call('EXPIRE', KEYS[1], ttl)
   redis.call('ZREM', KEYS[2], id)
   if of[1] then release(of[1]) end
+  if of[1] and (of[7] or '{keys.PICTURES}') == '{keys.PICTURES}' then
+    redis.call('ZADD', '{keys.ended_jobs_key("' .. of[1] .. '")}', now, id)
+    redis.call('SADD', '{keys.ENDED}', of[1])
+  end
   if of[1] and of[2] then count_refusals(of[1], of[2], result) end
   if of[1] and of[6] then tell('msg_' .. id, of[1], id, of[6], status, telling, now, of[7], of[8]) end
   if of[3] and redis.call('ZREM', of[3], id) == 1 and of[4] == '0' then

@@ -175,6 +175,7 @@ if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 append(ARGV[1], ARGV[7], ARGV[8])
 put_up(ARGV[1], ARGV[2], ARGV[3], '{Cause.APPEAL}', ARGV[4], ARGV[5], ARGV[6])
 if redis.call('TTL', KEYS[2]) < tonumber(ARGV[6]) then redis.call('EXPIRE', KEYS[2], ARGV[6]) end
+redis.call('ZADD', '{keys.ended_jobs_key("' .. ARGV[1] .. '")}', 'XX', ARGV[5], ARGV[2])
 return 1
 """
 )
@@ -197,6 +198,7 @@ if ARGV[8] then
   redis.call('HSET', KEYS[2], 'status', ARGV[8], 'result', ARGV[9])
   redis.call('HINCRBY', KEYS[2], 'version', 1)
   if redis.call('TTL', KEYS[2]) < tonumber(ARGV[10]) then redis.call('EXPIRE', KEYS[2], ARGV[10]) end
+  redis.call('ZADD', '{keys.ended_jobs_key("' .. of[2] .. '")}', 'XX', ARGV[5], of[3])
   if record[2] then
     tell('msg_' .. of[5], of[2], of[3], record[2], ARGV[8], ARGV[11], ARGV[5], record[3], record[4])
   end

@@ -150,7 +150,8 @@ class Policies:
             pipe.hgetall(keys.ASSIGNMENTS)
             pipe.hsetnx(keys.POLICIES, own, self._own.model_dump_json())
             pipe.hget(keys.POLICIES, own)
-            assigned, _, kept = await pipe.execute()
+            pipe.set(keys.OWN_POLICY, self._own.ref.model_dump_json())
+            assigned, _, kept, _ = await pipe.execute()
         if Policy.model_validate_json(kept) != self._own:
             raise NotReady(f"The policy {own} has decided with another content before: raise its version.", 30)
         self._assigned = {tenant: Assignment.model_validate_json(text) for tenant, text in assigned.items()}

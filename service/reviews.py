@@ -1,5 +1,6 @@
 """Withheld pictures before a person: listed, looked at, decided on, appealed."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from contract import audit as entries
 from contract import keys, review
 from contract.audit import words_of
 from contract.result import Picture
+from contract.retention import Lifetimes
 from contract.review import (
     Appealed,
     AppealRequest,
@@ -156,7 +158,7 @@ class Reviews:
             async with self._silence.noticed_in_turn():
                 version: Any = await self._redis.hget(job, "version")  # before the result that it is the version of
             case = await self._case(review_id, caller.tenant)
-            arguments = decision_of(case, caller, request, version or "0", self._result_ttl_s)
+            arguments = decision_of(case, caller, request, version or "0", int(self._kept(case.record).results_s))
             async with self._silence.noticed_in_turn():
                 is_done = await self._decide(keys=[keys.review_key(review_id), job], args=arguments)
             if is_done:
@@ -186,10 +188,11 @@ class Reviews:
         )
         now = repr(datetime.now(UTC).timestamp())
         named = review_id(job_id, picture.index)
+        held_s = int(self._kept(record).held_s)
         async with self._silence.noticed_in_turn():
             is_put_up = await self._appeal(
                 keys=[keys.review_key(named), keys.job_key(job_id)],
-                args=[caller.tenant, job_id, picture.index, request.reason, now, self._keep_s, *words_of(entry)],
+                args=[caller.tenant, job_id, picture.index, request.reason, now, held_s, *words_of(entry)],
             )
         if not is_put_up:
             raise NotAppealable("This picture was appealed before; it awaits a person.")
@@ -200,6 +203,10 @@ class Reviews:
             state=ReviewState.WAITING,
             job_status=record.view.status,
         )
+
+    def _kept(self, record: JobRecord) -> Lifetimes:
+        """How long the job is kept under the policy of now."""
+        return record.in_force.policy.retention.within(Lifetimes(self._result_ttl_s, self._keep_s, math.inf))
 
     async def _case(self, review_id: str, tenant: str) -> Case:
         [case] = await self._cases(tenant, [review_id])

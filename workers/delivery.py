@@ -171,7 +171,7 @@ class Delivery:
         shadow = tuple(shadow_of(result.images, job, in_force.watched, texts))
         evidence = verdicts_of(job, attempt, result, shadow)
         stored = time.time()
-        is_committed = self._records.commit(job.id, attempt, result, evidence, in_force.policy.scores)
+        is_committed = self._records.commit(job.id, attempt, result, evidence, in_force.policy)
         stages = [Stage("store", began, stored), Stage("commit", stored, time.time())]
         earlier = attempt if is_committed else attempt + 1
         self._remove([file for other in range(1, earlier) for file in self._files_of(job, other)])

@@ -39,6 +39,21 @@ class PolicyReader:
         except ValidationError as error:
             raise UnknownPolicy("the job's policy, or its assignment, cannot be read") from error
 
+    def of_tenant(self, tenant: str) -> Policy | None:
+        """What a tenant is under now, whatever job it has; None when no gateway has said so yet.
+
+        Raises:
+            UnknownPolicy
+        """
+        own, everyones = self._connection.hmget(keys.ASSIGNMENTS, [tenant, EVERYONE])
+        deployments = self._connection.get(keys.OWN_POLICY)
+        try:
+            if assigned := own or everyones:
+                return self._version(Assignment.model_validate_json(assigned).enforce)
+            return self._version(PolicyRef.model_validate_json(deployments)) if deployments else None
+        except ValidationError as error:
+            raise UnknownPolicy("the tenant's policy, or its assignment, cannot be read") from error
+
     def _version(self, ref: PolicyRef) -> Policy:
         if ref not in self._known:
             kept = self._connection.hget(keys.POLICIES, field_of(ref))

@@ -1,10 +1,10 @@
 """Jobs' records in Redis, changed only by the scripts of `contract.record`."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from redis import Redis
@@ -14,10 +14,12 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from contract import chain, drift, keys, record
+from contract import drift, keys, record
 from contract.audit import Verdicts, words_of
 from contract.detail import ScoreDetail, telling_of
+from contract.policy import Policy
 from contract.result import Ended, Picture, Result, Status
+from contract.retention import Lifetimes
 
 log = logging.getLogger(__name__)
 
@@ -85,10 +87,9 @@ class JobRecords:
     def __init__(self, connection: Redis, ttl_s: int, withheld_ttl_s: int = 0) -> None:
         self.connection = connection
         self._ttl_s = ttl_s
-        self._withheld_ttl_s = max(ttl_s, withheld_ttl_s)  # of jobs on whose pictures a person may decide
+        self._most = Lifetimes(ttl_s, max(ttl_s, withheld_ttl_s), math.inf)
         self._start = connection.register_script(record.START)
         self._commit = connection.register_script(record.COMMIT)
-        self._cut = connection.register_script(chain.CUT)
         self._end_queued = connection.register_script(record.END_QUEUED)
 
     def start(self, job_id: str, starter: str) -> Started | NotStarted:
@@ -107,18 +108,20 @@ class JobRecords:
         attempt: int,
         result: Ended,
         verdicts: Verdicts | None = None,
-        detail: ScoreDetail = ScoreDetail.NONE,
+        policy: Policy | None = None,
     ) -> bool:
-        """Make the result the job's, put its verdicts on record, and tell the webhook in so much detail. False when
-        another attempt or a terminal status came first; then nothing is done.
+        """Make the result the job's, put its verdicts on record, tell the webhook as the policy says and keep the
+        record as long. False when another attempt or a terminal status came first; then nothing is done.
 
         A commit whose reply was lost is sent again by the client and refused as the second; so a refusal is checked
         against what the record holds.
         """
         text = result.model_dump_json()
         is_withheld = isinstance(result, Result) and any(picture.kept for picture in result.images)
-        ttl_s = self._withheld_ttl_s if is_withheld else self._ttl_s
-        args = [attempt, result.status.value, text, repr(time.time()), ttl_s, telling_of(result, detail)]
+        lifetimes = policy.retention.within(self._most) if policy else self._most
+        ttl_s = int(lifetimes.held_s if is_withheld else lifetimes.results_s)
+        telling = telling_of(result, policy.scores if policy else ScoreDetail.NONE)
+        args = [attempt, result.status.value, text, repr(time.time()), ttl_s, telling]
         if verdicts is not None:
             args += words_of(verdicts)
         if persistently(lambda: self._commit(keys=_keys(job_id), args=args)):
@@ -150,13 +153,6 @@ class JobRecords:
             Standing(status.decode(errors="replace") if status else None, count_of(attempt), cancel == b"1")
             for status, attempt, cancel in read
         ]
-
-    def cut_audits(self, keep_s: float) -> None:
-        """Delete entries of all audits that are older; each audit then tells what went."""
-        now = datetime.now(UTC)
-        before_ms = int((now.timestamp() - keep_s) * 1000)
-        for tenant in self.connection.smembers(keys.AUDITED):
-            self._cut(args=[tenant, before_ms, now.isoformat()])
 
     def note_scores(self, model: str, pictures: Sequence[Picture]) -> None:
         """Count the scores of pictures that were made, for `contract.drift`."""

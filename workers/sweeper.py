@@ -32,24 +32,35 @@ class Sweeper:
     """Sweeps one store. Several workers may sweep the same one at once."""
 
     store: ObjectStore
-    keep_s: float
+    keep_s: Callable[[str], float]  # of a tenant
+    on_removed: Callable[[str, list[str]], None] = lambda tenant, names: None  # a tenant's, without its own name
 
     def sweep(self, is_closing: Callable[[], bool] = lambda: False) -> int:
         """Remove every picture stored more than `keep_s` ago. How many; what a failing store keeps waits."""
-        removed, old = 0, datetime.now(UTC) - timedelta(seconds=self.keep_s)
+        removed: dict[str, list[str]] = {}
         try:
-            for listed in obstore.list(self.store, chunk_size=LISTED_AT_ONCE):
-                for found in listed:
-                    if is_closing():
-                        return removed
-                    if found["last_modified"] < old and PICTURE_KEY.fullmatch(found["path"]):
-                        removed += self._remove(found["path"])
-                time.sleep(PAUSE_S)
+            self._sweep(removed, is_closing)
         except Exception as error:  # noqa: BLE001 - a file too many is a loss of space, not of a job
             log.warning("the store could not be swept to its end: %s", type(error).__name__)
-        if removed:
-            log.info("removed %d pictures whose jobs are forgotten", removed)
-        return removed
+        for tenant, names in removed.items():
+            self.on_removed(tenant, names)
+        if count := sum(map(len, removed.values())):
+            log.info("removed %d pictures whose jobs are forgotten", count)
+        return count
+
+    def _sweep(self, removed: dict[str, list[str]], is_closing: Callable[[], bool]) -> None:
+        now = datetime.now(UTC)
+        for listed in obstore.list(self.store, chunk_size=LISTED_AT_ONCE):
+            for found in listed:
+                if is_closing():
+                    return
+                tenant, _, name = found["path"].partition("/")
+                if not PICTURE_KEY.fullmatch(found["path"]):
+                    continue
+                old = now - timedelta(seconds=self.keep_s(tenant))
+                if found["last_modified"] < old and self._remove(found["path"]):
+                    removed.setdefault(tenant, []).append(name)
+            time.sleep(PAUSE_S)
 
     def _remove(self, key: str) -> bool:
         try:

@@ -4,7 +4,7 @@
     engine              `engine.step` in a loop, pictures judged as they come out
     finaliser           encode, store, COMMIT, end the job in RQ; progress events
     keeper              cancellations every second, heartbeats, the reaper
-    sweeper             removes pictures whose records are gone; apart, since a slow store must not delay a heartbeat
+    sweeper             deletes what is over its time; apart, since a slow store must not delay a heartbeat
 
 A thread that fails, and a step of the engine that never ends, end the process; its jobs go back to the queue.
 A job begun for the last time runs alone: should it kill its worker again, it takes no neighbour with it.
@@ -26,6 +26,7 @@ from contract.job import MAX_ATTEMPTS, Job
 from contract.logs import about
 from contract.model import ModelInfo
 from contract.redis_safety import RedisSafety
+from contract.retention import Lifetimes
 from contract.tracing import Tracing
 from workers.announce import Announcement
 from workers.beginning import Beginning
@@ -34,6 +35,7 @@ from workers.ending import Ending
 from workers.engine.picture import Outcome, PictureSpec, Progress
 from workers.engine.weights import ErasedWeights
 from workers.finaliser import Finaliser
+from workers.forgetting import Forgetting
 from workers.keeper import Keeper
 from workers.lifecycle import RqWorker, Ticket
 from workers.marking import Marking
@@ -46,7 +48,6 @@ from workers.reaper import Reaper
 from workers.records import JobRecords, Started
 from workers.results import failed
 from workers.settings import Settings
-from workers.sweeper import Sweeper
 from workers.taking import Taking
 from workers.trouble import log_error, log_redis_error
 from workers.uploads import UploadGone, Uploads
@@ -137,11 +138,8 @@ class Worker:
             is_closing=self._is_closing,
             has_failed=self._thread_failed,
         )
-        keep_s = settings.record_ttl_s + settings.sweep_margin_s
-        self._sweepers = (
-            Sweeper(stores.passed, keep_s),
-            Sweeper(stores.withheld, keep_s + settings.withheld_keep_s),  # one that is released lasts as long as any
-        )
+        most = Lifetimes(settings.record_ttl_s, settings.withheld_keep_s, settings.audit_keep_s)
+        self._forgetting = Forgetting(connection, stores, self._policies, most, settings.sweep_margin_s)
 
     @property
     def name(self) -> str:
@@ -355,12 +353,10 @@ class Worker:
 
     def _sweep(self) -> None:
         while True:
-            for sweeper in self._sweepers:
-                sweeper.sweep(self._is_closing.is_set)
             try:
-                self._records.cut_audits(self._settings.audit_keep_s)
+                self._forgetting.run(self._is_closing.is_set)
             except RedisError as error:
-                log_redis_error("deleting old entries of audits", error, self._metrics)
+                log_redis_error("deleting what is over its time", error, self._metrics)
             if self._is_closing.wait(self._settings.sweep_s):
                 return
 

@@ -27,6 +27,7 @@ can="$can -script|flush -script|kill -publish -subscribe -psubscribe -ssubscribe
 
 # A job's own keys, what is counted of its tenant, the webhook that tells its end, and verdicts on record.
 jobs="~seemly:job:* ~seemly:events:* ~seemly:jobs:accepted ~seemly:tenant:*:in-flight ~seemly:tenant:*:refusals:*"
+jobs="$jobs ~seemly:jobs:ended ~seemly:tenant:*:ended"
 outbox="~seemly:webhook:* ~seemly:webhooks:tenants ~seemly:tenant:*:webhooks ~seemly:tenant:*:webhooks:due"
 verdicts="~seemly:audited ~seemly:tenant:*:audit ~seemly:tenant:*:audit:head ~seemly:review:* ~seemly:tenant:*:reviews"
 verdicts="$verdicts ~seemly:reviews:pending"
@@ -40,7 +41,7 @@ rq() {
     printf %s " %R~rq:suspended %R~rq:rl-keys ~seemly:turns:$1* ~seemly:reaper:$1*"
 }
 
-gateway="$jobs $outbox $verdicts ~seemly:webhooks:dead ~seemly:policies ~seemly:policies:assigned ~seemly:tenant:*"
+gateway="$jobs $outbox $verdicts ~seemly:webhooks:dead ~seemly:policies ~seemly:policies:* ~seemly:tenant:*"
 gateway="$gateway ~seemly:turns:* ~seemly:claim:* ~seemly:upload:* ~seemly:bell:* ~seemly:rate*"
 gateway="$gateway %R~seemly:models %R~seemly:labs %R~seemly:workers:ready %R~seemly:jobs:service-times"
 gateway="$gateway %R~seemly:tokenizer:* %R~seemly:scores:* %R~seemly:tenants %R~seemly:api-keys"
@@ -49,7 +50,7 @@ gateway="$gateway %R~rq:execution:* %R~rq:suspended +publish &rq:pubsub:* +xread
 
 worker="$jobs $outbox $verdicts $(rq seemly-) ~seemly:models ~seemly:tokenizer:* ~seemly:workers:ready"
 worker="$worker ~seemly:jobs:service-times ~seemly:upload:* ~seemly:scores:*"
-worker="$worker %R~seemly:policies %R~seemly:policies:assigned"
+worker="$worker %R~seemly:policies %R~seemly:policies:*"
 
 lab="$jobs $outbox $(rq lab-) ~seemly:labs ~seemly:jobs:service-times"
 

@@ -106,7 +106,11 @@ def announce_worker(redis: "Redis", lease_s: float = 60) -> None:
 def redis_keys(redis: "Redis") -> set[str]:
     """Every key but the gateway's own passing ones."""
     found = {key if isinstance(key, str) else key.decode() for key in redis.keys("*")}
-    return {key for key in found if not key.startswith(f"{keys.PREFIX}bell:") and key != keys.POLICIES}
+    return {
+        key
+        for key in found
+        if not key.startswith(f"{keys.PREFIX}bell:") and key not in (keys.POLICIES, keys.OWN_POLICY)
+    }
 
 
 def redis_contents(url: str) -> dict[bytes, bytes]:

@@ -202,14 +202,17 @@ def test_decisions_made_at_once_lose_nothing(desk: Desk) -> None:
 
 def test_a_blocked_picture_that_is_kept_is_appealed_once(desk: Desk) -> None:
     job_id = desk.held(Verdict.BLOCKED, Verdict.PASSED, action="block")
+    ended = desk.keyed.redis.zscore(keys.ended_jobs_key(desk.tenant), job_id)
     appealed = desk.app.post(f"/jobs/{job_id}/appeal", json={"index": 0, "reason": "a carnival mask"})
     assert (appealed.status_code, appealed.json()["state"]) == (202, "waiting")
+    kept_from = desk.keyed.redis.zscore(keys.ended_jobs_key(desk.tenant), job_id)
     again = desk.app.post(f"/jobs/{job_id}/appeal", json={"index": 0, "reason": "please"})
     assert problem(again)["code"] == "not_appealable"
     [listed] = desk.first.get("/reviews", params={"cause": "appeal"}).json()["reviews"]
     assert listed["appeal"] == "a carnival mask"
     assert desk.first.get("/reviews", params={"cause": "held"}).json()["reviews"] == []
     decided(desk.first, listed["id"], "approve", concepts={"weapon": False}).raise_for_status()
+    assert ended < kept_from < desk.keyed.redis.zscore(keys.ended_jobs_key(desk.tenant), job_id)
     assert desk.app.get(f"/jobs/{job_id}/images/0").content == png(0)
     assert [entry.kind for entry in desk.on_record()] == ["verdicts", "appeal", "decision"]
 

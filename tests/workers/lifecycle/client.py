@@ -14,7 +14,7 @@ from rq import Queue, Retry
 from rq.serializers import JSONSerializer
 
 from contract import keys, record
-from contract.audit import Verdicts
+from contract.audit import ENTRY, Verdicts
 from contract.job import AnyJob, Job, PolicyRef
 from contract.plan import SafetyPlan
 from contract.policy import Policy, field_of
@@ -156,6 +156,6 @@ class Client:
         found: dict[str, list[Verdicts]] = {}
         for tenant in self.redis.smembers(keys.AUDITED):
             for _, fields in self.redis.xrange(keys.audit_key(tenant.decode())):
-                entry = Verdicts.model_validate_json(fields[b"body"])
-                found.setdefault(entry.job, []).append(entry)
+                if isinstance(entry := ENTRY.validate_json(fields[b"body"]), Verdicts):
+                    found.setdefault(entry.job, []).append(entry)
         return found

@@ -38,7 +38,7 @@ def test_only_old_pictures_are_removed(tmp_path: Path) -> None:
     old = [put(tmp_path, key_of(index, kind), DAY_S + 60) for index, kind in enumerate(OutputFormat)]
     young = put(tmp_path, key_of(0), DAY_S - 60)
     foreign = [put(tmp_path, name, 9 * DAY_S) for name in ("accounts.csv", "a/b/1-0.png", f"more/{key_of(0)}")]
-    sweeper = Sweeper(open_store(f"file://{tmp_path}"), DAY_S)
+    sweeper = Sweeper(open_store(f"file://{tmp_path}"), lambda _: DAY_S)
     assert sweeper.sweep() == len(old)
     assert not any(path.exists() or path.parent.exists() for path in old)
     assert young.exists()
@@ -52,16 +52,16 @@ def test_both_kinds_of_store_are_swept(place: Place) -> None:
     for key in pictures | foreign:
         place.put(key, b"picture")
     store = open_store(place.url)
-    assert Sweeper(store, 60).sweep() == 0
+    assert Sweeper(store, lambda _: 60).sweep() == 0
     assert place.found() >= pictures | foreign
-    assert Sweeper(store, -60).sweep() == len(pictures)  # as if a minute later
+    assert Sweeper(store, lambda _: -60).sweep() == len(pictures)  # as if a minute later
     assert place.found() & (pictures | foreign) == foreign
 
 
 def test_a_sweep_of_many_pictures_ends_and_can_be_stopped(tmp_path: Path) -> None:
     for index in range(1200):
         put(tmp_path, key_of(index), DAY_S + 60)
-    sweeper = Sweeper(open_store(f"file://{tmp_path}"), DAY_S)
+    sweeper = Sweeper(open_store(f"file://{tmp_path}"), lambda _: DAY_S)
     assert sweeper.sweep(lambda: True) == 0
     assert sweeper.sweep() == 1200
 
@@ -69,7 +69,7 @@ def test_a_sweep_of_many_pictures_ends_and_can_be_stopped(tmp_path: Path) -> Non
 def test_a_store_that_is_gone_ends_no_sweeper(tmp_path: Path) -> None:
     store = open_store(f"file://{tmp_path / 'store'}")
     (tmp_path / "store").rmdir()
-    assert Sweeper(store, DAY_S).sweep() == 0
+    assert Sweeper(store, lambda _: DAY_S).sweep() == 0
 
 
 def test_a_worker_removes_what_an_ended_job_left_and_keeps_what_can_be_read(
