@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from contract.audit import Verdicts
-from contract.detail import ScoreDetail
 from contract.job import MAX_ATTEMPTS, Job
 from contract.model import ModelInfo
-from contract.policy import InForce, screened_texts
+from contract.policy import InForce, Policy, screened_texts
 from contract.prompt_concepts import PromptDecision, TextScore, judged_prompt
 from contract.result import AppliedSafety, Ended, JobError, Metrics, Picture, Result, Status
 from contract.verdict import Verdict
@@ -31,7 +30,7 @@ class Outlook:
 
     end: Ended | None = None
     evidence: Verdicts | None = None
-    detail: ScoreDetail = ScoreDetail.NONE  # in which a webhook is told of it
+    policy: Policy | None = None  # under which it ends
     texts: tuple[TextScore, ...] = ()
 
 
@@ -130,7 +129,7 @@ class Beginning:
             ),
         )
         shadow = tuple(shadow_of(result.images, job, in_force.watched, texts))
-        return Outlook(result, verdicts_of(job, started.attempt, result, shadow), in_force.policy.scores)
+        return Outlook(result, verdicts_of(job, started.attempt, result, shadow), in_force.policy)
 
 
 def _concepts(in_force: InForce) -> Iterator[str]:

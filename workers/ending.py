@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from contract.audit import Verdicts
-from contract.detail import ScoreDetail
+from contract.policy import Policy
 from contract.result import Ended, Status
 from workers.lifecycle import RqWorker, Ticket
 from workers.metrics import UNREAD, WorkerMetrics
@@ -30,11 +30,11 @@ class Ending:
         result: Ended,
         mode: str = UNREAD,
         evidence: Verdicts | None = None,
-        detail: ScoreDetail = ScoreDetail.NONE,
+        policy: Policy | None = None,
     ) -> bool:
         """Commit a result that needed no engine, as `JobRecords.commit` does. False when another attempt or a terminal
         status came first."""
-        if not self.records.commit(ticket.job_id, attempt, result, evidence, detail):
+        if not self.records.commit(ticket.job_id, attempt, result, evidence, policy):
             self.rq.release(ticket)
             return False
         self.metrics.note_end(mode, result.status)

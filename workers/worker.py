@@ -139,7 +139,7 @@ class Worker:
             has_failed=self._thread_failed,
         )
         most = Lifetimes(settings.record_ttl_s, settings.withheld_keep_s, settings.audit_keep_s)
-        self._forgetting = Forgetting(connection, stores, self._policies, most, settings.sweep_margin_s)
+        self._forgetting = Forgetting(connection, stores, policies, most, settings.sweep_margin_s)
 
     @property
     def name(self) -> str:
@@ -275,7 +275,7 @@ class Worker:
             return False
         outlook = self._beginning.of(job, ticket.job_id, started)
         if outlook.end is not None:
-            self._ending.end(ticket, started.attempt, outlook.end, mode_of(job), outlook.evidence, outlook.detail)
+            self._ending.end(ticket, started.attempt, outlook.end, mode_of(job), outlook.evidence, outlook.policy)
             return False
         try:
             if job.uploads:
