@@ -75,6 +75,7 @@ if #gone > 0 then
     for index = 0, {MAX_PICTURES - 1} do
       redis.call('DEL', '{keys.review_key("")}' .. id .. '-' .. index)
       redis.call('ZREM', '{keys.tenant_reviews_key("' .. tenant .. '")}', id .. '-' .. index)
+      redis.call('ZREM', '{keys.PENDING_REVIEWS}', id .. '-' .. index)
     end
     redis.call('ZREM', list, id)
   end
