@@ -22,7 +22,7 @@ from contract.job import Job, picture_key, thumbnail_key
 from contract.plan import Action
 from contract.result import Status, status_of
 from contract.review import review_id
-from contract.verdict import Verdict, decide
+from contract.verdict import ConceptScore, Verdict, decide
 from service.api_keys import KeyRing, Scope
 from service.webhooks.signing import SecretRing
 from tests.redis_server import running_redis
@@ -78,12 +78,12 @@ class Desk:
         parts.commit(self.keyed.redis, job_id, attempt, parts.result(job, status_of(verdicts), *pictures))
         return str(job_id)
 
-    def blocked_and_gone(self) -> str:
+    def blocked_and_gone(self, *concepts: ConceptScore) -> str:
         """A finished job whose one picture is blocked and was not kept. Its id."""
         body = {"prompt": "a quiet street", "webhook_url": HOOK}
         job_id = self.app.post("/generate", json=body).raise_for_status().json()["id"]
         attempt, job = parts.take(self.keyed.redis, job_id)
-        blocked = parts.picture(job, 0, Verdict.BLOCKED, concepts=(parts.score(0.3),))
+        blocked = parts.picture(job, 0, Verdict.BLOCKED, concepts=concepts)
         parts.commit(self.keyed.redis, job_id, attempt, parts.result(job, Status.BLOCKED, blocked))
         return str(job_id)
 
@@ -218,7 +218,7 @@ def test_a_blocked_picture_that_is_kept_is_appealed_once(desk: Desk) -> None:
 
 
 def test_a_blocked_picture_that_was_not_kept_is_decided_on_by_the_evidence(desk: Desk) -> None:
-    job_id = desk.blocked_and_gone()
+    job_id = desk.blocked_and_gone(parts.score(0.3))
     appealed = desk.app.post(f"/jobs/{job_id}/appeal", json={"reason": "a carnival mask"}).raise_for_status().json()
     review = desk.first.get(f"/reviews/{appealed['review_id']}").json()
     assert (review["thumbnail_url"], review["picture_url"]) == (None, None)
@@ -249,12 +249,20 @@ def test_a_blocked_picture_that_was_not_kept_is_decided_on_by_the_evidence(desk:
 
 
 def test_a_block_that_is_upheld_on_the_evidence_stays_with_its_reason(desk: Desk) -> None:
-    job_id = desk.blocked_and_gone()
+    job_id = desk.blocked_and_gone(parts.score(0.3))
     appealed = desk.app.post(f"/jobs/{job_id}/appeal", json={"reason": "please"}).json()
     decided(desk.first, appealed["review_id"], "reject", concepts={"weapon": True}).raise_for_status()
     [picture] = desk.app.get(f"/jobs/{job_id}").json()["images"]
     assert (picture["verdict"], picture["reasons"][-1]) == ("blocked", "blocked by a person's decision: a toy")
     assert desk.on_record()[-1].labels == {"weapon": True}  # what the reviewer said, who may know the picture
+
+
+def test_overturning_the_block_of_a_prompt_promises_no_picture(desk: Desk) -> None:
+    job_id = desk.blocked_and_gone()  # before anything was made
+    appealed = desk.app.post(f"/jobs/{job_id}/appeal", json={"reason": "it is a song's title"}).json()
+    done = decided(desk.first, appealed["review_id"], "approve").raise_for_status().json()
+    assert done["verdict"] == "blocked"
+    assert "nothing was made of the prompt" in done["reasons"][-1]
 
 
 def test_an_appeal_of_what_is_not_there_or_was_never_blocked_says_so(desk: Desk) -> None:
