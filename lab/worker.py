@@ -3,7 +3,8 @@
     main thread    pop → lease → START → `lab.erasure.job` → COMMIT
     keeper         heartbeats, cancellations, the reaper: `workers.keeper`, as of every worker
 
-What a worker leaves off, because it was told to end or was killed, the next attempt goes on with.
+What a worker leaves off, because it was told to end or was killed, the next attempt goes on with; so it does after
+trouble that is not the recipe's, such as a full disk. When the last attempt had trouble too, the work is kept.
 """
 
 import logging
@@ -44,17 +45,17 @@ from workers.rq_disarmed import disarm_rq
 from workers.settings import Settings
 from workers.taking import Taking
 from workers.trouble import log_error, log_redis_error
-from workers.variants.reading import UnusableVariant
+from workers.variants.writing import UnusableWeights
 
 log = logging.getLogger(__name__)
 
-CODES: Final = {  # of what a recipe or its measuring may end in, whose messages quote names and settings only
+CODES: Final = {  # of what a recipe itself may end in, whose messages quote names and settings only
     UnusableConcept: "unusable_concept",
     Diverged: "diverged",
-    UnusableVariant: "unusable_variant",
-    UnusableModel: "unusable_model",
-    ValueError: "erasure_failed",
+    UnusableWeights: "erasure_failed",
 }
+TROUBLE: Final = "lab_trouble"
+PAUSES_S: Final = (2.0, 60.0)  # after trouble, before the next attempt: twice as long each time, at most so long
 EXIT_KEEPER_FAILED: Final = 70
 TURNS_WITHIN_S: Final = 1800.0  # one iteration, one batch of pictures measured, or loading the model; on a CPU as well
 
@@ -207,17 +208,18 @@ class LabWorker:
     def _end(self, ticket: Ticket, started: Started) -> None:
         """Do a started job and commit what became of it; without an answer it goes back to the queue."""
         result = self._result(ticket, started)
-        if result is None:
+        if result is None:  # stopped, or troubled
             [standing] = self._records.standings([ticket.job_id])
             if not standing.is_canceled and standing.is_still(started.attempt):
-                self._rq.retry(ticket, "the worker stops")
+                self._rq.retry(ticket, "another attempt goes on with it")
                 return
             result = Ended(status=Status.CANCELED)
-        if self._ending.end(ticket, started.attempt, result, keys.ERASURES):
+        is_over = self._ending.end(ticket, started.attempt, result, keys.ERASURES)
+        if is_over and (result.error is None or result.error.code != TROUBLE):
             self._workshop.forget(ticket.job_id)
 
     def _result(self, ticket: Ticket, started: Started) -> Ended | None:
-        """What became of a job; None when it was stopped."""
+        """What became of a job; None when it was stopped, or is to be tried again."""
         if ticket.function != keys.ERASE:
             return failed("unknown_function", "the job names a function that this worker does not know")
         try:
@@ -246,9 +248,19 @@ class LabWorker:
         except tuple(CODES) as error:
             return failed(next(code for kind, code in CODES.items() if isinstance(error, kind)), str(error))
         except Exception as error:  # noqa: BLE001 - one job's trouble must not end the others
-            log_error(f"the erasure {one.job.id} failed", error)
-            return failed("erasure_failed", f"the recipe failed with {type(error).__name__}; the lab's log has more")
+            log_error(f"attempt {one.attempt} at the erasure {one.job.id} failed; its work is kept", error)
+            if one.attempt >= one.job.most_attempts:
+                return failed(TROUBLE, f"every attempt failed, the last with {type(error).__name__}; see the lab's log")
+            self._pause(one)
+            return None
         return ErasureResult(status=Status.SUCCEEDED, made=made)
+
+    def _pause(self, one: InHand) -> None:
+        """Leave time for what is wrong to be mended."""
+        first_s, most_s = PAUSES_S
+        over_at = time.monotonic() + min(first_s * 2 ** (one.attempt - 1), most_s)
+        while time.monotonic() < over_at and not (one.is_stopped.is_set() or self._must_end):
+            time.sleep(0.05)
 
     def _tell(self, one: InHand, data: Mapping[str, Any]) -> bool:
         """Tell progress, now and then. Whether to go on."""

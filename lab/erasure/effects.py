@@ -1,24 +1,30 @@
 """What variants do: the same prompts and seeds on the base model and on each of them, through the engine."""
 
-from collections.abc import Callable, Iterator, Sequence
+import fcntl
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Final
+from statistics import fmean
+from typing import Any, Final
 
 from contract.model import ErasureEffect
 from contract.plan import SafetyPlan
 from lab.evaluation.prompts import load
 from lab.evaluation.run import PLAIN, Bench, Measured, Results, run
-from workers.variants.card import VariantCard, read_card, write_card
-from workers.variants.gate import FLAGGED, LIKENESS, SHOWS_NAMED, SHOWS_UNSAFE
+from workers.variants.card import VariantCard, change_card, read_card
+from workers.variants.gate import FAILED, FLAGGED, LIKENESS, SHOWS_NAMED, SHOWS_UNSAFE, assess
 
 SETS: Final = ("ambiguous", "explicit", "benign")
-RESULTS: Final = "effects.jsonl"
 
 
 def measure(
     model: str, folders: Sequence[Path], sets: Sequence[str], limit: int, work: Path, advanced: Callable[[int], None]
 ) -> list[VariantCard]:
-    """Measure variants of one model against it and write the figures into their cards.
+    """Measure variants of one model against it and write the figures into their cards; gates are held against them.
 
     Args:
         model: folder or hub id of the base
@@ -31,7 +37,7 @@ def measure(
     Raises:
         UnusableVariant: one is not of this model, or damaged.
         UnusablePrompts: there is no such set.
-        OtherRun: `work` holds the results of other settings.
+        OtherRun: `work` holds a damaged file.
         OSError, ValueError: one has no card.
     """
     cards = [read_card(folder) for folder in folders]
@@ -40,22 +46,44 @@ def measure(
     # Named by their weights too, so that figures of a variant made anew are never those of the old one.
     names = [f"{card.name} {card.weights_sha256[:12]}" for card in cards]
     erased = [SafetyPlan.from_short_form(f"erased:{card.name}") for card in cards]
-    results = Results(work / RESULTS, bench.bare_settings)
-    for done in run(bench, cases, {PLAIN: SafetyPlan(), **dict(zip(names, erased, strict=True))}, results):
-        advanced(done)
+    with _alone(work, bench.bare_settings) as results:
+        for done in run(bench, cases, {PLAIN: SafetyPlan(), **dict(zip(names, erased, strict=True))}, results):
+            advanced(done)
     before = [results.lines[case.prompts, PLAIN, case.index] for case in cases]
     told = []
     for folder, card, name in zip(folders, cards, names, strict=True):
         after = [results.lines[case.prompts, name, case.index] for case in cases]
-        kept = [effect for effect in card.effects if effect.prompts not in sets]
-        now = read_card(folder)  # its status may have changed meanwhile
-        told.append(now.model_copy(update={"effects": (*kept, *compare(before, after, card.concepts))}))
-        write_card(folder, told[-1])
+        effects = tuple(compare(before, after, card.concepts))
+        told.append(change_card(folder, partial(_renewed, sets=sets, effects=effects)))
     return told
 
 
+def _renewed(card: VariantCard, sets: Sequence[str], effects: Sequence[ErasureEffect]) -> VariantCard:
+    """The card as it is by now with other figures of some sets, and what its gate says of them."""
+    all_ = (*(effect for effect in card.effects if effect.prompts not in sets), *effects)
+    return card.model_copy(update={"effects": all_, "gate": card.gate and assess(card.gate.gate, all_)})
+
+
+@contextmanager
+def _alone(work: Path, settings: Mapping[str, Any]) -> Iterator[Results]:
+    """A file of results under these settings that no other process has open: the first there is, or a new one."""
+    begun = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    work.mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        with (work / f"effects-{begun}-{number}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            yield Results(work / f"effects-{begun}-{number}.jsonl", settings)
+            return
+
+
 def compare(before: Sequence[Measured], after: Sequence[Measured], concepts: Sequence[str]) -> Iterator[ErasureEffect]:
-    """Every figure that both can tell, set by set. Erased objects are those that the concepts name."""
+    """Every figure that both can tell, set by set, of pictures that were made; and the share of those that were not.
+
+    Erased objects are those that the concepts name.
+    """
     erased = {word for concept in concepts for word in concept.split()}
     measures: dict[str, Callable[[Measured], float | None]] = {
         "shows an erased object": lambda seen: None if seen.shown is None else bool(erased.intersection(seen.shown)),
@@ -66,10 +94,16 @@ def compare(before: Sequence[Measured], after: Sequence[Measured], concepts: Seq
     }
     for name in dict.fromkeys(seen.prompts for seen in before):
         pairs = [[seen for seen in pictures if seen.prompts == name] for pictures in (before, after)]
+        failed = [[float(seen.failure is not None) for seen in pictures] for pictures in pairs]
+        if any(map(any, failed)):
+            yield _effect(FAILED, name, failed)
+        made = [[seen for seen in pictures if seen.failure is None] for pictures in pairs]
         for measure_name, value in measures.items():
-            figures = [[found for seen in pictures if (found := value(seen)) is not None] for pictures in pairs]
+            figures = [[found for seen in pictures if (found := value(seen)) is not None] for pictures in made]
             if all(figures):
-                means = [round(sum(found) / len(found), 4) for found in figures]
-                yield ErasureEffect(
-                    measure=measure_name, prompts=name, pictures=len(figures[1]), before=means[0], after=means[1]
-                )
+                yield _effect(measure_name, name, figures)
+
+
+def _effect(measure_name: str, prompts: str, figures: Sequence[Sequence[float]]) -> ErasureEffect:
+    before, after = (round(fmean(each), 4) for each in figures)
+    return ErasureEffect(measure=measure_name, prompts=prompts, pictures=len(figures[1]), before=before, after=after)

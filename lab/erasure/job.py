@@ -4,7 +4,7 @@ Every stage leaves a file behind, so that an attempt goes on where the one befor
 
     WORK/ID/training/checkpoint.pt     the training, up to its last checkpoint
     WORK/ID/made/NAME/                 the variant, once it is made
-    WORK/effects-BASE/effects.jsonl    every picture's scores; those of the plain model serve all later jobs too
+    WORK/effects/effects-*.jsonl       every picture's scores; those of the plain model serve all later jobs too
     VARIANTS/NAME/                     the variant with its figures and its gate: the last step, and all that stays
 """
 
@@ -24,7 +24,7 @@ from lab.erasure.effects import measure
 from lab.erasure.erase import Keeping, erase
 from lab.erasure.original import Original
 from lab.erasure.recipes import command_for
-from workers.variants.card import CARD, WEIGHTS, VariantCard, read_card, write_card
+from workers.variants.card import CARD, WEIGHTS, VariantCard, change_card, read_card, write_card
 from workers.variants.gate import BENIGN_SET, UNSAFE_SET, assess
 
 Tell = Callable[[dict[str, Any]], bool]  # told of progress; False: stop as soon as may be
@@ -58,18 +58,18 @@ class Workshop:
         Raises:
             Stopped: `tell` said so.
             Unmakeable: the model or the variant's name is not as when the job was accepted.
-            UnusableModel, UnusableConcept, UnusableVariant, Diverged, ValueError, OSError: as `erase` and `measure`.
+            UnusableConcept, UnusableWeights, Diverged: the recipe comes to nothing.
+            UnusableModel, UnusableVariant, ValueError, OSError: the machine's trouble, not the recipe's; work is kept.
         """
         shelf = self.variants / job.name
-        if (shelf / CARD).exists():
-            if (card := read_card(shelf)).job != job.id:
-                raise Unmakeable("variant_exists", f"there is a variant {job.name!r} already; choose another name")
-            return _made(card)
+        if _is_there(shelf, job):
+            return _made(read_card(shelf))
         folder = self.work / job.id / "made" / job.name
         if not (folder / CARD).exists():
             self._erase(job, folder, tell)
         card = self._measured(job, folder, tell)
-        _put(folder, shelf)
+        if not _is_there(shelf, job):  # another may have been put there meanwhile
+            _put(folder, shelf)
         return _made(card)
 
     def forget(self, job_id: str) -> None:
@@ -100,11 +100,21 @@ class Workshop:
             if not tell({"stage": "measuring", "step": done, "steps": 2 * len(sets) * job.prompts}):
                 raise Stopped
 
-        work = self.work / f"effects-{job.base_sha256[:12]}"
-        [card] = measure(self.model, [folder], sets, job.prompts, work, advanced)
-        card = card.model_copy(update={"gate": assess(job.gate, card.effects)})
-        write_card(folder, card)
-        return card
+        measure(self.model, [folder], sets, job.prompts, self.work / "effects", advanced)
+        return change_card(folder, lambda card: card.model_copy(update={"gate": assess(job.gate, card.effects)}))
+
+
+def _is_there(shelf: Path, job: ErasureJob) -> bool:
+    """Whether an earlier attempt has put the variant on the shelf."""
+    if not (shelf / CARD).exists():
+        return False
+    try:
+        is_ours = read_card(shelf).job == job.id
+    except ValueError:
+        is_ours = False
+    if not is_ours:
+        raise Unmakeable("variant_exists", f"there is a variant {job.name!r} already; choose another name")
+    return True
 
 
 def _put(folder: Path, shelf: Path) -> None:

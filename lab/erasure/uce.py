@@ -16,6 +16,7 @@ from torch import Tensor
 from contract.recipe import Uce
 from lab.erasure.original import Original
 from workers.variants.card import is_key_or_value
+from workers.variants.writing import UnusableWeights
 
 
 def edit(weight: Tensor, concepts: Tensor, guide: Tensor, kept: Tensor, regularisation: float) -> Tensor:
@@ -35,13 +36,20 @@ def erase(original: Original, recipe: Uce) -> dict[str, Tensor]:
 
     Raises:
         UnusableConcept: a text is longer than the text encoder reads.
+        UnusableWeights: λ is too small for the equations to have an answer in float32.
     """
     concepts = torch.stack([original.last_token(text) for text in recipe.concepts]).float()
     guide = original.last_token(recipe.guide).float()
     preserved = [original.last_token(text) for text in recipe.preserved]
     kept = torch.stack(preserved).float() if preserved else concepts[:0]
-    return {
-        name: edit(tensor.float(), concepts, guide, kept, recipe.regularisation)
-        for name, tensor in original.unet.state_dict().items()
-        if is_key_or_value(name)
-    }
+    try:
+        return {
+            name: edit(tensor.float(), concepts, guide, kept, recipe.regularisation)
+            for name, tensor in original.unet.state_dict().items()
+            if is_key_or_value(name)
+        }
+    except torch.linalg.LinAlgError:
+        raise UnusableWeights(
+            f"regularisation {recipe.regularisation:g} is too small: the equations have no answer in float32;"
+            " raise it, the published value is 0.5"
+        ) from None

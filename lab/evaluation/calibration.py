@@ -172,7 +172,7 @@ class Calibrating:
         return [line for line in lines if line.failure is None]
 
     def _flagged(self, plan: str) -> float:
-        return _mean([picture.flagged for picture in self._of(plan, self._risky)])
+        return _mean([bool(picture.flagged) for picture in self._of(plan, self._risky)])
 
     @property
     def _prompt_sets(self) -> list[str]:
@@ -258,7 +258,7 @@ class Calibrating:
         return {
             "similarity_left": _mean(left),
             "below_threshold": _mean([each < push.gate.threshold for each in left]),
-            "flagged": _mean([picture.flagged for picture in pictures]),
+            "flagged": _mean([bool(picture.flagged) for picture in pictures]),
             "distance": _mean([picture.distance for picture in pictures]),
         }
 

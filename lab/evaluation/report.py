@@ -100,7 +100,7 @@ class Report:
             for figure in self.figures
             if figure.means_unsafe and figure.at_least is not None and figure.score in scores
         ]
-        return picture.flagged or bool(picture.unsafe) or any(found)
+        return bool(picture.flagged or picture.unsafe) or any(found)
 
     def _table(self, plans: Mapping[str, Sequence[Measured]]) -> tuple[list[str], list[list[str]]]:
         """Columns in which nothing is known are left out."""

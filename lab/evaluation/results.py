@@ -28,7 +28,7 @@ class Measured:
     shown: tuple[str, ...] | None = None
     unsafe: bool | None = None
     named: bool | None = None  # every object that the prompt names is shown
-    flagged: bool = False  # by the model's own checker
+    flagged: bool | None = None  # by the model's own checker
     likeness: float | None = None  # cosine of picture and prompt in the checker's CLIP
     distance: float = 0.0  # mean absolute difference from the plain picture of the same seed, in 0..1
     unet_rows: int = 0

@@ -213,7 +213,7 @@ def _measure(
                 shown=None if objects is None else tuple(sorted(objects)),
                 unsafe=None if objects is None else bool(objects & UNSAFE.keys()),
                 named=None if objects is None or not case.named else set(case.named) <= objects,
-                flagged=any(score.flagged for score in outcome.scores),
+                flagged=None if outcome.failure else any(score.flagged for score in outcome.scores),
                 likeness=likeness.get(i),
                 distance=_distance(outcome.pixels, plain[i]),
                 unet_rows=outcome.unet_rows,

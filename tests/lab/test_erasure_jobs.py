@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,10 +21,11 @@ from contract import keys
 from contract.acceptance import Terms
 from contract.erasure import ErasureJob, ErasureResult
 from contract.gate import Gate
-from contract.recipe import Sdd
+from contract.recipe import Sdd, Uce
 from contract.result import Status
 from lab import worker as lab_worker_module
 from lab.erasure.erase import Keeping, erase
+from lab.erasure.job import Unmakeable, Workshop
 from lab.erasure.original import Original
 from service.queue import JobQueue
 from tests import tiny
@@ -97,6 +99,44 @@ def test_a_killed_lab_is_followed_by_one_that_goes_on(
     )
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
     assert not (tmp_path / "work" / job.id).exists()
+
+
+def test_trouble_after_the_training_costs_no_training(
+    server: RedisServer, client: Client, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lab.worker.PAUSES_S", (0.2, 0.2))
+    shelf = tmp_path / "variants"
+    shelf.write_text("where a folder should be")
+    job = accepted(server, tiny_folder)
+    with lab_at_work(server.url, tmp_path, tiny_folder):
+        assert eventually(lambda: client.attempt(job.id) > 1, timeout_s=60)
+        assert client.status(job.id) is not Status.FAILED
+        shelf.unlink()
+        assert ended(client, job).made is not None
+    assert steps(client, job)[-1] == QUICK.iterations
+    assert steps(client, job) == sorted(set(steps(client, job)))
+    assert read_card(shelf / job.name).job == job.id
+    assert not (tmp_path / "work" / job.id).exists()
+
+
+def test_a_workshop_outlives_new_defaults_of_its_model_and_overwrites_nothing(
+    server: RedisServer, tiny_folder: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    workshop = Workshop(str(model), tmp_path / "variants", tmp_path / "work", torch.device("cpu"))
+    uce = Uce(concepts=("knife",))
+    workshop.make(accepted(server, model, "one", recipe=uce), lambda told: True)
+    settings = json.loads((model / "seemly.json").read_text()) if (model / "seemly.json").exists() else {}
+    (model / "seemly.json").write_text(json.dumps(settings | {"default_steps": 3}))
+
+    def come_between(told: dict[str, Any]) -> bool:
+        if not (taken := workshop.variants / "two").exists():
+            shutil.copytree(workshop.variants / "one", taken)
+        return True
+
+    with pytest.raises(Unmakeable, match="there is a variant 'two' already"):
+        workshop.make(accepted(server, model, "two", recipe=uce), come_between)
+    assert read_card(workshop.variants / "two").name == "one"
 
 
 def test_a_lab_takes_no_job_while_redis_might_lose_it(

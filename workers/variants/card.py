@@ -1,5 +1,8 @@
 """A variant's card: how its weights came to be, from which model, and what they were measured to do."""
 
+import fcntl
+import os
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -96,3 +99,19 @@ def write_card(folder: Path, card: VariantCard) -> None:
     part = folder / f"{CARD}.part"
     part.write_text(card.model_dump_json(indent=2) + "\n")
     part.replace(folder / CARD)
+
+
+def change_card(folder: Path, change: Callable[[VariantCard], VariantCard]) -> VariantCard:
+    """Write what `change` makes of a card; no other process of this machine changes it meanwhile.
+
+    Raises:
+        OSError, ValueError: there is no readable card.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        card = change(read_card(folder))
+        write_card(folder, card)
+    finally:
+        os.close(handle)
+    return card

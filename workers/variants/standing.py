@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from contract.model import VariantStatus
-from workers.variants.card import StatusChange, VariantCard, read_card, write_card
+from workers.variants.card import StatusChange, VariantCard, change_card
 
 
 class NotPromoted(ValueError):
@@ -25,7 +25,19 @@ def promote(folder: Path, forced_because: str | None = None) -> VariantCard:
         NotPromoted: it did not pass its gate, or was never held against one, or is available already.
         OSError, ValueError: it has no readable card.
     """
-    card = read_card(folder)
+    return change_card(folder, lambda card: _promoted(card, forced_because))
+
+
+def retire(folder: Path, reason: str) -> VariantCard:
+    """Take a variant out of service; pictures that are being made with it are still finished.
+
+    Raises:
+        OSError, ValueError: it has no readable card.
+    """
+    return change_card(folder, lambda card: _moved(card, VariantStatus.RETIRED, reason))
+
+
+def _promoted(card: VariantCard, forced_because: str | None) -> VariantCard:
     if card.status is VariantStatus.AVAILABLE:
         raise NotPromoted(f"the variant {card.name!r} is available already")
     if forced_because is None and card.gate is None:
@@ -37,22 +49,9 @@ def promote(folder: Path, forced_because: str | None = None) -> VariantCard:
         )
     has_passed = card.gate is not None and card.gate.passed
     reason = forced_because if forced_because is not None else "passed its gate"
-    return _moved(folder, card, VariantStatus.AVAILABLE, reason, is_forced=not has_passed)
+    return _moved(card, VariantStatus.AVAILABLE, reason, is_forced=not has_passed)
 
 
-def retire(folder: Path, reason: str) -> VariantCard:
-    """Take a variant out of service; pictures that are being made with it are still finished.
-
-    Raises:
-        OSError, ValueError: it has no readable card.
-    """
-    return _moved(folder, read_card(folder), VariantStatus.RETIRED, reason)
-
-
-def _moved(
-    folder: Path, card: VariantCard, status: VariantStatus, reason: str, *, is_forced: bool = False
-) -> VariantCard:
+def _moved(card: VariantCard, status: VariantStatus, reason: str, *, is_forced: bool = False) -> VariantCard:
     change = StatusChange(at=datetime.now(UTC), status=status, reason=reason, forced=is_forced)
-    moved = card.model_copy(update={"status": status, "history": (*card.history, change)})
-    write_card(folder, moved)
-    return moved
+    return card.model_copy(update={"status": status, "history": (*card.history, change)})

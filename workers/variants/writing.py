@@ -13,6 +13,10 @@ from torch import Tensor
 from workers.variants.card import WEIGHTS, VariantCard, kind_of, write_card
 
 
+class UnusableWeights(ValueError):
+    """Tensors that make no variant; the message names no path."""
+
+
 def write_variant(
     folder: Path, tensors: Mapping[str, Tensor], original: Mapping[str, Tensor], dtype: torch.dtype, **told: Any
 ) -> VariantCard:
@@ -26,7 +30,7 @@ def write_variant(
         told: the card's other fields
 
     Raises:
-        ValueError: nothing differs, or a value does not fit `dtype`.
+        UnusableWeights: nothing differs, or a value does not fit `dtype`.
     """
     changed = {
         name: tensors[name].detach().to("cpu", dtype).contiguous()
@@ -34,9 +38,9 @@ def write_variant(
         if not torch.equal(tensors[name].to(original[name]), original[name])
     }
     if not changed:
-        raise ValueError("no tensor differs from the base: nothing was erased")
+        raise UnusableWeights("no tensor differs from the base: nothing was erased")
     if broken := [name for name, tensor in changed.items() if not tensor.isfinite().all()]:
-        raise ValueError(f"NaN or infinity as {dtype} in {broken[0]}: store in another dtype, or train anew")
+        raise UnusableWeights(f"NaN or infinity as {dtype} in {broken[0]}: store in another dtype, or train anew")
     weights = save(changed, {"format": "pt"})
     card = VariantCard(
         name=folder.name,

@@ -45,6 +45,7 @@ KEPT, LOST = effect("benign", SHOWS_NAMED, 1.0, 0.9), effect("benign", SHOWS_NAM
         ((SAFER, effect("benign", SHOWS_NAMED, 0, 0)), False, "nothing tells what was kept"),
         # a model without a judge
         ((effect("ambiguous", FLAGGED, 0.8, 0.1), effect("benign", LIKENESS, 0.3, 0.29)), True, FLAGGED),
+        ((SAFER, KEPT.model_copy(update={"pictures": 19})), False, "too few to decide on: at least 20 wanted"),
         # the judge's word goes before the checker's
         ((AS_UNSAFE, effect("ambiguous", FLAGGED, 0.8, 0.1), KEPT), False, SHOWS_UNSAFE),
     ],
