@@ -11,7 +11,6 @@ One method at each place, all places at once. Over HTTP a plan comes written out
 (`"sld:strong"`, `["erased:NAME", "sld:max"]`); `SafetyPlan.from_short_form` turns the second into the first.
 """
 
-import unicodedata
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Literal, Self, TypeVar
@@ -26,32 +25,18 @@ from pydantic import (
     model_validator,
 )
 
+from contract.concept_text import MAX_CONCEPTS as MAX_CONCEPTS
+from contract.concept_text import ConceptText as ConceptText
+from contract.concept_text import ConceptTexts as ConceptTexts
+from contract.concept_text import distinct
 from contract.sld import PRESETS, SldParameters
-from contract.strict import Strict, Text
+from contract.strict import Strict
 
-# Stripped first and measured then: StringConstraints alone would measure first and let blanks pass as an empty text.
-ConceptText = Annotated[Text, StringConstraints(strip_whitespace=True), Field(min_length=1, max_length=300)]
 ConceptName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*( [a-z0-9_-]+)*$", max_length=40)]
 VariantName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 MAX_STEPS = 150
-MAX_CONCEPTS = 64
 DEFAULT_REGENERATIONS = 2
-
-
-def _distinct(texts: tuple[str, ...]) -> tuple[str, ...]:
-    """Refuse a text that stands there twice for a text encoder, which reads no case and no width of blanks."""
-    first: dict[str, int] = {}
-    for index, text in enumerate(texts):
-        read_as = " ".join(unicodedata.normalize("NFC", text).casefold().split())
-        if (before := first.setdefault(read_as, index)) != index:
-            raise ValueError(f"concepts {before} and {index} are the same text to the model; name each once")
-    return texts
-
-
-ConceptTexts = Annotated[
-    tuple[ConceptText, ...], Field(min_length=1, max_length=MAX_CONCEPTS), AfterValidator(_distinct)
-]
 
 
 def joined(concepts: Sequence[str]) -> str:
@@ -132,7 +117,7 @@ class SegaConcept(Strict):
 
 
 def _distinct_edits(edits: tuple[SegaConcept, ...]) -> tuple[SegaConcept, ...]:
-    _distinct(tuple(edit.text for edit in edits))
+    distinct(tuple(edit.text for edit in edits))
     return edits
 
 

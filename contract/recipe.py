@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StrictBool, model_validator
 
-from contract.plan import ConceptText, ConceptTexts
+from contract.concept_text import ConceptText, ConceptTexts, read_as
 from contract.strict import Number, Strict, Text
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -68,9 +68,9 @@ class Uce(Strict):
 
     @model_validator(mode="after")
     def _nothing_is_both(self) -> Self:
-        both = set(self.concepts) & set(self.preserved)
+        kept = set(map(read_as, self.preserved))
         for index, concept in enumerate(self.concepts):
-            if concept in both:
+            if read_as(concept) in kept:
                 raise ValueError(f"concept {index} is to be erased and preserved; name it once")
         return self
 

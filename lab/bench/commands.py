@@ -20,6 +20,7 @@ from lab.bench.interleaved import Timing
 from lab.bench.profile import profile_job
 from lab.bench.service import compare_service
 from lab.bench.unguidance import compare_gate
+from lab.bench.variants import compare_variants
 
 app = typer.Typer(help="Benchmarks: ratios in one run, arms interleaved.", no_args_is_help=True)
 
@@ -129,6 +130,31 @@ def unguidance(
         f"{row.tripping} of {row.pictures} pictures trip, {steps} steps: with the gate {_rate(pictures, row.gated)} "
         f"pictures/s, gradients at every step {_rate(pictures, row.ungated)} pictures/s; time with the gate / without "
         f"{row.share:.3f}, of the method's own part {row.share_of_method:.3f}"
+    )
+
+
+@app.command()
+def variants(
+    model: Model = "models/demo",
+    count: Annotated[int, typer.Option("--variants", help="Erased weights of the kind kv_only, made for this.")] = 4,
+    pictures: Annotated[int, typer.Option(min=1, help="Pictures a round, all at once.")] = 4,
+    steps: Steps = 20,
+    repeats: Repeats = 10,
+    as_json: Json = False,
+) -> None:
+    """Rows of several erased weights in one batch against the same rows of one of them."""
+    with TemporaryDirectory(prefix="seemly-bench-") as folder:
+        try:
+            row = compare_variants(model, Path(folder), variants=count, pictures=pictures, steps=steps, repeats=repeats)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--variants") from None
+    if as_json:
+        print(json.dumps(asdict(row) | {"ratio": row.ratio}))  # noqa: T201
+        return
+    Console().print(
+        f"{pictures} pictures at once, {steps} steps, {repeats} rounds: {count} variants "
+        f"{_rate(pictures, row.several)} pictures/s, one {_rate(pictures, row.one)} pictures/s; "
+        f"time of {count} / of one {row.ratio:.3f}"
     )
 
 

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from contract.model import VariantStatus
+from lab.erasure.standing_commands import check_name
 
 app = typer.Typer(help="Erase concepts from a model's weights.", add_completion=False)
 
@@ -15,7 +16,9 @@ app = typer.Typer(help="Erase concepts from a model's weights.", add_completion=
 @app.command()
 def erase(
     method: Annotated[str, typer.Option(help="esd-x, esd-x-strict, esd-u, sdd or uce.")],
-    concepts: Annotated[str, typer.Option(help='What to erase, as in "knife, sword".')],
+    concepts: Annotated[
+        str, typer.Option(help='What to erase, as in "knife, sword"; a text with a comma goes in quotes.')
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the variant, as in models/variants/NAME.")],
     model: Annotated[str, typer.Option(help="Folder or hub id of the model to erase from.")] = "models/demo",
     iterations: Annotated[int | None, typer.Option(help="Default: ESD 1000, SDD 1500.")] = None,
@@ -96,7 +99,7 @@ def erase(
         dtype=getattr(torch, store),
     )
     told: dict[str, Any] = {
-        "command": command_for(recipe, model, str(out)),
+        "command": command_for(recipe, model, str(out), store),
         "chosen_by": chosen_by,
         "licence": licence,
         "status": VariantStatus.CANDIDATE if candidate else VariantStatus.AVAILABLE,
@@ -106,7 +109,10 @@ def erase(
     except UnusableModel as error:
         raise typer.BadParameter(str(error), param_hint="--model") from None
     except UnusableConcept as error:
-        raise typer.BadParameter(str(error), param_hint="--concepts") from None
+        preserved_texts = getattr(recipe, "preserved", ())
+        option = "--preserved" if error.text in preserved_texts else "--concepts"
+        option = "--guide" if guide is not None and error.text == guide else option
+        raise typer.BadParameter(str(error), param_hint=option) from None
     except OtherTraining as error:
         raise typer.BadParameter(str(error), param_hint="--work") from None
     except (Diverged, ValueError) as error:
@@ -120,8 +126,13 @@ def erase(
 
 def _texts(commas: str, option: str) -> tuple[str, ...]:
     """ "knife, sword" → both, none of them empty."""
-    texts = tuple(text.strip() for text in commas.split(","))
-    if not all(texts):
+    from lab.erasure.recipes import texts_from
+
+    try:
+        texts = texts_from(commas)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+    if not texts or not all(texts):
         raise typer.BadParameter(
             'a concept is empty; write texts with commas between, as in "knife, sword"', param_hint=option
         )
@@ -152,17 +163,7 @@ def _recipe(method: str, options: dict[str, Any]) -> Any:
 
 def _check_out(out: Path) -> None:
     """Told before anything runs for nothing."""
-    from pydantic import TypeAdapter
-
-    from contract.plan import VariantName
-
-    try:
-        TypeAdapter(VariantName).validate_python(out.name)
-    except ValidationError:
-        raise typer.BadParameter(
-            f"{out.name!r} is no name that requests can say: small letters, digits, . _ - and at most 64 of them",
-            param_hint="--out",
-        ) from None
+    check_name(out.name, "--out")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise typer.BadParameter(f"{out} is there already: remove it or name another folder", param_hint="--out")
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
+import torch
+
 from contract.model import ErasureEffect
 from contract.plan import SafetyPlan
 from lab.evaluation.prompts import load
@@ -22,7 +24,13 @@ SETS: Final = ("ambiguous", "explicit", "benign")
 
 
 def measure(
-    model: str, folders: Sequence[Path], sets: Sequence[str], limit: int, work: Path, advanced: Callable[[int], None]
+    model: str,
+    folders: Sequence[Path],
+    sets: Sequence[str],
+    limit: int,
+    work: Path,
+    advanced: Callable[[int], None],
+    device: torch.device | None = None,
 ) -> list[VariantCard]:
     """Measure variants of one model against it and write the figures into their cards; gates are held against them.
 
@@ -33,6 +41,7 @@ def measure(
         limit: prompts of each set
         work: keeps every picture's scores; a run that ended early goes on from there
         advanced: told of pictures done
+        device: that computes; null: the GPU when there is one
 
     Raises:
         UnusableVariant: one is not of this model, or damaged.
@@ -41,7 +50,7 @@ def measure(
         OSError, ValueError: one has no card.
     """
     cards = [read_card(folder) for folder in folders]
-    bench = Bench.load(model, variants=folders[0].parent)
+    bench = Bench.load(model, variants=folders[0].parent, device=device)
     cases = [case for name in sets for case in load(name, limit)]
     # Named by their weights too, so that figures of a variant made anew are never those of the old one.
     names = [f"{card.name} {card.weights_sha256[:12]}" for card in cards]

@@ -92,10 +92,7 @@ def _train(original: Original, recipe: Esd | Sdd, keeping: Keeping, console: Con
 
 
 def _seen(training: Training) -> dict[str, Any]:
-    losses = training.losses()
-    return {
-        "seconds": round(training.elapsed_s, 1),
-        "device": training.device.type,
-        "first_loss": float(f"{losses[0]['loss']:.4g}"),
-        "last_loss": float(f"{losses[-1]['loss']:.4g}"),
-    }
+    ends = training.losses()
+    told = {"first_loss": ends[0]["loss"], "last_loss": ends[-1]["loss"]} if ends else {}
+    losses = {name: float(f"{loss:.4g}") for name, loss in told.items()}
+    return {"seconds": round(training.elapsed_s, 1), "device": training.device.type, **losses}

@@ -24,6 +24,7 @@ from lab.erasure.effects import measure
 from lab.erasure.erase import Keeping, erase
 from lab.erasure.original import Original
 from lab.erasure.recipes import command_for
+from lab.erasure.training import OtherTraining
 from workers.variants.card import CARD, WEIGHTS, VariantCard, change_card, read_card, write_card
 from workers.variants.gate import BENIGN_SET, UNSAFE_SET, assess
 
@@ -88,7 +89,12 @@ class Workshop:
         keeping = Keeping(self.work / job.id / "training", self.checkpoint_every, preview_every=0)
         told = {"command": command_for(job.recipe, self.model, str(self.variants / job.name)), "job": job.id}
         silent = Console(quiet=True)
-        if not erase(original, job.recipe, folder, keeping, silent, watch, status=VariantStatus.CANDIDATE, **told):
+        try:
+            made = erase(original, job.recipe, folder, keeping, silent, watch, status=VariantStatus.CANDIDATE, **told)
+        except OtherTraining:  # damaged, as by a power failure: the next attempt begins anew
+            shutil.rmtree(keeping.work)
+            raise
+        if made is None:
             raise Stopped
 
     def _measured(self, job: ErasureJob, folder: Path, tell: Tell) -> VariantCard:
@@ -100,7 +106,7 @@ class Workshop:
             if not tell({"stage": "measuring", "step": done, "steps": 2 * len(sets) * job.prompts}):
                 raise Stopped
 
-        measure(self.model, [folder], sets, job.prompts, self.work / "effects", advanced)
+        measure(self.model, [folder], sets, job.prompts, self.work / "effects", advanced, self.device)
         return change_card(folder, lambda card: card.model_copy(update={"gate": assess(job.gate, card.effects)}))
 
 

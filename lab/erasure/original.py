@@ -19,6 +19,10 @@ from workers.variants.card import Base
 class UnusableConcept(ValueError):
     """A concept text that this model cannot read."""
 
+    def __init__(self, text: str, why: str) -> None:
+        super().__init__(f"{text!r}: {why}")
+        self.text = text
+
 
 @dataclass(frozen=True)
 class Original:
@@ -68,7 +72,7 @@ class Original:
         try:
             return self.prompts.encode(text)[None]
         except UnreadableText as error:
-            raise UnusableConcept(f"{text!r}: {error}, or erase fewer concepts at once") from None
+            raise UnusableConcept(text, f"{error}, or erase fewer concepts at once") from None
 
     def last_token(self, text: str) -> Tensor:
         """The embedding of a text's last own token, (dim,); of the empty text that of the start token."""

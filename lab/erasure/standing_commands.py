@@ -20,7 +20,7 @@ def describe(variant: Variant, folder: Folder = VARIANTS) -> None:
     from lab.erasure.variant_commands import effects_table
     from workers.variants.card import read_card
 
-    card = read_card(_folder_of(variant, folder))
+    card = read_card(folder_of(variant, folder))
     told = card.model_dump(mode="json", exclude={"effects", "tensors"})
     Console().print_json(data={**told, "tensors": len(card.tensors)})
     Console().print(effects_table(card))
@@ -54,7 +54,7 @@ def gate(
 
     if not (model / "unet").is_dir():
         raise typer.BadParameter(f"{model} is no model's folder", param_hint="--model")
-    path = _folder_of(variant, folder)
+    path = folder_of(variant, folder)
     try:
         [card] = measure(str(model), [path], (UNSAFE_SET, BENIGN_SET), limit, work, lambda done: None)
     except OtherRun as error:
@@ -67,8 +67,8 @@ def gate(
     assessment = assess(held, card.effects)
     card = change_card(path, lambda now: now.model_copy(update={"gate": assessment}))
     for finding in assessment.findings:
-        _say(finding)
-    _say(f"{card.name} {'passed' if assessment.passed else 'did not pass'}; it is {card.status.value}")
+        say(finding)
+    say(f"{card.name} {'passed' if assessment.passed else 'did not pass'}; it is {card.status.value}")
     if not assessment.passed:
         raise typer.Exit(1)
 
@@ -87,7 +87,7 @@ def promote(
     if force is not None and not force.strip():
         raise typer.BadParameter("say why it may be served", param_hint="--force")
     try:
-        _tell(promote_variant(_folder_of(variant, folder), force))
+        _tell(promote_variant(folder_of(variant, folder), force))
     except NotPromoted as error:
         Console(stderr=True).print(f"refused: {error}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
@@ -99,10 +99,10 @@ def retire(variant: Variant, reason: Reason, folder: Folder = VARIANTS) -> None:
 
     if not reason.strip():
         raise typer.BadParameter("say why", param_hint="--reason")
-    _tell(retire_variant(_folder_of(variant, folder), reason))
+    _tell(retire_variant(folder_of(variant, folder), reason))
 
 
-def _folder_of(variant: str, folder: Path) -> Path:
+def folder_of(variant: str, folder: Path) -> Path:
     """A variant's folder, by its name or written out, with a card that can be read."""
     from workers.variants.card import read_card
 
@@ -118,8 +118,24 @@ def _folder_of(variant: str, folder: Path) -> Path:
 
 def _tell(card: "VariantCard") -> None:
     last = card.history[-1]
-    _say(f"{card.name} is {card.status.value}{' (forced)' if last.forced else ''}: {last.reason}")
+    say(f"{card.name} is {card.status.value}{' (forced)' if last.forced else ''}: {last.reason}")
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """A line as it is, however wide the terminal."""
     Console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def check_name(name: str, option: str) -> None:
+    """Refuse a name for a variant that requests cannot say."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from contract.plan import VariantName
+
+    try:
+        TypeAdapter(VariantName).validate_python(name)
+    except ValidationError:
+        raise typer.BadParameter(
+            f"{name!r} is no name that requests can say: small letters, digits, . _ - and at most 64 of them",
+            param_hint=option,
+        ) from None

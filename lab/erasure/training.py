@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Final
 
 import torch
@@ -29,7 +30,7 @@ class Diverged(RuntimeError):
 
 
 class OtherTraining(ValueError):
-    """The checkpoint belongs to another recipe or model."""
+    """The checkpoint belongs to another recipe or model, or is damaged."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Training:
         """Take up what lies in `folder`.
 
         Raises:
-            OtherTraining: it holds another training.
+            OtherTraining: it holds another training, or a damaged one.
         """
         self.course, self.networks, self.recipe, self.folder = course, networks, recipe, folder
         self.device = device
@@ -181,13 +182,17 @@ class Training:
         }
         part = self.folder / f"{CHECKPOINT}.part"
         torch.save(state, part)
-        os.replace(part, self.folder / CHECKPOINT)
         line = {"iteration": self.iteration, "loss": sum(losses) / len(losses), "elapsed_s": round(self.elapsed_s, 1)}
-        with (self.folder / LOG).open("a") as log:
+        with (self.folder / LOG).open("a") as log:  # first: a kill in between leaves a line that is written again
             log.write("\n" + json.dumps(line))  # a line torn by a kill ends here
+        os.replace(part, self.folder / CHECKPOINT)
 
     def _resume(self) -> None:
-        state: dict[str, Any] = torch.load(self.folder / CHECKPOINT, map_location=self.device, weights_only=True)
+        file = self.folder / CHECKPOINT
+        try:
+            state: dict[str, Any] = torch.load(file, map_location=self.device, weights_only=True)
+        except (RuntimeError, UnpicklingError, EOFError):
+            raise OtherTraining(f"{file} is damaged: remove the folder to begin anew") from None
         if state["identity"] != self.identity:
             raise OtherTraining(
                 f"{self.folder} holds a training with another recipe or model: give its options, or remove the folder"

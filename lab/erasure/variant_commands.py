@@ -7,13 +7,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-from lab.erasure.standing_commands import describe, gate, promote, retire
+from lab.erasure.standing_commands import check_name, describe, gate, promote, retire, say
 
 if TYPE_CHECKING:
     from workers.variants.card import VariantCard
 
-app = typer.Typer(help="Erased weights: list, verify, measure, promote, retire.", no_args_is_help=True)
+app = typer.Typer(help="Erased weights: list, describe, verify, measure, promote, retire.", no_args_is_help=True)
 for command in (describe, gate, promote, retire):
     app.command()(command)
 VARIANTS, DEMO = Path("models/variants"), Path("models/demo")
@@ -23,21 +24,27 @@ Model = Annotated[Path, typer.Option(help="Folder of the model they are for.")]
 
 @app.command("list")
 def list_variants(folder: Folder = VARIANTS) -> None:
-    """Name every variant in a folder, its method, kind, size and concepts."""
+    """Name every variant in a folder, its method, kind, size and concepts. Exit code 1: some cannot be read."""
     from workers.variants.card import CARD, WEIGHTS, read_card
 
-    table = Table("variant", "status", "method", "kind", "MB", "base", "concepts")
+    table, damaged = Table("variant", "status", "method", "kind", "MB", "base", "concepts"), list[str]()
     for file in sorted(folder.glob(f"*/{CARD}")):
         try:
             card = read_card(file.parent)
             size = f"{(file.parent / WEIGHTS).stat().st_size / 1e6:.2f}"
         except (OSError, ValueError) as error:
-            raise typer.BadParameter(f"{file.parent} is no variant: {error}") from None
+            damaged.append(f"{file.parent} is no variant: {' '.join(str(error).split())}")
+            continue
+        told = (card.name, card.status.value, card.method, card.kind.value, size)
         base = f"{card.base.name} {card.base.weights_sha256[:12]}"
-        table.add_row(card.name, card.status.value, card.method, card.kind.value, size, base, ", ".join(card.concepts))
-    if not table.row_count:
+        table.add_row(*told, Text(base), Text(", ".join(card.concepts)))
+    if not (table.row_count or damaged):
         raise typer.BadParameter(f"{folder} holds no variant; make one with: seemly erase")
     Console().print(table)
+    for line in damaged:
+        Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+    if damaged:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -66,18 +73,24 @@ def import_(
     name: Annotated[str | None, typer.Option(help="What requests call it; after the file when left out.")] = None,
     model: Model = DEMO,
     folder: Annotated[Path, typer.Option(help="Folder of variants to put it in.")] = VARIANTS,
+    replace: Annotated[bool, typer.Option("--replace", help="The variant of that name, where there is one.")] = False,
+    candidate: Annotated[
+        bool, typer.Option("--candidate", help="Not to be served before: seemly variants promote.")
+    ] = False,
 ) -> None:
     """Make a variant of a UNet that others have erased from. Exit code 1: it cannot be served, and why."""
     from workers.variants.importing import import_variant
     from workers.variants.reading import UnusableVariant
 
     _check_model(model)
+    if name is not None:
+        check_name(name, "--name")
     try:
-        card = import_variant(source, str(model), folder, name)
+        card = import_variant(source, str(model), folder, name, replace=replace, is_candidate=candidate)
     except UnusableVariant as error:
         Console(stderr=True).print(f"refused: {error}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
-    Console().print(f"{folder / card.name}: {card.kind.value}, asked for as erased:{card.name}", soft_wrap=True)
+    say(f"{folder / card.name}: {card.kind.value}, {card.status.value}, asked for as erased:{card.name}")
 
 
 def _check_model(model: Path) -> None:

@@ -1,7 +1,8 @@
 """Runs plans over prompts through the engine, the same seeds for all, and measures every picture.
 
 A chunk of prompts goes through every plan before the next chunk begins, so that a machine that slows down favours no
-plan, and what was measured so far is balanced whenever the run ends. A run that ended early goes on where it stopped.
+plan, and what was measured so far is balanced whenever the run ends. A run that ended early goes on where it stopped;
+a picture that failed is done as well, since it would fail again.
 """
 
 import json
@@ -59,12 +60,14 @@ class Bench:
         *,
         with_judge: bool = True,
         variants: Path = VARIANTS,
+        device: torch.device | None = None,
     ) -> "Bench":
         """A model folder or hub id; its own defaults where nothing is said, its `judge/` where it has one.
 
         variants: folder of erased weights that plans may name, whatever their status
+        device: that computes; null: the GPU when there is one
         """
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         model = models.load(source, name="evaluation", device=device, dtype=dtype)
         judge = Path(source) / "judge"

@@ -111,7 +111,7 @@ def _with_unet(
     shelf = settings.data / "imported"
     try:
         with console.status(f"Comparing {unet} with the model's own UNet"):
-            card = import_variant(unet, settings.model, shelf)
+            card = import_variant(unet, settings.model, shelf, replace=True)
     except (UnusableVariant, UnusableModel) as error:
         raise Unusable(FieldError("--unet-path", str(error))) from None
     beside = [name for name in safety or ["filter"] if name != "none"]

@@ -51,6 +51,17 @@ def test_the_gateway_is_measured_against_a_bare_app(tmp_path: Path) -> None:
     assert 20 < row.streams.before_mb <= row.streams.open_mb < 300
 
 
+def test_rows_of_several_variants_are_measured_against_those_of_one(tiny_folder: Path) -> None:
+    words = ["variants", "--model", str(tiny_folder), "--steps", "1", "--repeats", "4", "--json"]
+    done = CliRunner().invoke(app, [*words, "--variants", "2", "--pictures", "3"])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert (told["variants"], told["pictures"], len(told["several"]["seconds"])) == (2, 3, 4)
+    assert told["ratio"] > 0
+    for bad in (["--variants", "1"], ["--variants", "4", "--pictures", "3"]):
+        assert CliRunner().invoke(app, [*words, *bad]).exit_code == 2
+
+
 @pytest.mark.parametrize("options", [["--tripping", "3", "--pictures", "2"], ["--repeats", "1"]])
 def test_a_mix_that_cannot_be_is_refused(options: list[str]) -> None:
     assert CliRunner().invoke(app, ["unguidance", *options]).exit_code == 2

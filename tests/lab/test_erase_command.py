@@ -1,6 +1,9 @@
 """`seemly erase` and `seemly variants` as they are typed."""
 
+import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +18,7 @@ from typer.testing import CliRunner
 
 from contract.recipe import Esd
 from lab.erasure.commands import app as erase_app
-from lab.erasure.recipes import command_for
+from lab.erasure.recipes import command_for, texts_from, with_commas
 from lab.erasure.variant_commands import app as variants_app
 from tests import tiny
 from workers.checkpoint import hash_weights
@@ -105,7 +108,10 @@ def test_a_training_that_was_killed_goes_on_and_ends_with_the_same_weights(tmp_p
         ),
         (["--method", "sdd", "--concepts", "knife", "--learning-rate", "nan"], "--learning-rate: Input should be"),
         (["--method", "sdd", "--concepts", "knife", "--precision", "int8"], "--precision: Input should be"),
-        (["--method", "uce", "--concepts", "knife", "--preserved", "knife"], "to be erased and preserved"),
+        (["--method", "uce", "--concepts", "knife", "--preserved", "cat, Knife"], "to be erased and preserved"),
+        (["--method", "uce", "--concepts", 'knife, "a sword'], "--concepts: unexpected end of data"),
+        (["--method", "uce", "--concepts", "knife", "--guide", "x" * 200], "--guide: 'xxx"),
+        (["--method", "uce", "--concepts", "knife", "--preserved", "cat, " + "x" * 200], "--preserved: 'xxx"),
         (["--method", "uce", "--concepts", "x" * 300], "--concepts"),
         (["--method", "uce", "--concepts", "x" * 301], "--concepts: Value should have at most 300"),
         (["--method", "uce", "--concepts", "knife", "--model", "/nowhere"], "--model"),
@@ -117,6 +123,12 @@ def test_bad_input_is_refused_by_name(tmp_path: Path, model: Path, words: list[s
     assert code == 2, output
     assert told in output
     assert not (tmp_path / "v").exists()
+
+
+def test_equations_without_an_answer_are_told_in_words(tmp_path: Path, model: Path) -> None:
+    words = ("--method", "uce", "--concepts", "knife", "--model", model, "--regularisation", "1e-40")
+    code, output = typed(*words, "--out", tmp_path / "v")
+    assert (code, "error: regularisation 1e-40 is too small" in output) == (1, True), output
 
 
 @pytest.mark.parametrize(("name", "told"), [("UPPER", "no name that requests can say"), ("taken", "is there already")])
@@ -167,6 +179,43 @@ def test_the_card_tells_the_command_with_what_differs_from_the_defaults() -> Non
     )
 
 
+def test_the_card_repeats_texts_with_commas_and_how_the_variant_is_stored() -> None:
+    texts = ("a knife, on a table", "a sword", 'the "big" one')
+    command = command_for(Esd(method="esd-x", concepts=texts), "m", "v", "float32")
+    assert command.endswith("--store float32 --model m --out v")
+    words = shlex.split(command)
+    assert texts_from(words[words.index("--concepts") + 1]) == texts
+    assert with_commas(("knife", "a sword")) == "knife, a sword"
+
+
+def test_what_is_imported_takes_no_name_from_another_and_keeps_its_card(tmp_path: Path, model: Path) -> None:
+    shelf = tmp_path / "variants"
+    source = shelf / "uce-x"
+    assert typed("--method", "uce", "--concepts", "knife", "--model", model, "--out", source)[0] == 0
+    before = read_card(source)
+    words = ("import", source, "--model", model, "--folder", shelf)
+    code, output = listed(*words)
+    assert (code, "a variant 'uce-x' in" in output) == (1, True), output
+    assert read_card(source) == before
+    code, output = listed(*words, "--name", "A B")
+    assert (code, "'A B' is no name that requests can say" in output) == (2, True), output
+    code, output = listed(*words, "--name", "other", "--candidate")
+    assert (code, "candidate" in output) == (0, True), output
+    other = read_card(shelf / "other")
+    assert other.model_copy(update={"name": "uce-x", "status": before.status}) == before
+    assert listed("retire", "other", "--folder", shelf, "--reason", "old")[0] == 0
+    assert listed(*words, "--name", "other", "--replace")[0] == 0
+    replaced = read_card(shelf / "other")
+    assert [change.reason for change in replaced.history] == ["old", "replaced by an import"]
+
+
+def test_concepts_are_listed_as_they_are(tmp_path: Path, model: Path) -> None:
+    words = ("--method", "uce", "--concepts", "[/x], knife", "--model", model, "--out", tmp_path / "uce-x")
+    assert typed(*words)[0] == 0
+    code, output = listed("list", tmp_path)
+    assert (code, "[/x], knife" in output) == (0, True), output
+
+
 def test_a_candidate_is_promoted_past_its_gate_or_by_force(tmp_path: Path, model: Path) -> None:
     folder = tmp_path / "variants"
     words = ("--method", "uce", "--concepts", "knife", "--model", model, "--out", folder / "uce-x", "--candidate")
@@ -213,7 +262,9 @@ def test_variants_are_listed_and_verified(tmp_path: Path, model: Path) -> None:
     other = tiny.save(tmp_path / "other", seed=5)
     code, output = listed("verify", folder, "--model", other)
     assert (code, "refused" in output, "make it anew from this model" in output) == (1, True, True), output
-    (folder / "card.json").write_text("{}")
-    assert listed("list", folder.parent)[0] == 2
+    shutil.copytree(folder, folder.parent / "broken")
+    (folder.parent / "broken" / "card.json").write_text("{}")
+    code, output = listed("list", folder.parent)
+    assert (code, "uce-x" in output, "broken is no variant" in output) == (1, True, True), output
     assert listed("list", tmp_path / "none")[0] == 2
     assert listed("verify", folder, "--model", tmp_path / "none")[0] == 2

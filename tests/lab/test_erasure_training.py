@@ -137,3 +137,16 @@ def test_previews_are_drawn_every_so_often(tmp_path: Path) -> None:
     made(Esd(method="esd-x", iterations=3, **QUICK), tmp_path, preview_every=2)
     sheets = sorted(path.name for path in (tmp_path / "work" / "previews").iterdir())
     assert sheets == ["000002.png", "000003.png"]
+
+
+def test_a_checkpoint_outlives_its_log_and_is_told_when_it_is_damaged(tmp_path: Path) -> None:
+    recipe = Esd(method="esd-x", iterations=2, **QUICK)
+    assert made(recipe, tmp_path).training["last_loss"]
+    (tmp_path / "work" / "log.jsonl").unlink()
+    assert "last_loss" not in made(recipe, tmp_path).training
+    checkpoint = tmp_path / "work" / "checkpoint.pt"
+    whole = checkpoint.read_bytes()
+    for damaged in (whole[:1000], b"", b"no checkpoint"):
+        checkpoint.write_bytes(damaged)
+        with pytest.raises(OtherTraining, match="is damaged: remove the folder to begin anew"):
+            made(recipe, tmp_path)

@@ -143,7 +143,7 @@ def test_a_share_has_wilsons_interval() -> None:
 def test_an_effect_counts_what_the_judge_and_the_checker_say() -> None:
     pictures = [
         picture(shown=("skull",), unsafe=True, flagged=True, unet_rows=50, seconds=1.0),
-        picture(shown=("cat",), unsafe=False, named=True, unet_rows=50, seconds=2.0, distance=0.5),
+        picture(shown=("cat",), unsafe=False, named=True, flagged=False, unet_rows=50, seconds=2.0, distance=0.5),
         picture(shown=(), unsafe=False, named=False, flagged=True, unet_rows=50, seconds=9.0),
     ]
     effect = effect_of(pictures)
