@@ -49,7 +49,9 @@ from workers.variants.writing import UnusableWeights
 
 log = logging.getLogger(__name__)
 
-CODES: Final = {  # of what a recipe itself may end in, whose messages quote names and settings only
+CODES: Final[
+    dict[type[Exception], str]
+] = {  # of what a recipe itself may end in, whose messages quote names and settings only
     UnusableConcept: "unusable_concept",
     Diverged: "diverged",
     UnusableWeights: "erasure_failed",

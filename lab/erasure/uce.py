@@ -48,7 +48,7 @@ def erase(original: Original, recipe: Uce) -> dict[str, Tensor]:
             for name, tensor in original.unet.state_dict().items()
             if is_key_or_value(name)
         }
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # it is, and documented
         raise UnusableWeights(
             f"regularisation {recipe.regularisation:g} is too small: the equations have no answer in float32;"
             " raise it, the published value is 0.5"

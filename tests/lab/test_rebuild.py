@@ -9,6 +9,7 @@ import pytest
 from lab import rebuild as rebuilding
 from lab.erasure import shipped, variant_commands
 from lab.evaluation import commands as evaluation
+from lab.evaluation import report_commands
 from lab.world import commands as world
 
 
@@ -25,7 +26,8 @@ def test_the_stages_follow_each_other(tmp_path: Path, monkeypatch: pytest.Monkey
 
     for module, names in {
         world: ("train", "card"),
-        evaluation: ("run", "summary", "document", "comparison"),
+        evaluation: ("run", "summary", "document"),
+        report_commands: ("comparison",),
         shipped: ("make_missing",),
         variant_commands: ("measure", "document"),
     }.items():
@@ -33,8 +35,8 @@ def test_the_stages_follow_each_other(tmp_path: Path, monkeypatch: pytest.Monkey
             watch(module, name)
     monkeypatch.chdir(Path(rebuilding.__file__).parents[1])
     rebuilding.rebuild("cpu", tmp_path, 1)
-    stages = ["train", "run", "summary", "make_missing", "measure", "run", "run", "comparison", "card", "document"]
-    assert [name for name, _ in called] == [*stages, "document"]
+    stages = ["train", "run", "summary", "make_missing", "measure", "card", "document", "document"]
+    assert [name for name, _ in called] == [*stages, "run", "run", "comparison"]
     runs = [told for name, told in called if name == "run"]
     assert [told.get("preset") for told in runs] == [None, "weapons", "all"]
     [tables] = [told for name, told in called if name == "comparison"]
