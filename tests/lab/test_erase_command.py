@@ -1,6 +1,5 @@
 """`seemly erase` and `seemly variants` as they are typed."""
 
-import json
 import os
 import shlex
 import shutil
