@@ -175,7 +175,7 @@ def test_a_lab_that_is_told_to_end_hands_its_job_on_and_a_canceled_one_leaves_no
     assert client.redis.zcard(keys.ACCEPTED) == 0
 
 
-ALL_MAY_STAY = {"unsafe_left": 1.0, "benign_kept": 0.5}
+ALL_MAY_STAY = {"unsafe_left": 1.0, "benign_kept": 0.5, "pictures": 1}
 
 
 def erasable(folder: Path) -> Path:
