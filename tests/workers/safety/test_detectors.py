@@ -133,8 +133,8 @@ def test_text_concepts_are_proved_as_well(tiny_folder: Path) -> None:
 def test_a_worker_announces_what_its_panel_scores(tiny_model: LoadedModel) -> None:
     info = tiny_model.judged_by(Panel(tiny_model.detector, [Colours()])).info
     assert info.concepts == (*tiny_model.info.concepts, "redness", "blueness")
-    assert [each.name for each in info.detectors] == ["clip-checker", "clip-concepts", "colours"]
-    assert info.detectors[-1] == INFO
+    assert [each.name for each in info.detectors] == ["clip-checker", "clip-concepts", "colours", "prompt-concepts"]
+    assert INFO in info.detectors
     assert all(len(each.sha256) == 64 for each in info.detectors)
 
 
@@ -220,7 +220,7 @@ def test_those_that_are_as_pinned_start(tiny_model: LoadedModel, q16: Path) -> N
         Pinned(name="clip-concepts", sha256=own["clip-concepts"]),
         Q16Choice(name="q16", file=q16, sha256=hash_file(q16)),
     ]
-    assert [info.name for info in panel_of(choices, tiny_model.detector, 30).infos][-1] == "q16"
+    assert "q16" in [info.name for info in panel_of(choices, tiny_model.detector, 30).infos]
 
 
 def test_without_its_package_nudenet_says_what_to_install(

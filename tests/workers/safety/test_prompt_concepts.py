@@ -89,7 +89,7 @@ def test_explicit_prompts_are_told_from_harmless_ones(demo: PromptConcepts) -> N
     harmless: dict[str, None] = {}
     explicit: dict[str, None] = {}
     for index in count():
-        rng = generator(7_000_000, index)
+        rng = generator(9_100_000, index)  # no threshold was chosen on these
         scene = random_scene(rng)
         text = caption(scene, rng)
         if scene.is_unsafe and any(word in text for word in words):
