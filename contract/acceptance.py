@@ -7,6 +7,7 @@ that is taken up (start-time fair queueing, Goyal et al. 1996):
 
 So a tenant with one job waits behind one job of each other tenant at most, however many those have waiting. Priorities
 order a tenant's own jobs only: one that comes first takes the place of its tenant's next job, and these move on by one.
+Jobs that take nothing of the engine go to the front, in the order in which they came, and have no turn.
 The clock starts anew whenever nothing waits. Turns of jobs that have started or ended are forgotten by the scripts of
 `contract.record`; a job that comes back from a dead worker goes to the front and has none.
 """
@@ -20,7 +21,7 @@ from contract.job import AnyJob
 from contract.record import EVENTS_MAXLEN, EVENTS_TTL_S, accepted_fields
 
 FORGET_S = 30 * 86_400  # how long an id is known to have been a job
-PLACES_WITHOUT_TURN = 64  # at most so many jobs that came back are looked past
+PLACES_WITHOUT_TURN = 64  # at most so many jobs at the front that came back, or that go first, are looked past
 
 Priority = Literal["low", "normal", "high"]
 RANKS: dict[Priority, int] = {"low": 0, "normal": 1, "high": 2}
@@ -85,6 +86,7 @@ def arguments_of(
         "fingerprint": terms.fingerprint if terms.idempotency_key else None,
         "idempotency_ttl_s": terms.idempotency_ttl_s,
         "variant": terms.variant,
+        "first": job.function if job.goes_first else None,
     }
     known = {name: value for name, value in told.items() if value is not None}
     fields = accepted_fields(job, RANKS[terms.priority], terms.end_user, terms.webhook_url)
@@ -181,6 +183,16 @@ local function take_place()
   redis.call('HSET', last, 'lowest:' .. job.tenant, math.min(lowest, job.rank))
 end
 
+-- behind those like it
+local function go_first()
+  for _, waiting in ipairs(redis.call('LRANGE', queue, 0, {PLACES_WITHOUT_TURN - 1})) do
+    if redis.call('HGET', '{keys.job_key("")}' .. waiting, 'function') ~= job.first then
+      return redis.call('LINSERT', queue, 'BEFORE', waiting, job.id)
+    end
+  end
+  redis.call('RPUSH', queue, job.id)
+end
+
 if job.fingerprint then
   local first = redis.call('HMGET', known, 'fingerprint', 'job', 'created_at')
   if first[1] == job.fingerprint then return {{'replay', first[2], first[3]}} end
@@ -213,7 +225,7 @@ redis.call('ZREMRANGEBYSCORE', index, '-inf', tonumber(now) - {FORGET_S})
 redis.call('EXPIRE', index, {FORGET_S})
 redis.call('HSET', held, job.id, exactly(cost))
 redis.call('HINCRBY', held, 'total', exactly(cost))
-take_place()
+if job.first then go_first() else take_place() end
 local position = redis.call('LLEN', popped) + redis.call('LPOS', queue, job.id) + 1
 local eta_s = job.service_s and job.service_s + (position - 1) * job.service_s / job.in_flight
 redis.call('XADD', events, 'MAXLEN', '~', {EVENTS_MAXLEN}, '*', 'type', 'queued',

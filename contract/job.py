@@ -55,6 +55,7 @@ class AnyJob(Strict):
 
     kind: ClassVar[str]
     most_attempts: ClassVar[int] = MAX_ATTEMPTS
+    goes_first: ClassVar[bool] = False  # before all that waits, since it takes nothing of the engine
 
     id: str
     tenant: str

@@ -35,6 +35,7 @@ class StandingJob(AnyJob):
     """A variant's next status."""
 
     kind = keys.STANDINGS
+    goes_first = True
 
     name: VariantName
     status: VariantStatus

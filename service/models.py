@@ -41,6 +41,11 @@ class Catalogue:
                 self._read_at = time.monotonic()
             return self._models
 
+    def renew(self) -> None:
+        """Read the models anew with the next call: something is known to have changed."""
+        with self._lock:
+            self._read_at = -FRESH_S
+
     def model(self, name: str | None) -> ModelInfo:
         """The model of a request.
 

@@ -399,7 +399,7 @@ class NoLab(Unavailable):
 
 
 class NotMoved(Unavailable):
-    """No worker has promoted or retired the variant in time."""
+    """No worker has promoted or retired the variant in time, or it could not."""
 
     code = "not_moved"
 

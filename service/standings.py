@@ -9,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from contract.acceptance import Terms
 from contract.model import VariantInfo, VariantStatus
+from contract.result import JobError, Status
 from contract.standing import StandingJob, StandingResult
 from service.events import EventStreams
 from service.kept import KeptJobs, KeptRecord
@@ -17,6 +18,7 @@ from service.problems import NotMoved, NotPromoted, VariantNotFound
 from service.queue import JobQueue
 
 LONGEST_S = 10.0  # then the job has expired, and nothing was changed
+BESIDE_QUEUE = 64  # so many may wait although the queue is full: they take nothing of what it waits for
 
 
 @dataclass(frozen=True)
@@ -58,18 +60,21 @@ class Standings:
 
         Raises:
             VariantNotFound, NotPromoted: as the worker says.
-            NotMoved: no worker has answered in time.
+            NotMoved: no worker has answered in time, or the one that did could not do it.
             Refusal: there is no such model, or its queue is full.
         """
         job = await run_in_threadpool(self._accepted, tenant, model, change)
         result = await self._result(job)
+        self.catalogue.renew()
         if result is not None and result.variant is not None:
             return job.model, result.variant
-        error = result.error if result else None
-        if error is not None and error.code == "variant_not_found":
-            raise VariantNotFound
-        if error is not None and error.code == "not_promoted":
-            raise NotPromoted(f"It stays as it is: {error.message}.")
+        match result.error if result else None:
+            case JobError(code="variant_not_found"):
+                raise VariantNotFound
+            case JobError(code="not_promoted", message=why):
+                raise NotPromoted(f"It stays as it is: {why}.")
+            case JobError(message=why) if result is not None and result.status is Status.FAILED:
+                raise NotMoved(f"A worker could not do it: {why}.", 5)
         raise NotMoved("No worker of the model has done it in time; GET /variants tells how the variant stands.", 5)
 
     def _accepted(self, tenant: str, model: str | None, change: Change) -> StandingJob:
@@ -86,7 +91,7 @@ class Standings:
             status=change.status,
             reason=change.reason,
         )
-        self.queue.accept(job, Terms(queue_limit=self.queue_limit, service_s=None, priority="high"))
+        self.queue.accept(job, Terms(queue_limit=self.queue_limit + BESIDE_QUEUE, service_s=None))
         return job
 
     async def _result(self, job: StandingJob) -> StandingResult | None:

@@ -16,10 +16,10 @@ class Taking:
     rq: RqWorker
     ending: Ending
 
-    def ticket(self) -> Ticket | None:
-        """Pop a job and lease it; None when there is none that RQ can read."""
+    def ticket(self, only: str | None = None) -> Ticket | None:
+        """Pop a job, of this function only, and lease it; None when there is none that RQ can read."""
         try:
-            return self.rq.take()
+            return self.rq.take(only)
         except Unreadable as unreadable:
             self.ending.end_without_ticket(unreadable.job_id, failed("invalid_job", "the queued job cannot be read"))
             self.rq.discard(unreadable.job_id)

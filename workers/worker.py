@@ -211,12 +211,12 @@ class Worker:
 
     def _dispatch(self) -> None:
         while not (self._rq.stop_was_requested or self._thread_failed.is_set()):
-            if self._rq.is_suspended or not self._readiness.is_fit or not self._slots.acquire(timeout=0.2):
+            if self._rq.is_suspended or not self._readiness.is_fit:
                 time.sleep(0.05)
                 continue
-            is_taken = False
+            has_slot, is_taken = self._slots.acquire(timeout=0.2), False
             try:
-                is_taken = self._take_one()
+                is_taken = self._take_one(only=None if has_slot else keys.MOVE)
             except RedisError as error:
                 log_redis_error("taking a job", error, self._metrics)
                 time.sleep(1)
@@ -224,12 +224,15 @@ class Worker:
                 log_error("a job could not be taken", error)
                 time.sleep(1)
             finally:
-                if not is_taken:
+                if has_slot and not is_taken:
                     self._slots.release()
 
-    def _take_one(self) -> bool:
-        """Pop one job and hand it to the engine. Whether it holds its slot from now on."""
-        if (ticket := self._taking.ticket()) is None:
+    def _take_one(self, only: str | None = None) -> bool:
+        """Pop one job and hand it to the engine. Whether it holds its slot from now on.
+
+        While no slot is free, only what needs none is taken: a variant is retired, however busy the worker is.
+        """
+        if (ticket := self._taking.ticket(only)) is None:
             return False
         try:
             with about(job_id=ticket.job_id):
@@ -295,9 +298,10 @@ class Worker:
         return True
 
     def _move_variant(self, ticket: Ticket, started: Started) -> bool:
-        """Promote or retire a variant, and let the gateway know at once."""
-        self._ending.end(ticket, started.attempt, moved(started, self._variants), keys.STANDINGS)
+        """Promote or retire a variant, and have it announced by the time that anybody learns of it."""
+        result = moved(started, self._variants)
         self._readiness.renew()
+        self._ending.end(ticket, started.attempt, result, keys.STANDINGS)
         return False
 
     def _read(self, ticket: Ticket, started: Started) -> bool:

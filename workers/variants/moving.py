@@ -34,5 +34,6 @@ def moved(started: Started, shelf: VariantShelf | None) -> Ended:
         return failed("variant_not_found", str(error))
     except (OSError, ValueError) as error:
         log.error("the card of %s could not be written: %s", job.name, type(error).__name__)
-        return failed("variant_damaged", "the variant's card cannot be read or written; the worker's log has more")
+        why = error.strerror if isinstance(error, OSError) else "it is not as this version writes it"
+        return failed("variant_damaged", f"the card of the variant cannot be read or written: {why}")
     return StandingResult(status=Status.SUCCEEDED, variant=variant)

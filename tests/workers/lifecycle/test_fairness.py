@@ -2,13 +2,17 @@
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from contract import keys
 from contract.acceptance import Priority, Terms
+from contract.model import VariantStatus
 from contract.result import Result, Status
+from contract.standing import StandingJob
 from service.queue import JobQueue
 from tests.redis_server import RedisServer
 from tests.workers.lifecycle.client import Client, job
@@ -154,3 +158,15 @@ def test_jobs_that_fell_out_of_the_list_come_back_to_its_front(
             client.cancel(job_id)
         client.wait_for(flood)
     client.assert_ended_once(lost)
+
+
+def test_what_takes_nothing_of_the_engine_goes_before_all_others_and_costs_no_turn(
+    client: Client, queue: JobQueue
+) -> None:
+    flood = [accept(queue, "large") for _ in range(3)]
+    fields = {"tenant": "small", "created_at": datetime.now(UTC), "deadline_at": None, "model": "paced", "name": "x"}
+    moves = [StandingJob(id=uuid4().hex, status=VariantStatus.RETIRED, reason="old", **fields) for _ in range(2)]
+    assert [queue.accept(move, Terms(queue_limit=100)).position for move in moves] == [1, 2]
+    small = accept(queue, "small")
+    assert in_list(client) == [*(move.id for move in moves), small, *flood]  # the newcomer first, of equal turns
+    assert client.redis.zcard(TURNS) == 4
