@@ -124,7 +124,8 @@ def redis_contents(url: str) -> dict[bytes, bytes]:
             b"stream": raw.xrange,
             b"string": raw.get,
         }
-        return {key: repr(read[raw.type(key)](key)).encode() for key in raw.keys("*")}
+        kinds = {key: raw.type(key) for key in raw.keys("*")}  # "none": it has gone since
+        return {key: repr(read[kind](key)).encode() for key, kind in kinds.items() if kind != b"none"}
 
 
 def _touched(job_id: str) -> list[str]:
