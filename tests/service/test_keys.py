@@ -32,7 +32,8 @@ NAMED = [pytest.param(*operation, id=f"{operation[0]} {operation[1]}") for opera
 WITH_IDS = [
     named
     for named, (_, path, _) in zip(NAMED, OPERATIONS, strict=True)
-    if "_id}" in path and not path.startswith(("/policies", "/erasures"))  # those of erasures: test_erasures.py
+    # those of erasures and moderations, which are jobs of other kinds: test_erasures.py, test_uploads_before_people.py
+    if "_id}" in path and not path.startswith(("/policies", "/erasures", "/moderate"))
 ]
 NOT_FOUND = {"job_not_found", "delivery_not_found", "review_not_found"}
 NEED_NO_KEY = {"live", "ready"}
@@ -41,7 +42,7 @@ NEED_NO_KEY = {"live", "ready"}
 def ask(http: httpx.Client, method: str, path: str, operation: dict[str, Any], **ids: Any) -> httpx.Response:
     """Ask as the document says, with the body of its first example."""
     values = {"job_id": "0" * 32, "index": 0, "policy_id": "default", "tenant": "nobody", **ids}
-    values |= {"erasure_id": values["job_id"], "name": "nothing"}
+    values |= {"erasure_id": values["job_id"], "moderation_id": values["job_id"], "name": "nothing"}
     values |= {"delivery_id": f"msg_{values['job_id']}", "review_id": f"{values['job_id']}-1"}
     body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
     examples = [example["value"] for example in body.get("examples", {}).values()]

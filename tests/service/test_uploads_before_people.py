@@ -173,6 +173,15 @@ def test_a_key_stands_for_nothing_once_its_pictures_came_to_no_verdicts(keyed: K
         assert problem(client.get(f"/moderate/{canceled}"))["code"] == "picture_not_found"
 
 
+def test_another_tenants_moderation_is_not_found(keyed: KeyedGateway) -> None:
+    with keyed.http("sender", Scope.MODERATE) as own, keyed.http("curious", Scope.MODERATE) as other:
+        own.post("/moderate", json={"images": [PICTURE]})  # nobody judges it
+        [job] = keyed.redis.zrange(keys.tenant_jobs_key("sender"), 0, -1)
+        assert problem(own.get(f"/moderate/{job}"))["code"] == "picture_not_found"
+        for answer in (other.get(f"/moderate/{job}"), other.post(f"/moderate/{job}/appeal", json={"reason": "x"})):
+            assert (answer.status_code, problem(answer)["code"]) == (404, "job_not_found")
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [
