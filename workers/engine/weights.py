@@ -45,11 +45,17 @@ class SwappedWeights:
         return self._base
 
     def put(self, swapped: Mapping[str, Tensor]) -> None:
-        """Have the UNet compute with these in place of its own, and with its own for the rest."""
+        """Have the UNet compute with these in place of its own, and with its own for the rest; all of them or none."""
         if swapped is self._swapped:
             return
-        for name in self._swapped.keys() - swapped.keys():
-            self._parameters[name].data = self._base[name]
-        for name, tensor in swapped.items():
-            self._parameters[name].data = tensor
+        try:
+            for name in self._swapped.keys() - swapped.keys():
+                self._parameters[name].data = self._base[name]
+            for name, tensor in swapped.items():
+                self._parameters[name].data = tensor
+        except Exception:
+            for name, tensor in self._base.items():
+                self._parameters[name].data = tensor
+            self._swapped = NOTHING_SWAPPED
+            raise
         self._swapped = swapped

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
 from workers.variants.card import CARD, WEIGHTS, Base, Kind, VariantCard, kind_of, read_card
@@ -74,7 +74,7 @@ def load_variant(path: Path, base: Mapping[str, Tensor], base_sha256: str, name:
         folder = path / "unet" if (path / "unet").is_dir() else path
         tensors = _changed(_whole_unet(folder, base), base, folder)
     else:
-        tensors = _read(path)
+        tensors = _parsed(_content(path), path)
         _check(tensors, base, path)
     kept = {key: tensors[key] for key in sorted(tensors)}
     card = VariantCard(
@@ -116,12 +116,15 @@ def _with_card(folder: Path, base: Mapping[str, Tensor], base_sha256: str) -> Va
         raise UnusableVariant(f"{folder / CARD} is no card of a variant as this version reads it: {error}") from error
     if told := told_of_other_base(card, base_sha256):
         raise UnusableVariant(f"the variant {card.name!r} {told}")
+    if card.name != (here := folder.resolve().name):
+        raise UnusableVariant(f"{folder} says of itself that it is {card.name!r}, not {here!r}: give both one name")
     file = folder / WEIGHTS
-    tensors = _read(file)
+    content = _content(file)
+    tensors = _parsed(content, file)
     if tuple(sorted(tensors)) != card.tensors or kind_of(card.tensors) is not card.kind:
         raise UnusableVariant(f"{file} holds other tensors than {CARD} names: fetch or make the variant anew")
     _check(tensors, base, file)
-    if _hash_file(file) != card.weights_sha256:
+    if hashlib.sha256(content).hexdigest() != card.weights_sha256:
         raise UnusableVariant(f"{file} is not the file that {CARD} was written for: fetch or make the variant anew")
     return Variant(card, tensors)
 
@@ -147,7 +150,7 @@ def _whole_unet(folder: Path, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
         )
     tensors: dict[str, Tensor] = {}
     for file in files:
-        tensors |= _read(file)
+        tensors |= _parsed(_content(file), file)
     _check(tensors, base, folder)
     if lacking := sorted(base.keys() - tensors.keys()):
         raise UnusableVariant(f"{folder} lacks tensors of this model's UNet: {_some(lacking)}; it is of another model")
@@ -167,7 +170,8 @@ def _changed(tensors: dict[str, Tensor], base: Mapping[str, Tensor], folder: Pat
     return changed
 
 
-def _read(file: Path) -> dict[str, Tensor]:
+def _content(file: Path) -> bytes:
+    """The file, read once: what is checked is what is used, whatever becomes of the file meanwhile."""
     if file.suffix in PICKLES:
         raise UnusableVariant(_told_pickle(file))
     if not file.is_file():
@@ -176,13 +180,19 @@ def _read(file: Path) -> dict[str, Tensor]:
         raise UnusableVariant(f"{file} is not there: name a folder with {CARD}, a UNet folder or a .safetensors file")
     if file.suffix != ".safetensors":
         raise UnusableVariant(f"{file} is not named .safetensors: only that format is read")
-    with file.open("rb") as opened:
-        start = opened.read(4)
-    if start.startswith(PICKLED_STARTS):
-        raise UnusableVariant(_told_pickle(file))
     try:
-        tensors = load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UnusableVariant(f"{file} cannot be read ({error.strerror}): mend the disk, or who may read it") from error
+    if content.startswith(PICKLED_STARTS):
+        raise UnusableVariant(_told_pickle(file))
+    return content
+
+
+def _parsed(content: bytes, file: Path) -> dict[str, Tensor]:
+    try:
+        tensors = load(content)
+    except (SafetensorError, LookupError, RuntimeError, ValueError) as error:
         raise UnusableVariant(f"{file} is truncated or damaged ({error}): fetch it again") from error
     if not tensors:
         raise UnusableVariant(f"{file} holds no tensor")
@@ -207,6 +217,11 @@ def _check(tensors: Mapping[str, Tensor], base: Mapping[str, Tensor], source: Pa
     if broken := sorted(name for name, tensor in tensors.items() if not tensor.isfinite().all()):
         raise UnusableVariant(
             f"{source} holds NaN or infinity in: {_some(broken)}; its training diverged or the file is damaged"
+        )
+    if large := sorted(name for name, tensor in tensors.items() if not tensor.to(base[name].dtype).isfinite().all()):
+        raise UnusableVariant(
+            f"{source} has values too large for {base[large[0]].dtype}, which this model is held in: {_some(large)};"
+            " serve it in a wider one (SEEMLY_DTYPE)"
         )
 
 
@@ -241,8 +256,3 @@ def _hash_tensors(tensors: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _hash_file(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

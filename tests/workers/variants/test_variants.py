@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests import tiny
+from workers.engine.weights import SwappedWeights
 from workers.variants.card import Base, Kind, is_cross_attention, is_key_or_value, read_card
 from workers.variants.reading import UnusableVariant, lay_over, load_variant
 from workers.variants.writing import write_variant
@@ -221,3 +222,34 @@ def test_a_card_reads_back_as_written(tmp_path: Path, base: dict[str, Tensor]) -
     assert card.concepts == ("knife",)
     assert card.dtype == "float32"
     assert card.base.weights_sha256 == SHA
+
+
+def test_values_that_do_not_fit_the_served_numbers_are_refused(tmp_path: Path, base: dict[str, Tensor]) -> None:
+    file = tmp_path / "large.safetensors"
+    save_file({"conv_in.bias": torch.full((16,), 1e6)}, file)
+    assert load_variant(file, base, SHA).name == "large"
+    halves = {name: tensor.half() for name, tensor in base.items()}
+    with pytest.raises(UnusableVariant, match=r"too large for torch.float16, .* in: conv_in.bias; serve it in a wider"):
+        load_variant(file, halves, SHA)
+
+
+def test_a_folder_of_another_name_than_its_card_is_refused(tmp_path: Path, base: dict[str, Tensor]) -> None:
+    folder = write(tmp_path / "v", base).rename(tmp_path / "w")
+    with pytest.raises(UnusableVariant, match="says of itself that it is 'v', not 'w'"):
+        load_variant(folder, base, SHA)
+
+
+def test_what_was_read_is_not_the_files_any_more(tmp_path: Path, base: dict[str, Tensor]) -> None:
+    folder = write(tmp_path / "v", base)
+    tensors = load_variant(folder, base, SHA).tensors
+    assert str(folder) not in Path("/proc/self/maps").read_text()  # where reading it, once truncated, would be SIGBUS
+    (folder / "variant.safetensors").write_bytes(b"")
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+def test_weights_are_exchanged_all_or_not_at_all(unet: UNet2DConditionModel, base: dict[str, Tensor]) -> None:
+    weights = SwappedWeights(unet)
+    weights.put(moved(base, is_cross_attention))
+    with pytest.raises(KeyError):
+        weights.put({"conv_in.bias": base["conv_in.bias"] + 1, "no.such": torch.zeros(1)})
+    assert all(torch.equal(tensor, base[name]) for name, tensor in unet.state_dict().items())
