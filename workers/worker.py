@@ -53,7 +53,7 @@ from workers.trouble import log_error, log_redis_error
 from workers.uploads import UploadGone, Uploads
 from workers.variants.moving import moved
 from workers.variants.reading import UnusableVariant
-from workers.variants.shelf import VariantShelf
+from workers.variants.shelf import NoRoom, VariantShelf
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ EXIT_DRAINED = 0
 EXIT_CUT_SHORT = 1
 EXIT_THREAD_FAILED = 70
 THREADS_END_WITHIN_S = 5.0
+LOOKS_WHEN_ALONE = 10  # for memory: a job's is free a moment after it has left
 TURNS_WITHIN_S = 10.0  # of the engine's loop, beside its steps
 
 
@@ -283,8 +284,11 @@ class Worker:
         try:
             if job.uploads:
                 specs = PictureSpec.uploaded(job, self._uploads.of(job))
+            elif (variants := self._variants_of(job)) is not None:
+                specs = PictureSpec.all_of(job, variants)
             else:
-                specs = PictureSpec.all_of(job, self._variants_of(job))
+                self._rq.retry(ticket, "the worker stops")
+                return False
         except UploadGone as error:
             self._ending.end(ticket, started.attempt, failed("upload_gone", str(error)))
             return False
@@ -309,13 +313,25 @@ class Worker:
         self._ending.end(ticket, started.attempt, read(started, self._uploads.connection, self._detectors), keys.READ)
         return False
 
-    def _variants_of(self, job: Job) -> dict[str, ErasedWeights]:
-        """The erased weights that the job's plans name; loaded here, where it holds up no picture in flight."""
+    def _variants_of(self, job: Job) -> dict[str, ErasedWeights] | None:
+        """The erased weights that the job's plans name; loaded here, where it holds up no picture in flight.
+
+        Pictures that leave no room for them are waited for. None: the worker is to end before there is any.
+        """
         plans = [job.of_picture(index).plan for index in range(len(job.seeds))]
         names = {plan.weights.variant for plan in plans if plan.weights}
         if names and self._variants is None:
             raise UnusableVariant("this worker has no erased weights")
-        return {name: self._variants.get(name) for name in names} if self._variants else {}
+        alone = 0
+        while not (self._thread_failed.is_set() or self._rq.stop_was_requested):
+            try:
+                return {name: self._variants.get(name) for name in names} if self._variants else {}
+            except NoRoom:
+                alone = 0 if self._in_flight else alone + 1
+                if alone > LOOKS_WHEN_ALONE:
+                    raise
+            time.sleep(0.05)
+        return None
 
     def _wait_until_alone(self) -> bool:
         """Wait until nothing is in flight; False when the worker is to end first."""
@@ -338,20 +354,20 @@ class Worker:
             self._step_began = self._turned_at = time.monotonic()
             events = self._engine.step()
             self._step_began = None
-            for event in events:
-                self._receive(event)
+            self._receive(events)
             if not events and self._engine.is_idle:
                 self._engine.wait_for_work(timeout_s=0.2)
 
-    def _receive(self, event: Progress | Outcome) -> None:
-        if isinstance(event, Progress):
-            self._progress.note(event)
-            return
-        in_flight = self._in_flight.get(event.spec.job_id)
-        again = self._delivery.collect(in_flight, event) if in_flight is not None else None
-        if again is not None:
-            self._progress.again(again)
-            self._engine.submit(again)
+    def _receive(self, events: list[Progress | Outcome]) -> None:
+        for event in events:
+            if isinstance(event, Progress):
+                self._progress.note(event)
+                continue
+            in_flight = self._in_flight.get(event.spec.job_id)
+            again = self._delivery.collect(in_flight, event) if in_flight is not None else None
+            if again is not None:
+                self._progress.again(again)
+                self._engine.submit(again)
 
     # Sweeper
 

@@ -20,6 +20,7 @@ from workers.engine.model import EngineModel
 from workers.engine.picture import Failure, Outcome, PictureSpec, Progress, Tick
 from workers.engine.row import Row, failure_from
 from workers.engine.schedule import Schedule, build_schedule
+from workers.engine.weights import NOTHING_SWAPPED
 from workers.safety.protocol import BuildRowSafety, Conditioning
 
 CANCELED = Failure("canceled", "canceled on request")
@@ -104,6 +105,8 @@ class Engine:
         if uploads := self._some_uploads():
             outcomes += judge_uploads(uploads, self._model)
         self._rows = [row for row in self._rows if not row.failure and row not in finished]
+        if not self._rows:
+            self._model.weights.put(NOTHING_SWAPPED)  # keep no variant in memory that nobody uses
         with self._changed:
             self._unresolved -= len(outcomes)
         return [*(row.progress for row in running if not row.failure), *outcomes]

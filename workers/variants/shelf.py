@@ -8,8 +8,8 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -25,11 +25,8 @@ from workers.variants.standing import promote, retire
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    card: VariantCard
-    weights: ErasedWeights
-    size_bytes: int
+class NoRoom(UnusableVariant):
+    """Pictures that are being made leave no memory for a variant; it can be loaded once they are done."""
 
 
 class VariantShelf:
@@ -39,7 +36,7 @@ class VariantShelf:
         folder: each of its folders with a card is a variant, called as the card says
         model: what they are variants of
         base_sha256: its `weights_sha256`
-        most_bytes: memory on the device for all that is loaded
+        most_bytes: memory on the device for all that is loaded, also for what only pictures in flight still use
         served: variants of another status are listed only
     """
 
@@ -56,20 +53,23 @@ class VariantShelf:
         self._base_sha256 = base_sha256
         self._most_bytes = most_bytes
         self._served = frozenset(served)
-        self._loaded: OrderedDict[str, _Loaded] = OrderedDict()  # by name, the latest used last
+        self._loaded: OrderedDict[str, ErasedWeights] = OrderedDict()  # by name, the latest used last
+        self._alive: WeakValueDictionary[tuple[str, str], ErasedWeights] = WeakValueDictionary()  # by name and hash
         self._told: set[str] = set()  # folders that were found wanting and logged
         self._lock = threading.Lock()
 
     def listed(self) -> tuple[VariantInfo, ...]:
         """All of this model, by their cards; the weights themselves are checked when they are loaded.
 
-        What is loaded and not served any more is dropped from memory.
+        What is loaded and not served any more, or made anew, is dropped from memory.
         """
         cards, _ = self._look()
         if self._lock.acquire(blocking=False):  # else one is being loaded, and the next look drops them
             try:
-                for name in list(self._loaded):
-                    if name not in cards or cards[name].status not in self._served:
+                for name, weights in list(self._loaded.items()):
+                    card = cards.get(name)
+                    served = card and card.status in self._served and self._alive.get((name, card.weights_sha256))
+                    if served is not weights:
                         self._drop(name)
             finally:
                 self._lock.release()
@@ -83,8 +83,9 @@ class VariantShelf:
         """A variant, ready for rows.
 
         Raises:
-            UnusableVariant: there is none of that name, it is not available, damaged, of another model, or over the
-                bound of memory.
+            UnusableVariant: there is none of that name, it is not available, cannot be read, is damaged, of another
+                model, or over the bound of memory.
+            NoRoom: it is so for as long as other pictures are being made.
         """
         with self._lock:
             try:
@@ -94,18 +95,19 @@ class VariantShelf:
             except UnusableVariant:
                 self._drop(name)
                 raise
-            held = self._loaded.get(name)
-            if held is None or held.card.weights_sha256 != card.weights_sha256:
-                held = self._load(name)
-            self._loaded[name] = held
+            key = name, card.weights_sha256
+            if (weights := self._alive.get(key)) is None:
+                self._drop(name)
+                self._alive[key] = weights = self._load(card)
+            self._loaded[name] = weights
             self._loaded.move_to_end(name)
-            self._make_room()
-            return held.weights
+            return weights
 
     @property
     def held_bytes(self) -> int:
-        """Memory on the device of all that is loaded."""
-        return sum(held.size_bytes for held in list(self._loaded.values()))
+        """Memory on the device of all that is loaded, and of what pictures in flight still use."""
+        alive = [weights for reference in self._alive.valuerefs() if (weights := reference()) is not None]
+        return sum(self._size_of(weights) for weights in alive)
 
     def move(self, name: str, status: VariantStatus, reason: str | None) -> VariantInfo:
         """Promote a variant, by force where a reason is given, or retire it.
@@ -120,22 +122,40 @@ class VariantShelf:
                 return _info(promote(self._folder / name, reason))
             return _info(retire(self._folder / name, reason or "not said"))
 
-    def _load(self, name: str) -> _Loaded:
-        base = self._model.weights.base
-        variant = load_variant(self._folder / name, base, self._base_sha256)
-        weights = _on_device(variant, base, self._model.project_text)
-        size = weights.project_text.weight.nbytes + sum(tensor.nbytes for tensor in weights.swapped.values())
-        if size > self._most_bytes:
+    def _load(self, card: VariantCard) -> ErasedWeights:
+        base, project_text = self._model.weights.base, self._model.project_text
+        self._make_room(card)
+        try:
+            variant = load_variant(self._folder / card.name, base, self._base_sha256)
+            weights = _on_device(variant, base, project_text)
+        except torch.AcceleratorError:  # the device is lost, for whatever variant
+            raise
+        except (OSError, RuntimeError, MemoryError) as error:
+            why = (str(error).splitlines() or [""])[0]
             raise UnusableVariant(
-                f"the variant {name!r} takes {size} bytes on the device; SEEMLY_VARIANT_BYTES allows {self._most_bytes}"
-            )
-        log.info("variant %s is loaded: %s, %.1f MB", name, variant.kind, size / 1e6)
-        return _Loaded(variant.card, weights, size)
+                f"the variant {card.name!r} cannot be loaded: {type(error).__name__} {why}"
+            ) from error
+        log.info("variant %s is loaded: %s, %.1f MB", card.name, card.kind, self._size_of(weights) / 1e6)
+        return weights
 
-    def _make_room(self) -> None:
-        """Drop what was used longest ago; never the latest."""
-        while self.held_bytes > self._most_bytes:
+    def _make_room(self, card: VariantCard) -> None:
+        """Drop what was used longest ago until this variant fits beside the rest."""
+        base, project_text = self._model.weights.base, self._model.project_text
+        changed = set(card.tensors)
+        size = sum(base[name].nbytes for name in changed & base.keys() - set(project_text.names))
+        if changed & set(project_text.names):
+            size += project_text.weight.nbytes
+        told = f"the variant {card.name!r} takes {size} bytes on the device; SEEMLY_VARIANT_BYTES allows"
+        if size > self._most_bytes:
+            raise UnusableVariant(f"{told} {self._most_bytes}")
+        while self.held_bytes + size > self._most_bytes and self._loaded:
             self._drop(next(iter(self._loaded)))
+        if (held := self.held_bytes) + size > self._most_bytes:
+            raise NoRoom(f"{told} {self._most_bytes}, of which pictures that are being made hold {held}: ask again")
+
+    def _size_of(self, weights: ErasedWeights) -> int:
+        own = 0 if weights.project_text is self._model.project_text else weights.project_text.weight.nbytes
+        return own + sum(tensor.nbytes for tensor in weights.swapped.values())
 
     def _drop(self, name: str) -> None:
         if self._loaded.pop(name, None) is not None:

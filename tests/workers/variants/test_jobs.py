@@ -99,3 +99,22 @@ def test_a_damaged_variant_fails_its_jobs_with_the_reason(
     errors = [client.result(wanted.id).error for wanted in jobs]
     assert [error and error.code for error in errors] == ["unusable_variant", None, "unusable_variant"]
     assert "truncated or damaged" in errors[0].message
+
+
+def test_a_variant_that_finds_no_memory_waits_for_the_pictures_that_hold_it(
+    server: RedisServer, client: Client, tmp_path: Path, model: LoadedModel, shelf: VariantShelf
+) -> None:
+    shelf.get("all")
+    tight = VariantShelf(tmp_path / "variants", model.parts, model.info.weights_sha256, shelf.held_bytes)
+    jobs = [job(plan=erased(name), **SIZE) for name in ("all", "rest", "keys-1", "all")]
+    with working(server, tmp_path, engines.engine(model), model, tight):
+        for wanted in jobs:
+            client.accept(wanted)
+        assert set(client.wait_for([wanted.id for wanted in jobs]).values()) == {Status.SUCCEEDED}
+        assert tight.held_bytes <= shelf.held_bytes
+    assert [client.result(wanted.id).safety.applied["weights"]["variant"] for wanted in jobs] == [
+        "all",
+        "rest",
+        "keys-1",
+        "all",
+    ]

@@ -2,9 +2,11 @@
 
 import re
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
+import torch
 
 from contract.plan import SafetyPlan
 from tests import engines
@@ -12,7 +14,7 @@ from tests.workers.variants.conftest import CHOSEN, write
 from workers.models import LoadedModel
 from workers.variants.card import Base
 from workers.variants.reading import UnusableVariant
-from workers.variants.shelf import VariantShelf
+from workers.variants.shelf import NoRoom, VariantShelf
 from workers.variants.standing import retire
 
 
@@ -81,19 +83,23 @@ def test_memory_is_bounded_and_the_longest_unused_goes_first(folder: Path, model
     roomy = VariantShelf(folder, model.parts, model.info.weights_sha256, 1 << 30)
     size = roomy.get("keys-1").project_text.weight.nbytes
     shelf = VariantShelf(folder, model.parts, model.info.weights_sha256, 2 * size)
-    first, second = shelf.get("keys-1"), shelf.get("keys-2")
-    assert shelf.get("keys-1") is first
+    first, second = weakref.ref(shelf.get("keys-1")), weakref.ref(shelf.get("keys-2"))
+    assert shelf.get("keys-1") is first()
     shelf.get("keys-3")
-    assert shelf.get("keys-1") is first
-    assert shelf.get("keys-2") is not second
+    assert second() is None
+    assert shelf.get("keys-1") is first()
+    assert shelf.held_bytes == 2 * size
     with pytest.raises(UnusableVariant, match="SEEMLY_VARIANT_BYTES allows"):
         shelf.get("all")
 
 
-def test_what_is_served_no_longer_leaves_memory_at_the_next_look(shelf: VariantShelf, folder: Path) -> None:
-    for name in ("keys-1", "keys-2", "keys-3"):
+def test_what_is_served_no_longer_leaves_memory_at_the_next_look(
+    shelf: VariantShelf, folder: Path, model: LoadedModel
+) -> None:
+    for name in ("keys-1", "keys-2", "keys-3", "keys-4"):
         shelf.get(name)
-    one = shelf.held_bytes // 3
+    one = shelf.held_bytes // 4
+    write(folder / "keys-4", model, seed=99)
     retire(folder / "keys-1", "test")
     shutil.rmtree(folder / "keys-2")
     assert {info.name: info.status.value for info in shelf.listed()}["keys-1"] == "retired"
@@ -106,5 +112,28 @@ def test_a_dropped_variant_stays_with_its_pictures(folder: Path, model: LoadedMo
     tight = VariantShelf(folder, model.parts, model.info.weights_sha256, weights.project_text.weight.nbytes)
     plan = SafetyPlan.from_short_form(["erased:keys-1", "filter"])
     in_flight = engines.spec(0, plan=plan, weights=tight.get("keys-1"))
-    tight.get("keys-2")
+    with pytest.raises(NoRoom, match="pictures that are being made hold"):
+        tight.get("keys-2")
+    assert tight.get("keys-1") is in_flight.weights  # dropped, and not loaded a second time
     assert engines.run(engines.engine(model), [in_flight])[0].failure is None
+    del in_flight
+    assert tight.get("keys-2").name == "keys-2"
+
+
+def test_what_the_system_refuses_is_told_as_the_reason(
+    shelf: VariantShelf, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = folder / "keys-1" / "variant.safetensors"
+    file.unlink()
+    file.symlink_to("/proc/self/mem")  # as a bad disk answers
+    with pytest.raises(UnusableVariant, match="cannot be read \\(Input/output error\\)"):
+        shelf.get("keys-1")
+    monkeypatch.setattr(torch, "empty_like", _out_of_memory)
+    with pytest.raises(UnusableVariant, match=r"'all' cannot be loaded: OutOfMemoryError no memory is left$"):
+        shelf.get("all")
+    monkeypatch.undo()
+    assert shelf.get("all").name == "all"
+
+
+def _out_of_memory(_: torch.Tensor) -> torch.Tensor:
+    raise torch.OutOfMemoryError("no memory is left\nand more lines")
