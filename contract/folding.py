@@ -3,7 +3,7 @@
     NFKD · marks, format characters and other invisible ones dropped · confusables to ASCII · case folded
 
 Confusables are those of Unicode's own list (UTS 39), as `confusable_homoglyphs` carries it; letters that the list has
-not, such as ł or ʙ, are known by their names. What looks like a capital I or a small l stands as EITHER, which is both.
+not, such as ł, ʙ or 🅺, are known by their names. What looks like a capital I or a small l stands as EITHER: it is both.
 """
 
 import re
@@ -18,7 +18,11 @@ EITHER = "\ua7fe"  # i or l: a letter, the Latin epigraphic I longa
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")  # default ignorable, though of no such category
 _BLANK = frozenset("\u2800")
 _DROPPED = frozenset({"Mn", "Me", "Cf", "Cs", "Co"})
-_NAME = re.compile(r"LATIN (?:CAPITAL|SMALL|LETTER SMALL CAPITAL)(?: LETTER)?(?: [A-Z]+)? ([A-Z])(?: WITH .*)?")
+_NAME = re.compile(
+    r"(?:(?:CROSSED |RAISED )?NEGATIVE (?:SQUARED|CIRCLED) )?"
+    r"LATIN (?:CAPITAL|SMALL|LETTER SMALL CAPITAL)(?: LETTER)?(?: [A-Z]+)? ([A-Z])(?: WITH .*)?"
+    r"|REGIONAL INDICATOR SYMBOL LETTER ([A-Z])"
+)
 
 
 def fold(text: str) -> str:
@@ -43,7 +47,13 @@ def _part(char: str) -> str:
         return ""
     if char.isascii():
         return char.casefold()
-    return _latin(_alike(char)) or _named(char) or _latin(filter(None, map(_named, _alike(char)))) or char.casefold()
+    # The list goes in steps where a letter has looks of its own: κ is like ĸ, and that like ᴋ.
+    return _one_step(char) or _latin(map(_one_step, _alike(char))) or char.casefold()
+
+
+def _one_step(char: str) -> str:
+    """The ASCII letter that a character, or one that looks like it, is by the list or by its name; empty: none."""
+    return _latin(_alike(char)) or _named(char) or _latin(map(_named, _alike(char)))
 
 
 def _alike(char: str) -> list[str]:
@@ -60,4 +70,4 @@ def _latin(alike: Iterable[str]) -> str:
 
 def _named(char: str) -> str:
     found = _NAME.fullmatch(unicodedata.name(char, ""))
-    return found[1].casefold() if found else ""
+    return (found[1] or found[2]).casefold() if found else ""

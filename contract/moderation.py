@@ -17,6 +17,7 @@ from contract.verdict import ConceptScore, Verdict
 from contract.webhook_url import WebhookUrl
 
 MAX_TEXTS: Final = 64
+MAX_TEXT_CHARACTERS: Final = 100_000  # of all together: they are read while others wait
 _DATA_URL: Final = re.compile(r"data:[a-z0-9.+/-]*(;[a-z0-9=-]+)*;base64,", re.IGNORECASE)
 
 ScreenedText = Annotated[Text, StringConstraints(strip_whitespace=True), Field(min_length=1, max_length=20_000)]
@@ -54,7 +55,10 @@ class ModerateRequest(Strict):
 
     images: tuple[Encoded, ...] = Field((), max_length=MAX_PICTURES)
     texts: tuple[ScreenedText, ...] = Field(
-        (), max_length=MAX_TEXTS, description="Screened by the prompt rules of the policy in force."
+        (),
+        max_length=MAX_TEXTS,
+        description=f"Screened by the prompt rules of the policy in force. At most {MAX_TEXT_CHARACTERS} characters in"
+        " all.",
     )
     model: ModelName | None = Field(None, description="Whose workers judge; null: the deployment's default.")
     output: Filter = Field(Filter(), description="The filter, as in a safety plan; the policy may be stricter.")
@@ -68,6 +72,13 @@ class ModerateRequest(Strict):
         if Action.REGENERATE in output.actions:
             raise ValueError("'regenerate' makes pictures, and these are there already; take 'block' or 'review'")
         return output
+
+    @field_validator("texts")
+    @classmethod
+    def _are_few_enough(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        if (total := sum(map(len, texts))) > MAX_TEXT_CHARACTERS:
+            raise ValueError(f"have {total} of at most {MAX_TEXT_CHARACTERS} characters together; send some apart")
+        return texts
 
     @model_validator(mode="after")
     def _has_something(self) -> Self:

@@ -8,7 +8,7 @@ Concepts are given as text, and scored by a worker on the same folded text (`rea
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Annotated, Literal
 
@@ -20,7 +20,7 @@ from contract.strict import Number, Strict, Text
 
 MAX_WORDS = 2000
 _BETWEEN = r"[\W_]+"  # the words of a phrase
-_APART = re.compile(r"(?<![^\W_])[^\W_](?:[\W_]{1,2}[^\W_](?![^\W_])){2,}")
+_APART = re.compile(r"(?<![^\W_])[^\W_](?:[\W_]{1,8}[^\W_](?![^\W_])){2,}")
 
 
 def _has_letters(text: str) -> str:
@@ -89,7 +89,8 @@ class PromptRules(Strict):
         return tuple(
             one.name
             for one in self.lists
-            if _stands_in(folded, _pattern(one.words, leet)) or any(map(_unbounded(one.words, leet).search, spelled))
+            if _stands_in(folded, _pattern(one.words, leet))
+            or any(_stands_in(run, _unbounded(one.words, leet)) for run in spelled)
         )
 
 
@@ -102,27 +103,52 @@ def readings(text: str) -> tuple[str, ...]:
 
 
 def _stands_in(folded: str, pattern: "re.Pattern[str]") -> bool:
-    return any(any(map(str.isalpha, hit[0])) for hit in pattern.finditer(folded))
+    at = 0
+    while hit := pattern.search(folded, at):
+        if any(map(str.isalpha, hit[0])):
+            return True
+        at = hit.start() + 1
+    return False
 
 
 @lru_cache(256)
 def _pattern(words: tuple[str, ...], leet: tuple[tuple[str, str], ...]) -> "re.Pattern[str]":
-    return re.compile(rf"(?<![^\W_])(?:{'|'.join(_alternatives(words, leet))})(?![^\W_])")
+    return re.compile(rf"(?<![^\W_]){_any_of(_alternatives(words, leet))}(?![^\W_])")
 
 
 @lru_cache(256)
 def _unbounded(words: tuple[str, ...], leet: tuple[tuple[str, str], ...]) -> "re.Pattern[str]":
-    return re.compile("|".join(_alternatives(words, leet)))
+    return re.compile(_any_of(_alternatives(words, leet)))
 
 
-def _alternatives(words: tuple[str, ...], leet: tuple[tuple[str, str], ...]) -> Iterator[str]:
+def _any_of(words: Iterable[Sequence[str]]) -> str:
+    """A pattern for any of these words, each a sequence of patterns. What words begin with is written once, so that
+    the time that it takes does not grow with their number; the longest is tried first."""
+    rests: dict[str, list[Sequence[str]]] = {}
+    is_end = False
+    for word in words:
+        if word:
+            rests.setdefault(word[0], []).append(word[1:])
+        else:
+            is_end = True
+    branches = [first + _any_of(rest) for first, rest in rests.items()]
+    if len(branches) == 1 and not is_end:
+        return branches[0]
+    return f"(?:{'|'.join(branches)}){'?' if is_end else ''}" if branches else ""
+
+
+def _alternatives(words: tuple[str, ...], leet: tuple[tuple[str, str], ...]) -> Iterator[Sequence[str]]:
     standing_for: dict[str, str] = {"i": EITHER, "l": EITHER}
     for char, letters in leet:
         for letter in letters:
             standing_for[letter] = standing_for.get(letter, "") + char
     for word in words:
         parts = re.findall(r"[^\W_]+", _as_written(word))
-        yield _BETWEEN.join("".join(_class(char, standing_for) for char in part) for part in parts)
+        yield [
+            place
+            for number, part in enumerate(parts)
+            for place in ([_BETWEEN] if number else []) + [_class(char, standing_for) for char in part]
+        ]
 
 
 def _as_written(word: str) -> str:

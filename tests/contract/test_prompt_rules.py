@@ -1,6 +1,7 @@
 """Words that no prompt may hold, and what is tried to get them past the rules. The shares are printed (`-s`)."""
 
 import re
+import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from random import Random
@@ -25,6 +26,7 @@ LEET = {"0": "o", "1": "il", "3": "e", "4": "a", "5": "s", "7": "t", "@": "a", "
 RULES = PromptRules(lists=(BlockList(name="listed", words=WORDS),), leetspeak=LEET)
 INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad\u180e\u2063\u061c\ufe0f\u034f\u3164"
 MARKS = "".join(map(chr, (*range(0x300, 0x34F), *range(0x483, 0x488), *range(0x20D0, 0x20E0))))
+BADGES = (0x1F130, 0x1F150, 0x1F170, 0x1F1E6, 0x24B6, 0x24D0)  # 🄰 🅐 🅰 🇦 Ⓐ ⓐ
 TRIES = 4
 
 Mutation = Callable[[str, Random], str]
@@ -56,6 +58,11 @@ def mathematical(word: str, random: Random) -> str:
     return "".join(chr(start + random.choice([0, 26]) + ord(letter) - ord("a")) for letter in word)
 
 
+def lettered(word: str, first: int) -> str:
+    """In an alphabet of symbols that begins at a code point."""
+    return "".join(chr(first + ord(letter) - ord("a")) for letter in word)
+
+
 def leetspeak(word: str, random: Random) -> str:
     ways = {letter: [char for char, letters in LEET.items() if letter in letters] for letter in set(word)}
     at = random.choice([i for i, letter in enumerate(word) if ways[letter]] or [0])
@@ -76,6 +83,9 @@ PROMISED: dict[str, Mutation] = {
     "combining marks": between(MARKS),
     "leetspeak as configured": leetspeak,
     "letters apart": lambda word, random: random.choice([" ", ".", "-", "_", " - "[:2]]).join(word),
+    "letters far apart": lambda word, random: (random.choice([" ", ".", "\n", "- "]) * random.randint(3, 4)).join(word),
+    "squared, circled and regional letters": lambda word, random: lettered(word, random.choice(BADGES)),
+    "lookalikes of lookalikes": lambda word, random: word.replace("k", random.choice("κϰкⲕꮶ")),
     "capital I for l": lambda word, random: word.replace("l", "I"),
 }
 MEASURED_ONLY: dict[str, Mutation] = {
@@ -172,6 +182,27 @@ def test_phrases_and_words_of_other_scripts_are_found_wherever_they_stand() -> N
 def test_what_has_no_letter_is_no_word() -> None:
     with pytest.raises(ValueError, match="holds no letter"):
         BlockList(name="empty", words=("\u200b!",))
+
+
+def test_the_time_of_a_look_does_not_grow_with_the_list() -> None:
+    random = Random("long lists")  # noqa: S311
+    words = tuple("".join(random.choices("abcdefghijklmnopqrstuvwxyz", k=8)) for _ in range(2000))
+    rules = PromptRules(lists=(BlockList(name="long", words=words),), leetspeak=LEET)
+    assert rules.found_in(" ".join(words[1999])) == rules.found_in(f"a {words[0]}") == ("long",)
+    text = "a b c d e f g h " * 1250
+    began = time.process_time()
+    assert rules.found_in(text) == ()
+    spent = time.process_time() - began
+    print(f"{len(text)} characters against {len(words)} words: {spent:.4f} s")  # noqa: T201
+    assert spent < 0.2
+
+
+def test_words_that_begin_with_others_are_found_as_well_as_those() -> None:
+    rules = PromptRules(lists=(BlockList(name="a", words=("ab", "abc", "abc d e", *("x" * n for n in range(1, 101)))),))
+    assert [bool(rules.found_in(text)) for text in ("ab", "abc", "abcd", "abc d", "x" * 99, "x" * 101)] == [
+        *(True, True, False, True, True, False)
+    ]
+    assert PromptRules(lists=(BlockList(name="a", words=("sass", "ass")),), leetspeak=LEET).found_in("4 5 5, 4 5 s")
 
 
 def test_folding_keeps_what_looks_like_nothing_else() -> None:

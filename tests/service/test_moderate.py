@@ -118,6 +118,7 @@ def test_what_is_no_picture_is_refused_by_its_place(moderator: httpx.Client, nam
         ({"images": ["data:image/png,plain"]}, "images.0"),
         ({"images": [""]}, "images.0"),
         ({"images": [PICTURE] * 17}, "images"),
+        ({"texts": ["x" * 20_000] * 5 + ["y"]}, "texts"),
         ({"images": [PICTURE], "prompt": "x"}, "prompt"),
         ({"images": [PICTURE], "output": {"action": "regenerate"}}, "output"),
         ({"images": [PICTURE], "output": {"concepts": [TEXT, TEXT]}}, "output"),
