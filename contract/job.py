@@ -107,6 +107,9 @@ class Job(AnyJob):
     uploads: tuple[Upload, ...] = Field(
         (), description="Of a moderation: the pictures that are judged; none is made, and only the filter acts."
     )
+    has_flagged_texts: bool = Field(
+        False, description="Of a moderation: whether any of its texts, which are not kept, did not pass."
+    )
 
     original: Original | None = Field(None, description="The job that this one makes again; null: none.")
 

@@ -45,10 +45,12 @@ class PromptDecision:
 
     @property
     def verdict(self) -> Verdict:
-        """On the text alone."""
+        """On the text alone. One that was not scored for everything has not passed."""
         match self.action:
             case Action.BLOCK:
                 return Verdict.BLOCKED
+            case _ if self.missing:
+                return Verdict.ERROR
             case Action.REVIEW:
                 return Verdict.REVIEW
             case _:

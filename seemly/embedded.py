@@ -74,7 +74,7 @@ class EmbeddedStack:
         """
         _check_policy(self._settings.policy)
         try:
-            self._data.mkdir(parents=True, exist_ok=True)
+            self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._take_lock()
         except OSError as error:
             raise StackError(f"{self._data} cannot be used: {error.strerror}; set SEEMLY_DATA to a folder") from None
@@ -112,7 +112,7 @@ class EmbeddedStack:
         Raises:
             StackError: when it cannot; nothing is left running.
         """
-        self._data.mkdir(parents=True, exist_ok=True)
+        self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._take_lock()
         try:
             self._supervisor = Supervisor(self._redis_child())
@@ -157,6 +157,7 @@ class EmbeddedStack:
 
     def _take_lock(self) -> None:
         lock = (self._data / "stack.lock").open("a+")
+        os.fchmod(lock.fileno(), 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

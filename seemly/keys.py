@@ -46,7 +46,11 @@ KeyId = Annotated[str, typer.Argument(metavar="ID", help="As `seemly keys list` 
 def create(
     tenant: Annotated[str, typer.Argument(help="Whose jobs and pictures the key reaches: small letters, digits, -.")],
     scope: Annotated[
-        list[Scope] | None, typer.Option(help="What it may be used for; may be repeated. Default: generate.")
+        list[Scope] | None,
+        typer.Option(
+            help="What it may be used for; may be repeated. Default: generate. "
+            "admin is for the whole deployment: policies and limits of every tenant."
+        ),
     ] = None,
     label: Annotated[str, typer.Option(help="Any note, as in who holds it.")] = "",
     expires_in: Annotated[

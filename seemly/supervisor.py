@@ -104,18 +104,20 @@ class Child:
 
     def _start(self, now: float) -> None:
         self._note_absence()
-        self.spec.log.parent.mkdir(parents=True, exist_ok=True)
+        self.spec.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._started_at == 0 and self.spec.log.exists():  # of an earlier stack; one is kept
             self.spec.log.replace(self.spec.log.with_suffix(".log.1"))
         signal_number = str(int(self.spec.death_signal))
         launcher = (sys.executable, "-m", "seemly.child", str(os.getpid()), signal_number)
         with self.spec.log.open("ab") as log:
+            os.fchmod(log.fileno(), 0o600)
             self.process = subprocess.Popen(  # noqa: S603
                 (*launcher, *self.spec.command),
                 env=dict(self.spec.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                umask=0o077,  # what it writes is its owner's alone
                 start_new_session=True,  # Ctrl-C reaches this process alone, which then ends its children in order
             )
         self._started_at = now

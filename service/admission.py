@@ -33,7 +33,7 @@ from service.models import Catalogue
 from service.problems import FieldError, ForbiddenByPolicy, InvalidRequest, NotReproducible
 from service.queue import JobQueue, Standing
 from service.refused_prompts import PromptRefused, check_policy
-from service.servable import check_served, errors_of, plan_errors, renamed_concept_errors, token_errors
+from service.servable import check_served, errors_of, plan_errors, probing_errors, renamed_concept_errors, token_errors
 from service.tenants import UNLIMITED, TenantLimits
 from service.webhooks.targets import Network, why_refused
 
@@ -49,6 +49,7 @@ class Sender:
     prompt_key: bytes = b""  # under which its prompts are hashed, where the policy wants that
     request_id: str | None = None
     span: Span = OFF  # of the request
+    sees_scores: bool = True  # in full, whatever the policy says
 
 
 def check_webhook(url: str, tenant: str, queue: JobQueue, networks: Sequence[Network]) -> None:
@@ -246,7 +247,7 @@ class Admission:
         if crowded := _crowding_errors(request.plan, sender.in_force):
             raise InvalidRequest(*crowded)
         job = self._job(request, request.safety, _seeds(request.seed, request.num_images), model, sender)
-        if errors := errors_of(job, model, sender.in_force, self._catalogue.tokenizer(model)):
+        if errors := self._errors_of(job, model, sender):
             raise InvalidRequest(*errors)
         check_policy(job, sender.in_force)
         check_served(job, model, sender.in_force)
@@ -262,9 +263,8 @@ class Admission:
             raise InvalidRequest(*crowded)
         seeds = _seeds(request.seed, 1) * len(request.plans)
         jobs = [self._job(request, plan, seeds, model, sender) for plan in request.plans]
-        tokenizer = self._catalogue.tokenizer(model)
         if errors := errors_of_plans(
-            [[*errors_of(job, model, in_force, tokenizer), *regeneration_errors(job)] for job in jobs]
+            [[*self._errors_of(job, model, sender), *regeneration_errors(job)] for job in jobs]
         ):
             raise InvalidRequest(*errors)
         compared = tuple(
@@ -276,6 +276,10 @@ class Admission:
         for job in jobs:
             check_served(job, model, in_force)
         return whole
+
+    def _errors_of(self, job: Job, model: ModelInfo, sender: Sender) -> list[FieldError]:
+        probing = () if sender.sees_scores else probing_errors(plan_of(job.requested), sender.in_force)
+        return [*errors_of(job, model, sender.in_force, self._catalogue.tokenizer(model)), *probing]
 
     def _job(
         self,

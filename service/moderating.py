@@ -70,19 +70,20 @@ class Moderator:
             if self.places.locked():
                 raise ModerationBusy("As many moderations are in hand here as may be; try again soon.", 1)
             async with self.places:
-                record = await self._judged(request, submission)
+                record = await self._judged(request, submission, has_flagged_texts=_are_flagged(texts))
             job_id, model = record.job.id, record.job.model
             pictures = _told(record)
         else:
             await run_in_threadpool(_remember, request, submission)
             model = (await run_in_threadpool(gateway.catalogue.model, request.model)).name
-        verdicts = [*(one.verdict for one in pictures), *(one.verdict for one in texts)]
-        flagged = any(verdict is not Verdict.PASSED for verdict in verdicts)
+        flagged = _are_flagged((*pictures, *texts))
         return Moderation(
             id=job_id, model=model, policy=in_force.policy.ref, flagged=flagged, images=pictures, texts=texts
         )
 
-    async def _judged(self, request: ModerateRequest, submission: "Submission") -> JobRecord:
+    async def _judged(
+        self, request: ModerateRequest, submission: "Submission", *, has_flagged_texts: bool
+    ) -> JobRecord:
         tenant, key, queue = submission.caller.tenant, submission.idempotency_key, submission.gateway.queue
         if key is not None and (
             earlier := await run_in_threadpool(queue.replayed, tenant, key, fingerprint_of(request))
@@ -90,7 +91,7 @@ class Moderator:
             return await self._verdicts(earlier.id, submission)
         contents = [bytes_of(image) for image in request.images]
         uploads = [await self._checked(index, content) for index, content in enumerate(contents)]
-        async with self._kept(submission, uploads, contents, request) as job_id:
+        async with self._kept(submission, uploads, contents, request, has_flagged_texts) as job_id:
             return await self._verdicts(job_id, submission)
 
     async def _verdicts(self, job_id: str, submission: "Submission") -> JobRecord:
@@ -123,12 +124,18 @@ class Moderator:
 
     @asynccontextmanager
     async def _kept(
-        self, submission: "Submission", uploads: Sequence[Upload], contents: Sequence[bytes], request: ModerateRequest
+        self,
+        submission: "Submission",
+        uploads: Sequence[Upload],
+        contents: Sequence[bytes],
+        request: ModerateRequest,
+        has_flagged_texts: bool,
     ) -> AsyncIterator[str]:
         """The id of the job that judges them; the uploads lie in Redis for as long as this is entered."""
         gateway = submission.gateway
         sender = await submission.sender()
         job = await run_in_threadpool(gateway.admission.moderation, request, tuple(uploads), sender)
+        job = job.model_copy(update={"has_flagged_texts": has_flagged_texts})
         names = [keys.upload_key(job.id, index) for index in range(len(contents))]
         ends_in_s = int(self.wait_s) + 60
         async with gateway.silence.noticed_in_turn(), gateway.redis.pipeline(transaction=False) as pipe:
@@ -163,12 +170,13 @@ def _text(
     decision = judged_prompt(scores.get(field_of(index), ()), policy.prompt_rules)
     named = (f"holds words that the policy {policy.id!r} lists as {name}" for name in lists)
     scored = decision.reasons if detail is ScoreDetail.FULL else map(without_score, decision.reasons)
+    missing = (f"was not scored for what the policy demands: {name}" for name in decision.missing)
     return ModeratedText(
         index=index,
         verdict=Verdict.BLOCKED if lists else decision.verdict,
         lists=lists,
         concepts=told(decision.scores, detail),
-        reasons=(*named, *scored),
+        reasons=(*named, *scored, *missing),
     )
 
 
@@ -180,7 +188,7 @@ def _remember(request: ModerateRequest, submission: "Submission") -> None:
 
 
 def moderation_of(record: JobRecord) -> Moderation:
-    """What a moderation has come to by now, its texts apart: these are not kept.
+    """What a moderation has come to by now. Of its texts only one thing is kept: whether any did not pass.
 
     Raises:
         NotJudged: not yet.
@@ -191,8 +199,12 @@ def moderation_of(record: JobRecord) -> Moderation:
     if not (pictures := _told(record)):
         raise PictureNotFound("The pictures of this request came to no verdicts; send them again.")
     job = record.job
-    flagged = any(picture.verdict is not Verdict.PASSED for picture in pictures)
+    flagged = job.has_flagged_texts or _are_flagged(pictures)
     return Moderation(id=job.id, model=job.model, policy=job.policy, flagged=flagged, images=pictures, texts=())
+
+
+def _are_flagged(judged: Sequence[ModeratedPicture | ModeratedText]) -> bool:
+    return any(one.verdict is not Verdict.PASSED for one in judged)
 
 
 def _told(record: JobRecord) -> tuple[ModeratedPicture, ...]:

@@ -5,6 +5,7 @@ from operator import itemgetter
 
 from tokenizers import Tokenizer
 
+from contract.detail import ScoreDetail
 from contract.idle import idle_settings
 from contract.job import Job
 from contract.model import ModelInfo, VariantStatus
@@ -26,6 +27,7 @@ def errors_of(job: Job, model: ModelInfo, in_force: InForce, tokenizer: Tokenize
         *plan_errors(requested, model),
         *renamed_concept_errors(requested, in_force, model),
         *_idle_errors(job),
+        *weakened_errors(job, model, in_force),
         *token_errors(job, model, tokenizer),
     ]
 
@@ -80,6 +82,30 @@ def renamed_concept_errors(requested: SafetyPlan, in_force: InForce, model: Mode
                 field=f"safety.output.concepts.{index}.name",
                 message="is the name of a concept of the model's own checker; choose another",
             )
+
+
+def weakened_errors(job: Job, model: ModelInfo, in_force: InForce) -> Iterator[FieldError]:
+    """A negative prompt pushes as hard as guidance does, so under a floor that demands one no request turns this down;
+    how far it may is the policy's to say."""
+    least, is_bounded = model.default_guidance_scale, in_force.policy.bounds.guidance_scale.min is not None
+    if isinstance(in_force.floor.guidance, Negative) and not is_bounded and job.guidance_scale < least:
+        message = (
+            f"must be at least the model's default, {least:g}: the policy {in_force.policy.id!r} demands 'negative',"
+            " which fades with it"
+        )
+        yield FieldError(field="guidance_scale", message=message)
+
+
+def probing_errors(requested: SafetyPlan, in_force: InForce) -> Iterator[FieldError]:
+    """Thresholds of a caller's own, to whom scores are not told in full: each answer would halve where a score lies."""
+    if in_force.policy.scores is ScoreDetail.FULL or requested.output is None:
+        return
+    message = f"the policy {in_force.policy.id!r} does not tell this key scores, so that it sets no thresholds"
+    for index, _ in enumerate(requested.output.concepts):
+        yield FieldError(field=f"safety.output.concepts.{index}.threshold", message=f"{message}; leave the concept out")
+    for index, rule in enumerate(requested.output.rules):
+        if rule.threshold is not None:
+            yield FieldError(field=f"safety.output.rules.{index}.threshold", message=f"{message}; leave it out")
 
 
 def token_errors(job: Job, model: ModelInfo, tokenizer: Tokenizer) -> Iterator[FieldError]:

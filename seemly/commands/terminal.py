@@ -28,6 +28,9 @@ def told(as_json: bool = False) -> "Iterator[Console]":
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         yield console
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has enough, as `head` does: Typer ends quietly
+        raise
     except (SeemlyError, OSError) as error:  # the latter of the caller's files and folders
         told = _as_json(error)
         if as_json:

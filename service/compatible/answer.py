@@ -35,7 +35,7 @@ class ImagesAnswer(BaseModel):
     background: Literal["opaque"] = "opaque"
     output_format: OutputFormat
     size: str = Field(examples=["64x64"])
-    job_id: str = Field(description="`GET /jobs/{job_id}` has every score.")
+    job_id: str = Field(description="`GET /jobs/{job_id}` tells what was found.")
     withheld: list[Withheld]
 
 

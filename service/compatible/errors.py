@@ -41,7 +41,7 @@ class PicturesBlocked(Refusal):
 
     def __init__(self, record: JobRecord) -> None:
         reasons = dict.fromkeys(reason for picture in record.pictures for reason in picture.reasons)
-        super().__init__(f"No picture passed: {'; '.join(reasons)}. GET /jobs/{record.job.id} has every score.")
+        super().__init__(f"No picture passed: {'; '.join(reasons)}. GET /jobs/{record.job.id} tells what was found.")
 
 
 class JobCanceled(Refusal):

@@ -183,6 +183,7 @@ class Submission:
             prompt_key,
             state["request_id"],
             state["span"],
+            self.caller.sees_scores,
         )
 
     async def accept(self, body: GenerateRequest | CompareRequest) -> tuple[Standing, float]:

@@ -104,7 +104,8 @@ async def moderate(
 )
 async def get_moderation(moderation_id: ModerationId, caller: Moderating, gateway: Here) -> Moderation:
     """The verdicts on a request's pictures as they stand now: judged once more under the policy in force, and with
-    people's decisions. Texts are not kept, and not told again."""
+    people's decisions. Texts are not kept, and not told again; `flagged` is also true when one of them did not
+    pass."""
     return moderation_of(await _read(moderation_id, caller, gateway))
 
 

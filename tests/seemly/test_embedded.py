@@ -61,7 +61,7 @@ def settings(model: Path, data: Path, **more: Any) -> Settings:
 
 @pytest.fixture(scope="module")
 def stack(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory, environment: None) -> Iterator[EmbeddedStack]:
-    with EmbeddedStack(settings(tiny_folder, tmp_path_factory.mktemp("a stack = here"))) as running:
+    with EmbeddedStack(settings(tiny_folder, tmp_path_factory.mktemp("a stack = here") / "data")) as running:
         yield running
 
 
@@ -84,6 +84,14 @@ def test_pictures_are_made_and_lie_in_the_data_folder(stack: EmbeddedStack) -> N
     assert list((data / "pictures").rglob("*.png"))
     assert {log.stem for log in stack.logs.iterdir()} == {"redis", "gateway", "worker", "webhooks"}
     assert set(stack.pids) == {"redis", "gateway", "worker", "webhooks"}
+
+
+def test_what_lies_in_the_data_folder_is_its_owners_alone(stack: EmbeddedStack) -> None:
+    make_picture(stack.url)
+    data = stack.logs.parent
+    written = [path for path in (data, *data.rglob("*")) if not path.is_socket()]
+    assert {path.suffix for path in written} >= {".png", ".aof", ".log"}
+    assert [path for path in written if path.stat().st_mode & 0o077] == []
 
 
 def test_a_webhook_is_told_of_the_end(stack: EmbeddedStack) -> None:

@@ -76,6 +76,26 @@ def test_the_worker_gets_the_very_bytes_and_they_go_with_the_answer(
     assert [(one["url"], one["signed_url"]) for one in images] == [(None, None)] * 2
 
 
+def test_a_text_that_did_not_pass_is_remembered_as_flagged_and_no_more(
+    http: httpx.Client, redis: "Redis", redis_server: RedisServer
+) -> None:
+    """A benign picture with a listed text: every answer says `flagged`."""
+    rules = {"lists": [{"name": "blades", "words": ["knife"]}]}
+    http.post("/policies", json={"id": "remembered", "version": 1, "prompt_rules": rules}).raise_for_status()
+    ref = {"enforce": {"id": "remembered", "version": 1}}
+    http.put("/tenants/local/policy", json=ref).raise_for_status()
+    try:
+        for text, flagged in (("a knife", True), ("a cat", False)):
+            with judging(redis, redis_server.url, Verdict.PASSED, []):
+                told = http.post("/moderate", json={"images": [PICTURE], "texts": [text]}).json()
+            again = http.get(f"/moderate/{told['id']}").json()
+            assert (told["flagged"], again["flagged"], again["texts"]) == (flagged, flagged, [])
+            assert text not in str(redis.hgetall(keys.job_key(told["id"])))
+            redis.zrem(keys.ACCEPTED, told["id"])
+    finally:
+        http.delete("/tenants/local/policy")
+
+
 def test_only_a_key_with_the_scope_may_moderate(keyed: KeyedGateway) -> None:
     with keyed.http("writer", Scope.GENERATE) as client:
         for path, body in (("/moderate", {"images": [PICTURE]}), ("/v1/moderations", {"input": "a cat"})):

@@ -262,6 +262,21 @@ def test_refused_prompts_use_up_their_end_users_budget(
         assert problem(http.post("/generate", json={"prompt": "a knife"}))["code"] == "prompt_refused"
 
 
+def test_a_negative_floor_is_not_faded_out(keyed: KeyedGateway, admin: httpx.Client, ruled: httpx.Client) -> None:
+    """The model's default guidance is 7.5."""
+    floor = {"guidance": {"method": "negative"}}
+    put_under(admin, "pushes-away", floor=floor)
+    for at, body in (("/generate", STREET), ("/compare", {"prompt": "a street", "plans": ["none", "filter"]})):
+        refused = ruled.post(at, json={**body, "guidance_scale": 1.0001})
+        assert (refused.status_code, problem(refused)["errors"][0]["field"]) == (422, "guidance_scale")
+        assert "at least the model's default, 7.5" in problem(refused)["errors"][0]["message"]
+        for scale in (7.5, 9, None):
+            assert ruled.post(at, json={**body, "guidance_scale": scale}).status_code == 202
+    put_under(admin, "pushes-less", floor=floor, bounds={"guidance_scale": {"min": 3}})
+    assert ruled.post("/generate", json={**STREET, "guidance_scale": 3}).status_code == 202
+    assert ruled.post("/generate", json={**STREET, "guidance_scale": 2.9}).status_code == 403
+
+
 def refused_prompts(admin: httpx.Client) -> int:
     found = re.search(r'^seemly_prompts_refused_total\{field="prompt"\} (\d+)', admin.get("/metrics").text, re.M)
     return int(found[1]) if found else 0

@@ -35,6 +35,24 @@ def desk(keyed: KeyedGateway, request: pytest.FixtureRequest) -> Iterator[Desk]:
         yield desk
 
 
+def test_who_is_told_no_scores_sets_no_thresholds(desk: Desk) -> None:
+    concept = {"name": "fog", "text": "fog", "threshold": 0.2}
+    rules = [{"name": "weapon", "action": "blur"}, {"name": "weapon", "threshold": 0.1}]
+    for output, named in (
+        ({"rules": rules[1:]}, ["rules.0"]),
+        ({"concepts": [concept]}, ["concepts.0"]),
+        ({"rules": rules[:1]}, []),
+    ):
+        for at, plan in (("/generate", "safety"), ("/compare", "plans")):
+            written = {"output": {"method": "filter", **output}}
+            body = {"prompt": "a street", plan: written if plan == "safety" else ["none", written]}
+            answer = desk.app.post(at, json=body)
+            assert answer.status_code == (422 if named else 202), answer.text
+            prefix = "safety" if plan == "safety" else "plans.1"
+            told = [error["field"] for error in answer.json().get("errors", [])]
+            assert told == [f"{prefix}.output.{name}.threshold" for name in named]
+
+
 def held(desk: Desk, *, at: str = "/generate", **body: Any) -> str:
     """A job that ended with one blocked picture, made again once, and everything about it on record."""
     wanted = {"prompt": "a quiet street", "safety": "filter", "webhook_url": HOOK}
