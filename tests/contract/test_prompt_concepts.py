@@ -28,17 +28,12 @@ def rules(*actions: Action, threshold: float = 0.4) -> PromptRules:
 
 
 def test_a_text_that_was_not_scored_for_everything_has_not_passed() -> None:
-    def concept(name: str, action: Action) -> PromptConcept:
-        return PromptConcept.model_validate({"name": name, "text": name, "threshold": 0.4, "action": action})
-
-    score = TextScore(field="prompt", concept="a", score=0.5, detector_version="1", detector_sha256="0" * 64)
     for action, verdict in (
         *((Action.BLOCK, Verdict.BLOCKED), (Action.REVIEW, Verdict.ERROR)),
         (Action.ANNOTATE, Verdict.ERROR),
     ):
-        rules = PromptRules(concepts=(concept("a", action), concept("b", Action.ANNOTATE)))
-        decision = judged_prompt((score,), rules)
-        assert (decision.missing, decision.verdict) == (("b",), verdict)
+        decision = judged_prompt([text(0.5)], rules(action, Action.ANNOTATE))
+        assert (decision.missing, decision.verdict) == (("gun",), verdict)
     assert judged_prompt((), PromptRules()).verdict is Verdict.PASSED
 
 

@@ -1,6 +1,9 @@
 """`seemly audit`: whatever is done to a chain is found, and what was deleted in due time leaves it whole."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -84,6 +87,16 @@ def test_a_commit_puts_its_verdicts_on_record_once(redis: "Redis", own_redis: Re
     assert entry.safety == (result.safety,)
     assert job.prompt not in "".join(told)
     assert json.loads(told[1])["head"]["sequence"] == 1
+
+
+def test_who_has_read_enough_ends_it_quietly(redis: "Redis", lines: list[str], tmp_path: Path) -> None:
+    """As `| head` does; what it says otherwise would stand between the reader's own lines."""
+    command = [sys.executable, "-c", "from seemly.audit import app; app()", "export", "--tenant", "acme"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing) as pipe:
+        ended = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (1, b"")
 
 
 def test_what_is_whole_is_verified_alive_and_as_an_export(redis: "Redis", lines: list[str], tmp_path: Path) -> None:
