@@ -36,7 +36,7 @@ class Finaliser:
     metrics: WorkerMetrics
     progress_s: float
     is_closing: threading.Event
-    on_done: Callable[[str], None]
+    on_done: Callable[[JobInFlight], None]
 
     def run(self) -> None:
         """Deliver until the worker closes and nothing is left."""
@@ -65,7 +65,7 @@ class Finaliser:
                 log_error(f"job {job_id} could not be delivered", error)
                 self.rq.forget(ticket)  # its lease ends by itself, and the reaper finds it
             finally:
-                self.on_done(job_id)
+                self.on_done(in_flight)
 
     def _deliver(self, in_flight: JobInFlight) -> None:
         ticket, attempt = in_flight.ticket, in_flight.attempt

@@ -96,6 +96,7 @@ class Worker:
         self._readiness = Readiness(announcement, metrics, safety, detectors)
         self._progress = ProgressBoard(connection)
         self._in_flight: dict[str, JobInFlight] = {}
+        self._leaving = threading.Lock()  # a job is taken again while its attempt before still leaves
         self._slots = threading.Semaphore(settings.slots)
         self._is_closing = threading.Event()
         self._thread_failed = threading.Event()
@@ -295,7 +296,8 @@ class Worker:
         except UnusableVariant as error:
             self._ending.end(ticket, started.attempt, failed("unusable_variant", str(error)))
             return False
-        self._in_flight[job.id] = JobInFlight(job, started.attempt, ticket, outlook.texts)
+        with self._leaving:
+            self._in_flight[job.id] = JobInFlight(job, started.attempt, ticket, outlook.texts)
         self._metrics.in_flight.set(len(self._in_flight))
         self._progress.open(job, started.attempt)
         self._engine.submit(*specs)
@@ -341,9 +343,11 @@ class Worker:
             time.sleep(0.02)
         return True
 
-    def _free(self, job_id: str) -> None:
-        """A job has left: its slot is another's."""
-        self._in_flight.pop(job_id, None)
+    def _free(self, done: JobInFlight) -> None:
+        """An attempt has left: its slot is another's."""
+        with self._leaving:
+            if self._in_flight.get(done.job.id) is done:
+                del self._in_flight[done.job.id]
         self._metrics.in_flight.set(len(self._in_flight))
         self._slots.release()
 

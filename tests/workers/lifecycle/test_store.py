@@ -24,6 +24,8 @@ from tests.stores import Place, S3Server, place, s3
 from tests.workers.lifecycle.client import PATIENCE_S, Client, job
 from tests.workers.lifecycle.conftest import RunningWorker, working
 from tests.workers.lifecycle.paced_engine import PacedEngine
+from workers.delivery import JobInFlight
+from workers.finaliser import Finaliser
 from workers.main import UnusableSetting, prepare
 from workers.settings import Settings
 
@@ -186,6 +188,25 @@ def test_a_job_whose_pictures_cannot_be_stored_fails_after_its_attempts(
     error = client.result(wanted).error
     assert error is not None
     assert (error.code, client.attempt(wanted)) == ("storage_failed", 3)
+
+
+def test_a_job_is_taken_again_while_its_attempt_before_still_leaves(
+    server: RedisServer, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver = Finaliser._deliver
+
+    def slow_to_leave(self: Finaliser, in_flight: JobInFlight) -> None:
+        deliver(self, in_flight)
+        time.sleep(0.3)
+
+    monkeypatch.setattr(Finaliser, "_deliver", slow_to_leave)
+    taken = tmp_path / "pictures" / "someone"
+    taken.parent.mkdir()
+    taken.write_text("where the tenant's folder would be")
+    with working(server, tmp_path, PacedEngine(step_s=0.2), store_url=taken.parent.as_uri()):
+        wanted = client.accept(job())
+        assert client.wait_for([wanted]) == {wanted: Status.FAILED}
+    assert client.attempt(wanted) == 3
 
 
 def test_a_worker_does_not_start_on_a_store_that_it_cannot_use(
