@@ -4,8 +4,8 @@ A policy is known by its id and version, and no version ever changes. An assignm
 and which one is only watched: what that one would have decided is recorded, and nothing else follows from it.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
@@ -14,7 +14,8 @@ from pydantic import AfterValidator, Field, StrictBool, StringConstraints, model
 from contract.at_rest import PromptForm
 from contract.detail import ScoreDetail
 from contract.job import Job, PolicyRef
-from contract.plan import METHODS, SafetyPlan, Sega, Sld
+from contract.plan import METHODS, Action, SafetyPlan, Sega, Sld
+from contract.prompt_concepts import NO_PROMPT, PromptDecision, TextScore, judged_prompt
 from contract.prompt_rules import PromptRules
 from contract.request import WrittenPlan, plan_of
 from contract.retention import Retention
@@ -147,9 +148,30 @@ class Policy(Strict):
 
     def faults_of_texts(self, job: Job) -> Iterator[tuple[str, str]]:
         """Fields of a job's request whose words this policy refuses, and what to do."""
+        for field, found in self._listed_in(job):
+            yield field, f"{self._why_listed(found)}; write it without"
+
+    def on_prompt(self, job: Job, texts: Sequence[TextScore]) -> PromptDecision:
+        """What the prompt rules make of a job's texts and of the scores that stand on record of them."""
+        if job.uploads:
+            return NO_PROMPT
+        decision = judged_prompt(texts, self.prompt_rules)
+        if job.policy == self.ref:  # under which its words were let in
+            return decision
+        refusals = tuple(
+            (name, f"prompt: {field} {self._why_listed(found)}")
+            for field, found in self._listed_in(job)
+            for name in found
+        )
+        return replace(decision, action=Action.BLOCK, refusals=refusals) if refusals else decision
+
+    def _listed_in(self, job: Job) -> Iterator[tuple[str, tuple[str, ...]]]:
         for field, text in screened_texts(job):
             if found := self.prompt_rules.found_in(text):
-                yield field, f"holds words that the policy {self.id!r} lists as {', '.join(found)}; write it without"
+                yield field, found
+
+    def _why_listed(self, found: Sequence[str]) -> str:
+        return f"holds words that the policy {self.id!r} lists as {', '.join(found)}"
 
 
 def screened_texts(job: Job) -> Iterator[tuple[str, str]]:

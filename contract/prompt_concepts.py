@@ -42,6 +42,7 @@ class PromptDecision:
     scores: tuple[PromptScore, ...] = ()
     action: Action | None = None
     missing: tuple[str, ...] = ()  # concepts of the policy's that the prompt was not scored for
+    refusals: tuple[tuple[str, str], ...] = ()  # block-lists of which it holds words, and why that is no prompt
 
     @property
     def verdict(self) -> Verdict:
@@ -62,9 +63,14 @@ class PromptDecision:
         return tuple(score for score in self.scores if score.flagged)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Everything found: concepts, and block-lists as such."""
+        return (*(score.name for score in self.found), *(f"list {name}" for name, _ in self.refusals))
+
+    @property
     def reasons(self) -> tuple[str, ...]:
-        """A sentence for each concept that was found."""
-        return tuple(map(reason_of, self.found))
+        """A sentence for each text with words of block-lists, and for each concept that was found."""
+        return (*dict.fromkeys(why for _, why in self.refusals), *map(reason_of, self.found))
 
 
 NO_PROMPT = PromptDecision()  # of uploads

@@ -3,14 +3,18 @@
 What was not scored then cannot be judged now: a picture is not passed on scores that are missing.
 """
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from contract.job import PolicyRef
-from contract.plan import Action, Filter, stricter
+from contract.job import Job, PolicyRef
+from contract.plan import Action, Filter, SafetyPlan, stricter
 from contract.prompt_concepts import PromptDecision
+from contract.request import plan_of
 from contract.result import JobError, Picture
 from contract.strict import Strict
+from contract.strictness import shortfalls, strictest
 from contract.verdict import Verdict, at_thresholds_of, decide
+
+_MILD_FIRST = (Verdict.PASSED, Verdict.REVIEW, Verdict.BLOCKED)
 
 
 class ShadowVerdict(Strict):
@@ -53,6 +57,24 @@ def rejudged(picture: Picture, made_under: Filter | None, output: Filter | None)
     return picture.model_copy(update=changes)
 
 
+def under_floor(picture: Picture, job: Job, floor: SafetyPlan) -> Picture:
+    """A picture as it is judged under a floor that may have been tightened since it was made; an error stays one.
+
+    What is withheld is held against the plan that it was made under as well: nobody but a person makes it milder.
+    """
+    if picture.verdict is Verdict.ERROR or not shortfalls(job.plan, floor):
+        return picture
+    own = plan_of(job.requested) if picture.verdict is Verdict.PASSED else job.plan
+    try:
+        plan = strictest(own, floor)
+    except ValidationError:
+        return _unknown(picture, "the policy now demands more concepts, beside its own, than one filter takes")
+    now = rejudged(picture, job.plan.output, plan.output)
+    if now.verdict is Verdict.ERROR or _MILD_FIRST.index(now.verdict) >= _MILD_FIRST.index(picture.verdict):
+        return now
+    return picture.model_copy(update={"concepts": now.concepts})
+
+
 def under_prompt(picture: Picture, prompt: PromptDecision) -> Picture:
     """A picture's verdict with what its prompt comes to: the stricter of the two. An error stays one."""
     if picture.verdict is Verdict.ERROR:
@@ -71,7 +93,7 @@ def under_prompt(picture: Picture, prompt: PromptDecision) -> Picture:
         verdict = Verdict.BLOCKED
     elif prompt.action is Action.REVIEW and verdict is Verdict.PASSED:
         verdict = Verdict.REVIEW
-    reasons = (*picture.reasons, *prompt.reasons) if was_made else prompt.reasons
+    reasons = tuple(dict.fromkeys((*picture.reasons, *prompt.reasons))) if was_made else prompt.reasons
     action = stricter(picture.action, prompt.action)
     return picture.model_copy(update={"verdict": verdict, "action": action, "reasons": reasons})
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from pydantic import AwareDatetime, Field
 
@@ -95,6 +95,11 @@ class Picture(Strict):
     error: JobError | None = None
 
     @property
+    def found(self) -> tuple[str, ...]:
+        """The concepts over their thresholds."""
+        return tuple(score.name for score in self.concepts if score.flagged)
+
+    @property
     def is_overturned(self) -> bool:
         """Whether a person has overturned its block, and it is withheld all the same, as its bytes were not kept."""
         overturned = self.decided is not None and self.decided.verdict is Verdict.PASSED
@@ -145,12 +150,18 @@ class ReproducedPicture(Strict):
     index: int
     verdict_before: Verdict
     same_pixels: bool | None = Field(
+        None,
         description="Whether all pixels have the same SHA-256; files differ anyway, as each names its job. Null, as all"
-        " that follows: either was withheld, or the one before is no longer kept."
+        " that follows: either was withheld, or the one before is no longer kept.",
     )
-    max_difference: int | None = Field(description="Of any 8-bit value, 0 to 255.")
-    mean_difference: float | None = Field(description="Of all 8-bit values, 0 to 255.")
-    different_share: float | None = Field(description="Of pixels, 0 to 1.")
+    max_difference: int | None = Field(None, description="Of any 8-bit value, 0 to 255.")
+    mean_difference: float | None = Field(None, description="Of all 8-bit values, 0 to 255.")
+    different_share: float | None = Field(None, description="Of pixels, 0 to 1.")
+
+    @property
+    def untold(self) -> Self:
+        """The same with nothing of the pixels."""
+        return type(self)(index=self.index, verdict_before=self.verdict_before)
 
 
 class Reproduction(Strict):

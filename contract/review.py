@@ -25,7 +25,7 @@ from contract import keys
 from contract.chain import APPENDING
 from contract.job import PolicyRef
 from contract.outbox import TELL
-from contract.plan import ConceptName
+from contract.plan import Action, ConceptName
 from contract.result import Status
 from contract.strict import Number, Strict, Text
 from contract.verdict import ConceptScore, Verdict
@@ -63,6 +63,9 @@ class Opinion(Strict):
     decision: Answer
     reason: str
     at: AwareDatetime
+    concepts: tuple[str, ...] = Field(
+        (), description="What was found by then, in the picture and in its prompt: an approval covers no more."
+    )
 
 
 class DecisionRequest(Strict):
@@ -96,7 +99,8 @@ class Review(Strict):
     created_at: AwareDatetime
     job_id: str
     index: int
-    verdict: Verdict
+    verdict: Verdict = Field(description="Under the policy of now, as all that was found; never milder than it was.")
+    action: Action | None = Field(None, description="The strictest of what was found; null: nothing was.")
     seed: int
     width: int
     height: int
@@ -181,8 +185,8 @@ return 1
 )
 
 # KEYS = review, record; ARGV = version of the review, version of the record, state, opinions, now, entry, its SHA-256,
-# and, when it is decided, the job's status and result, the seconds that the record is kept at least, and what the
-# webhook is told. 0 when review or record was changed since they were read.
+# and, when it is decided, the job's status and result, the seconds that the record is kept at least, and the status and
+# what else the webhook is told. 0 when review or record was changed since they were read.
 DECIDE = (
     APPENDING
     + TELL
@@ -200,7 +204,7 @@ if ARGV[8] then
   if redis.call('TTL', KEYS[2]) < tonumber(ARGV[10]) then redis.call('EXPIRE', KEYS[2], ARGV[10]) end
   redis.call('ZADD', '{keys.ended_jobs_key("' .. of[2] .. '")}', 'XX', ARGV[5], of[3])
   if record[2] then
-    tell('msg_' .. of[5], of[2], of[3], record[2], ARGV[8], ARGV[11], ARGV[5], record[3], record[4])
+    tell('msg_' .. of[5], of[2], of[3], record[2], ARGV[11], ARGV[12], ARGV[5], record[3], record[4])
   end
 end
 return 1

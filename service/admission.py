@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from contract.acceptance import Terms
+from contract.at_rest import PromptAtRest
 from contract.compare import CompareRequest
 from contract.job import ComparedPlan, Job, Original, Upload
 from contract.model import ModelInfo
@@ -105,8 +106,7 @@ class Admission:
                 self._queue.count_refusal(sender.tenant, end_user, limits.refusals)
             raise
         policy = sender.in_force.policy
-        at_rest = prompt_at_rest(policy.prompts, job.prompt, job.negative_prompt, sender.prompt_key)
-        job = job.model_copy(update={"prompt_at_rest": at_rest, "keep_blocked": policy.keep_blocked})
+        job = job.model_copy(update={"prompt_at_rest": _at_rest(job, sender), "keep_blocked": policy.keep_blocked})
         load = self._queue.recent_load(model.name)
         if limits.cost is not None and job.cost > limits.cost:
             raise InvalidRequest(*_too_costly(job.cost, limits.cost))
@@ -195,6 +195,7 @@ class Admission:
             "compared": compared,
             "policy": in_force.policy.ref,
             "keep_blocked": in_force.policy.keep_blocked,
+            "prompt_at_rest": _at_rest(job, sender),
             "request_id": sender.request_id,
             "traceparent": None,
             "original": Original(
@@ -309,6 +310,10 @@ class Admission:
             plan=sender.in_force.effective(plan_of(requested)),
             policy=sender.in_force.policy.ref,
         )
+
+
+def _at_rest(job: Job, sender: Sender) -> PromptAtRest:
+    return prompt_at_rest(sender.in_force.policy.prompts, job.prompt, job.negative_prompt, sender.prompt_key)
 
 
 def _weights_of(result: Result) -> str | None:

@@ -7,13 +7,11 @@ from functools import cached_property, partial
 
 from contract.detail import ScoreDetail, as_told, told
 from contract.job import Job
-from contract.plan import SafetyPlan
+from contract.plan import Action, SafetyPlan
 from contract.policy import InForce
-from contract.prompt_concepts import NO_PROMPT, PromptDecision, judged_prompt
-from contract.rejudging import rejudged, under_prompt
-from contract.request import plan_of
-from contract.result import ComparedPicture, JobError, JobView, Picture, Result, status_of
-from contract.strictness import shortfalls, strictest
+from contract.prompt_concepts import NO_PROMPT, PromptDecision
+from contract.rejudging import under_floor, under_prompt
+from contract.result import ComparedPicture, JobError, JobView, Picture, Reproduction, Result, status_of
 from contract.verdict import ConceptScore, Verdict, decide
 from service.callers import Caller
 from service.kept import KeptRecord, Reading, ReadingFor
@@ -37,21 +35,25 @@ class JobRecord(KeptRecord[Job, Result]):
     @property
     def pictures(self) -> tuple[Picture, ...]:
         """The pictures' verdicts, each checked for release."""
-        if self.result is None:
-            return ()
-        return tuple(
-            as_told(
-                released(picture, self.job.of_picture(picture.index), self.in_force.floor, self.prompt), self.scores
-            )
-            for picture in self.result.images
-        )
+        return tuple(as_told(picture, self.scores) for picture in self.released)
+
+    @cached_property
+    def released(self) -> tuple[Picture, ...]:
+        """The same with their scores in full."""
+        return tuple(map(self.as_released, self.result.images)) if self.result else ()
+
+    def as_released(self, picture: Picture) -> Picture:
+        """One picture of this job's as its caller may see it."""
+        return released(picture, self.job.of_picture(picture.index), self.in_force.floor, self.prompt)
+
+    def as_judged_now(self, picture: Picture) -> Picture:
+        """One picture of this job's as the policy of now judges it, before any person."""
+        return judged_now(picture, self.job.of_picture(picture.index), self.in_force.floor, self.prompt)
 
     @cached_property
     def prompt(self) -> PromptDecision:
         """What the policy of now makes of the request's texts."""
-        if self.result is None or self.job.uploads:
-            return NO_PROMPT
-        return judged_prompt(self.result.texts, self.in_force.policy.prompt_rules)
+        return NO_PROMPT if self.result is None else self.in_force.policy.on_prompt(self.job, self.result.texts)
 
     @property
     def scores(self) -> ScoreDetail:
@@ -77,10 +79,20 @@ class JobRecord(KeptRecord[Job, Result]):
             images=pictures,
             prompt_concepts=told(self.prompt.scores, self.scores),
             comparison=self._comparison,
-            reproduction=self.result.reproduction if self.result else None,
+            reproduction=self._reproduction,
             metrics=self.result.metrics if self.result else None,
             error=self.result.error if self.result else None,
         )
+
+    @property
+    def _reproduction(self) -> Reproduction | None:
+        """Nothing of the pixels of what is withheld by now."""
+        reproduction = self.result.reproduction if self.result else None
+        if reproduction is None:
+            return None
+        passed = {picture.index for picture in self.released if picture.verdict is Verdict.PASSED}
+        told = tuple(one if one.index in passed else one.untold for one in reproduction.images)
+        return reproduction.model_copy(update={"images": told})
 
     @property
     def _comparison(self) -> tuple[ComparedPicture, ...]:
@@ -94,21 +106,28 @@ def released(picture: Picture, job: Job, floor: SafetyPlan, prompt: PromptDecisi
     """A picture as its caller may see it: with an address only when its scores, and its prompt's, bear out that it
     passed, also under the policy of today."""
     withheld = {"url": None, "signed_url": None, "sha256": None}
+    if picture.verdict is Verdict.REVIEW:
+        return judged_now(picture, job, floor, prompt).model_copy(update=withheld)
     if picture.verdict is not Verdict.PASSED:
         return picture.model_copy(update=withheld)
     if reason := doubt_about(picture, job):
         error = JobError(code="not_released", message=reason)
         return picture.model_copy(update={"verdict": Verdict.ERROR, **withheld, "error": error})
-    if shortfalls(job.plan, floor):
-        now = rejudged(picture, job.plan.output, strictest(plan_of(job.requested), floor).output)
-        if now.verdict is Verdict.ERROR or not (now.verdict is Verdict.PASSED or is_let_pass(now)):
-            return now.model_copy(update=withheld)
+    now = under_floor(picture, job, floor)
+    if now.verdict is Verdict.ERROR or not (now.verdict is Verdict.PASSED or is_let_pass(now)):
+        return now.model_copy(update=withheld)
     if job.uploads:
         return picture.model_copy(update={**withheld, "sha256": job.uploads[picture.index].sha256})
     now = under_prompt(picture, prompt)
     if now.verdict is Verdict.ERROR or not (now.verdict is Verdict.PASSED or is_let_pass(picture, prompt)):
         return now.model_copy(update=withheld)
     return picture.model_copy(update={"url": f"/jobs/{job.id}/images/{picture.index}", "signed_url": None})
+
+
+def judged_now(picture: Picture, job: Job, floor: SafetyPlan, prompt: PromptDecision = NO_PROMPT) -> Picture:
+    """A picture as the policy of now judges it, before any person; what is withheld is never judged more mildly."""
+    now = under_floor(picture, job, floor)
+    return under_prompt(now, prompt) if picture.concepts or prompt.action is Action.BLOCK else now
 
 
 def doubt_about(picture: Picture, job: Job) -> str | None:
@@ -132,7 +151,7 @@ def doubt_about(picture: Picture, job: Job) -> str | None:
 
 def is_let_pass(picture: Picture, prompt: PromptDecision = NO_PROMPT) -> bool:
     """Whether a person has let a picture pass, knowing of every concept that was found in it and in its prompt."""
-    decided, found = picture.decided, {score.name for score in (*picture.concepts, *prompt.scores) if score.flagged}
+    decided, found = picture.decided, {*picture.found, *prompt.names}
     return decided is not None and decided.verdict is Verdict.PASSED and found <= {*decided.concepts}
 
 

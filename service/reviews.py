@@ -27,7 +27,7 @@ from contract.review import (
 from contract.verdict import Verdict
 from service.audit.reading import Audit
 from service.callers import Caller
-from service.deciding import Case, decision_of
+from service.deciding import AGAIN, Case, decision_of
 from service.jobs import JobRecord
 from service.kept import KeptJobs
 from service.listing import LOOKED_AT_MOST, READ_AT_ONCE, Place, places_of
@@ -44,6 +44,7 @@ from service.problems import (
 from service.silence import Silence
 
 _ID = re.compile(r"([0-9a-f]{32})-(\d{1,3})")
+_NOT_KEPT = "The picture's bytes were not kept; the review's scores and reasons are the evidence."
 _TRIES = 8  # against other people's decisions on pictures of the same job
 
 
@@ -121,7 +122,8 @@ class Reviews:
             PictureNotFound: its bytes were not kept.
         """
         case = await self._case(review_id, caller.tenant)
-        _check_kept(case)
+        if not case.is_there:
+            raise PictureNotFound(_NOT_KEPT)
         look = entries.Look(
             tenant=caller.tenant,
             at=datetime.now(UTC),
@@ -141,7 +143,8 @@ class Reviews:
             PictureNotFound: its bytes were not kept.
         """
         case = await self._case(review_id, tenant)
-        _check_kept(case)
+        if not case.picture.kept:
+            raise PictureNotFound(_NOT_KEPT)
         return case.record, case.picture
 
     async def decide(self, review_id: str, caller: Caller, request: DecisionRequest) -> Review:
@@ -166,7 +169,8 @@ class Reviews:
         raise Unavailable("Others are deciding on this job's pictures; send the decision again.", 1)
 
     async def appeal(self, job_id: str, caller: Caller, request: AppealRequest) -> Appealed:
-        """Put a blocked picture before a person; without its bytes, where these were not kept.
+        """Put a picture that is blocked, also by a policy tightened since, before a person; without its bytes, where
+        these were not kept.
 
         Raises:
             JobNotFound: also for another tenant's.
@@ -174,15 +178,14 @@ class Reviews:
             NotAppealable: it is not blocked, or was before a person.
         """
         record = await self._jobs.read(job_id, caller.tenant)
-        picture = (
-            next((one for one in record.result.images if one.index == request.index), None) if record.result else None
-        )
+        picture = next((one for one in record.released if one.index == request.index), None)  # withdrawn by now, too
         if picture is None:
             raise PictureNotFound("The job has no such picture.")
-        if picture.verdict is not Verdict.BLOCKED:
-            raise NotAppealable(f"Only a blocked picture can be appealed; this one's verdict is {picture.verdict}.")
+        if picture.verdict not in (Verdict.BLOCKED, Verdict.REVIEW):
+            raise NotAppealable(f"Only a withheld picture can be appealed; this one's verdict is {picture.verdict}.")
         if picture.decided is not None:
-            raise NotAppealable("A person has decided on this picture; that is final.")
+            since = f" The way on: {AGAIN}." if picture.decided.verdict is Verdict.PASSED else ""
+            raise NotAppealable(f"A person has decided on this picture; that is final.{since}")
         entry = entries.Appeal(
             tenant=caller.tenant, at=datetime.now(UTC), job=job_id, index=picture.index, reason=request.reason
         )
@@ -195,7 +198,7 @@ class Reviews:
                 args=[caller.tenant, job_id, picture.index, request.reason, now, held_s, *words_of(entry)],
             )
         if not is_put_up:
-            raise NotAppealable("This picture was appealed before; it awaits a person.")
+            raise NotAppealable("This picture is before a person, or was.")
         return Appealed(
             review_id=named,
             job_id=job_id,
@@ -233,8 +236,3 @@ class Reviews:
         if not any(picture.index == int(fields["index"]) for picture in images):
             return None
         return Case(fields, record, (await self._policies.in_force(tenant)).policy.reviewers)
-
-
-def _check_kept(case: Case) -> None:
-    if not case.picture.kept:
-        raise PictureNotFound("The picture's bytes were not kept; the review's scores and reasons are the evidence.")

@@ -7,7 +7,7 @@ those, with one that wants a person to look.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +17,15 @@ from contract.job import Job
 from contract.model import ModelInfo
 from contract.plan import Action
 from contract.policy import InForce
-from contract.prompt_concepts import NO_PROMPT, PromptDecision, TextScore, judged_prompt
-from contract.rejudging import ShadowVerdict, rejudged, under_prompt
+from contract.prompt_concepts import TextScore
+from contract.rejudging import ShadowVerdict, rejudged, under_floor, under_prompt
 from contract.request import plan_of
 from contract.result import AppliedSafety, Discarded, Ended, JobError, Metrics, Picture, Result, Status, status_of
-from contract.strictness import shortfalls
 from contract.verdict import ConceptScore, Decision, Verdict, at_thresholds_of, decide
 from workers.blur import blurred
 from workers.engine.picture import Failure, Outcome, PictureSpec
+
+SomeDecision = TypeVar("SomeDecision", Decision, Picture)
 
 
 @dataclass(frozen=True)
@@ -83,18 +84,14 @@ def released(judged: Judged, job: Job, in_force: InForce, texts: Sequence[TextSc
     """A judged picture as it may leave under the policy of now: one that does not pass any more, or whose prompt does
     not, loses its pixels, but for a person."""
     now = judged.picture
-    if now.verdict is Verdict.PASSED and shortfalls(job.plan, in_force.floor):
-        now = rejudged(now, job.plan.output, in_force.effective(plan_of(job.requested)).output)
-    now = under_prompt(now, _prompt_of(job, in_force, texts))
+    if now.verdict in (Verdict.PASSED, Verdict.REVIEW):
+        now = _before_a_person(under_floor(now, job, in_force.floor), judged.outcome.spec, job)
+    now = under_prompt(now, in_force.policy.on_prompt(job, texts))
     if now.verdict is Verdict.PASSED or now.verdict is judged.picture.verdict:
         return replace(judged, picture=now)
     pixels = judged.withheld if judged.pixels is None else judged.pixels
     shown = _as_shown(judged.outcome.spec, pixels) if now.verdict in _kept(job) else None
     return replace(judged, picture=now, pixels=None, withheld=shown)
-
-
-def _prompt_of(job: Job, in_force: InForce, texts: Sequence[TextScore]) -> PromptDecision:
-    return NO_PROMPT if job.uploads else judged_prompt(texts, in_force.policy.prompt_rules)
 
 
 def shadow_of(
@@ -104,7 +101,7 @@ def shadow_of(
     if watched is None:
         return
     refusal = "; ".join(f"{field}: {reason}" for field, reason in watched.policy.faults(job))
-    prompt = _prompt_of(job, watched, texts)
+    prompt = watched.policy.on_prompt(job, texts)
     for picture in pictures:
         common = {"index": picture.index, "policy": watched.policy.ref}
         if refusal:
@@ -170,7 +167,7 @@ def _kept(job: Job) -> tuple[Verdict, ...]:
     return (Verdict.REVIEW, Verdict.BLOCKED) if job.keep_blocked else (Verdict.REVIEW,)
 
 
-def _before_a_person(decision: Decision, spec: PictureSpec, job: Job) -> Decision:
+def _before_a_person(decision: SomeDecision, spec: PictureSpec, job: Job) -> SomeDecision:
     """The decision, or, on a picture whose block was overturned unseen, that a person is to see it first."""
     if decision.verdict is Verdict.BLOCKED and job.original is not None and spec.index in job.original.overturned:
         why = f"a person has overturned the block of this picture of job {job.original.job}, and is to see it now"

@@ -120,7 +120,7 @@ async def get_review_thumbnail(review_id: ReviewId, caller: Reviewing, gateway: 
 async def get_review_picture(review_id: ReviewId, caller: Reviewing, gateway: Here) -> Response:
     """The withheld picture. Every request is put on record, with the key that asked."""
     record, picture = await gateway.reviews.shown(review_id, caller)
-    content = await bytes_at(gateway.withheld, _key(record, picture))
+    content = await bytes_at(gateway.withheld if picture.kept else gateway.store, _key(record, picture))
     if hashlib.sha256(content).hexdigest() != picture.sha256:
         log.error("the bytes of review %s are not those that were judged", review_id)
         raise PictureNotFound("The picture's bytes are not those that were judged.")
