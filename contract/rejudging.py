@@ -60,19 +60,22 @@ def rejudged(picture: Picture, made_under: Filter | None, output: Filter | None)
 def under_floor(picture: Picture, job: Job, floor: SafetyPlan) -> Picture:
     """A picture as it is judged under a floor that may have been tightened since it was made; an error stays one.
 
-    What is withheld is held against the plan that it was made under as well: nobody but a person makes it milder.
+    What is withheld never becomes milder, that is a person's to say; and all that was found in it counts as found.
     """
     if picture.verdict is Verdict.ERROR or not shortfalls(job.plan, floor):
         return picture
-    own = plan_of(job.requested) if picture.verdict is Verdict.PASSED else job.plan
     try:
-        plan = strictest(own, floor)
+        plan = strictest(plan_of(job.requested), floor)
     except ValidationError:
         return _unknown(picture, "the policy now demands more concepts, beside its own, than one filter takes")
     now = rejudged(picture, job.plan.output, plan.output)
-    if now.verdict is Verdict.ERROR or _MILD_FIRST.index(now.verdict) >= _MILD_FIRST.index(picture.verdict):
+    if picture.verdict is Verdict.PASSED or now.verdict is Verdict.ERROR:
         return now
-    return picture.model_copy(update={"concepts": now.concepts})
+    is_milder = _MILD_FIRST.index(now.verdict) < _MILD_FIRST.index(picture.verdict)
+    first, second = (picture, now) if is_milder else (now, picture)
+    scores = zip(first.concepts, second.concepts, strict=True)  # reasons are told by the scores of their concepts
+    concepts = tuple(other if other.flagged and not one.flagged else one for one, other in scores)
+    return first.model_copy(update={"concepts": concepts})
 
 
 def under_prompt(picture: Picture, prompt: PromptDecision) -> Picture:

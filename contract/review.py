@@ -99,7 +99,7 @@ class Review(Strict):
     created_at: AwareDatetime
     job_id: str
     index: int
-    verdict: Verdict = Field(description="Under the policy of now, as all that was found; never milder than it was.")
+    verdict: Verdict = Field(description="Under the policy of now, and never milder than it was but by a decision.")
     action: Action | None = Field(None, description="The strictest of what was found; null: nothing was.")
     seed: int
     width: int

@@ -239,6 +239,7 @@ _REVIEW = Review(
     job_id=_ID,
     index=0,
     verdict=_BLOCKED.verdict,
+    action=_BLOCKED.action,
     seed=_BLOCKED.seed,
     width=_BLOCKED.width,
     height=_BLOCKED.height,

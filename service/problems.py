@@ -237,7 +237,7 @@ class AnotherPersonNeeded(Refusal):
 
 
 class NotAppealable(Refusal):
-    """The picture is not blocked, or was appealed before."""
+    """The picture is not withheld, or is before a person, or was."""
 
     status, code = 409, "not_appealable"
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from contract.job import Job
+from contract.job import Job, Original
 from contract.plan import Action, ConceptRule, Filter, FilterConcept, SafetyPlan
 from contract.policy import InForce, Policy
 from contract.rejudging import rejudged
@@ -106,6 +106,21 @@ def test_a_policy_that_is_tightened_holds_at_release_and_when_read_again(seen: S
     assert (now.pixels, now.withheld) == (None, None)
     again = rejudged(judged.picture, wanted.plan.output, tight.effective(wanted.plan).output)
     assert (again.verdict, again.reasons) == (Verdict.BLOCKED, now.picture.reasons)
+
+
+def test_what_is_held_is_judged_by_the_policy_of_its_release(seen: Seen) -> None:
+    score = seen.score_of(DETECTORS[0])
+    _, wanted = seen.judged(under(score, 0.05, Action.REVIEW, loosens=True))
+    judged = judge(seen.outcome, wanted, seen.model.info)
+    assert judged.picture.verdict is Verdict.REVIEW
+    now = released(judged, wanted, under(score, 0.05, Action.BLOCK))
+    assert (now.picture.verdict, now.withheld) == (Verdict.BLOCKED, None)
+    milder = released(judged, wanted, under(score, -0.05, Action.BLOCK))  # nobody but a person lets it pass
+    assert (milder.picture.verdict, milder.withheld is None) == (Verdict.REVIEW, False)
+    original = Original(job="0" * 32, attempt=1, weights_sha256=None, verdicts=(Verdict.BLOCKED,), overturned=(0,))
+    overturned = wanted.model_copy(update={"original": original})
+    seen_first = released(judged, overturned, under(score, 0.05, Action.BLOCK))
+    assert (seen_first.picture.verdict, seen_first.withheld is None) == (Verdict.REVIEW, False)
 
 
 def test_what_goes_on_record_names_every_detector_by_its_hash_and_every_rule(seen: Seen) -> None:
