@@ -73,6 +73,7 @@ def held(desk: Desk, *, at: str = "/generate", **body: Any) -> str:
         trajectory=TrajectoryRecord(
             threshold=0.5, scores={"a knife": (0.3173,)}, corrected_steps=(0,), gradient_norms=(1.0,)
         ),
+        sha256="0" * 64,
         kept=True,
     )
     parts.commit(desk.keyed.redis, job_id, attempt, parts.result(job, Status.BLOCKED, picture))
