@@ -12,7 +12,7 @@ from contract.at_rest import PromptAtRest
 from contract.chain import digest_of
 from contract.job import PolicyRef
 from contract.plan import SafetyPlan
-from contract.prompt_concepts import TextScore
+from contract.prompt_concepts import PromptScore, TextScore
 from contract.rejudging import ShadowVerdict
 from contract.request import RequestedPlan
 from contract.result import AppliedSafety, Picture, Status
@@ -53,6 +53,20 @@ class Verdicts(_Entry):
         if not self.safety:  # nothing ran that could tell
             return self.plan_of(picture)
         return self.safety[picture.index if len(self.safety) > 1 else 0].requested
+
+
+class JudgedText(_Entry):
+    """The verdict on a text that no job tells of: one of a moderation, or of a request that was refused for it."""
+
+    kind: Literal["text"] = "text"
+    job: str | None = Field(None, description="Of the moderation's pictures; null without any.")
+    request: str | None = Field(None, description="The request's id, as in the logs.")
+    field: str = Field(description="Where it stood, as in `texts.0` or `prompt`.")
+    text: PromptAtRest = Field(description="As the policy lets prompts rest.")
+    verdict: Verdict
+    lists: tuple[str, ...] = Field(description="The policy's block-lists of which a word was found.")
+    concepts: tuple[PromptScore, ...] = ()
+    policy: PolicyRef
 
 
 class Appeal(_Entry):
@@ -112,7 +126,7 @@ class Deleted(_Entry):
     policy: PolicyRef | None = Field(None, description="Whose retention it was; null: the deployment's, or by hand.")
 
 
-Entry = Annotated[Verdicts | Appeal | Look | Decision | Erased | Deleted, Field(discriminator="kind")]
+Entry = Annotated[Verdicts | JudgedText | Appeal | Look | Decision | Erased | Deleted, Field(discriminator="kind")]
 ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
 
 

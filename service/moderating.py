@@ -20,6 +20,7 @@ from contract.result import Picture
 from contract.review import review_id
 from contract.upload import UnusablePicture, decoded, look_at
 from contract.verdict import Verdict
+from service.audit.texts import Screened, entries_of
 from service.idempotency import fingerprint_of
 from service.jobs import JobRecord
 from service.problems import (
@@ -62,8 +63,7 @@ class Moderator:
         gateway, sender = submission.gateway, await submission.sender()
         in_force, policy = sender.in_force, sender.in_force.policy
         scores = await gateway.readings.scores(request.texts, policy, request.model, sender.tenant, sender.limits)
-        detail = ScoreDetail.FULL if submission.caller.sees_scores else policy.scores
-        texts = await run_in_threadpool(_screened, request.texts, scores, policy, detail)
+        texts = await run_in_threadpool(_screened, request.texts, scores, policy)
         job_id: str | None = None
         pictures: tuple[ModeratedPicture, ...] = ()
         if request.images:
@@ -77,6 +77,9 @@ class Moderator:
             await run_in_threadpool(_remember, request, submission)
             model = (await run_in_threadpool(gateway.catalogue.model, request.model)).name
         flagged = _are_flagged((*pictures, *texts))
+        await _put_on_record(request, texts, submission, job_id)
+        if not submission.caller.sees_scores:
+            texts = tuple(_in_detail(text, policy.scores) for text in texts)
         return Moderation(
             id=job_id, model=model, policy=in_force.policy.ref, flagged=flagged, images=pictures, texts=texts
         )
@@ -153,31 +156,44 @@ class Moderator:
                 await gateway.redis.delete(*names)
 
 
-def _screened(
-    texts: Sequence[str], scores: Sequence[TextScore], policy: Policy, detail: ScoreDetail
-) -> tuple[ModeratedText, ...]:
+def _screened(texts: Sequence[str], scores: Sequence[TextScore], policy: Policy) -> tuple[ModeratedText, ...]:
     """Each text by the policy's prompt rules, as a prompt would be; `scores` are those of all texts."""
     by_text: dict[str, list[TextScore]] = {}
     for score in scores:
         by_text.setdefault(score.field, []).append(score)
-    return tuple(_text(index, text, by_text, policy, detail) for index, text in enumerate(texts))
+    return tuple(_text(index, text, by_text, policy) for index, text in enumerate(texts))
 
 
-def _text(
-    index: int, text: str, scores: Mapping[str, Sequence[TextScore]], policy: Policy, detail: ScoreDetail
-) -> ModeratedText:
+def _text(index: int, text: str, scores: Mapping[str, Sequence[TextScore]], policy: Policy) -> ModeratedText:
     lists = policy.prompt_rules.found_in(text)
     decision = judged_prompt(scores.get(field_of(index), ()), policy.prompt_rules)
     named = (f"holds words that the policy {policy.id!r} lists as {name}" for name in lists)
-    scored = decision.reasons if detail is ScoreDetail.FULL else map(without_score, decision.reasons)
     missing = (f"was not scored for what the policy demands: {name}" for name in decision.missing)
     return ModeratedText(
         index=index,
         verdict=Verdict.BLOCKED if lists else decision.verdict,
         lists=lists,
-        concepts=told(decision.scores, detail),
-        reasons=(*named, *scored, *missing),
+        concepts=decision.scores,
+        reasons=(*named, *decision.reasons, *missing),
     )
+
+
+def _in_detail(text: ModeratedText, detail: ScoreDetail) -> ModeratedText:
+    reasons = text.reasons if detail is ScoreDetail.FULL else tuple(map(without_score, text.reasons))
+    return text.model_copy(update={"concepts": told(text.concepts, detail), "reasons": reasons})
+
+
+async def _put_on_record(
+    request: ModerateRequest, texts: Sequence[ModeratedText], submission: "Submission", job_id: str | None
+) -> None:
+    """Before the answer: what nobody was told needs no record."""
+    screened = [
+        Screened(field_of(one.index), request.texts[one.index], one.verdict, one.lists, one.concepts) for one in texts
+    ]
+    if screened:
+        gateway = submission.gateway
+        async with gateway.silence.noticed_in_turn():
+            await gateway.audit.append(*entries_of(screened, await submission.sender(), job_id))
 
 
 def _remember(request: ModerateRequest, submission: "Submission") -> None:

@@ -1,7 +1,9 @@
 """Prompts that a policy's rules refuse: a problem of their own, and what is counted of them."""
 
 from contract.job import Job
-from contract.policy import InForce
+from contract.policy import InForce, screened_texts
+from contract.verdict import Verdict
+from service.audit.texts import Screened
 from service.problems import FieldError, ForbiddenByPolicy, Refusal
 
 FIELDS = ("prompt", "negative_prompt", "safety")  # where a refused text stood: labels of a metric
@@ -11,6 +13,10 @@ class PromptRefused(Refusal):
     """A text of the request holds what the policy's prompt rules refuse."""
 
     status, code = 403, "prompt_refused"
+
+    def __init__(self, detail: str, *, errors: tuple[FieldError, ...], texts: tuple[Screened, ...]) -> None:
+        super().__init__(detail, errors=errors)
+        self.texts = texts
 
     @property
     def field(self) -> str:
@@ -30,4 +36,8 @@ def check_policy(job: Job, in_force: InForce) -> None:
     if not faults:
         return
     told = f"The request is not within the policy: {'; '.join(f'{each.field} {each.message}' for each in faults)}."
-    raise (PromptRefused if faults == texts else ForbiddenByPolicy)(told, errors=faults)
+    if faults != texts:
+        raise ForbiddenByPolicy(told, errors=faults)
+    found = ((field, text, in_force.policy.prompt_rules.found_in(text)) for field, text in screened_texts(job))
+    refused = tuple(Screened(field, text, Verdict.BLOCKED, lists) for field, text, lists in found if lists)
+    raise PromptRefused(told, errors=faults, texts=refused)

@@ -58,9 +58,12 @@ class Audit:
         found: Any = await self._redis.smembers(keys.AUDITED)
         return sorted(found)
 
-    async def append(self, entry: Entry) -> None:
-        """Put one entry on record."""
-        await self._append(args=[entry.tenant, *words_of(entry)])
+    async def append(self, *entries: Entry) -> None:
+        """Put entries on record, in this order."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for entry in entries:
+                await self._append(args=[entry.tenant, *words_of(entry)], client=pipe)
+            await pipe.execute()
 
     async def head(self, tenant: str) -> tuple[int, str] | None:
         """Sequence and link of the last entry; None when there is none."""

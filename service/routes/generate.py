@@ -22,6 +22,7 @@ from contract.request import GenerateRequest
 from contract.result import JobView, Status
 from service.admission import Sender
 from service.at_rest import PURPOSE
+from service.audit.texts import entries_of
 from service.authentication import Generating
 from service.callers import Caller
 from service.events import EventStreams
@@ -193,7 +194,7 @@ class Submission:
         try:
             job, finish_s = await run_in_threadpool(self.gateway.admission.admit, body, sender)
         except PromptRefused as refused:
-            self.gateway.metrics.prompts_refused.labels(refused.field).inc()
+            await self._remember(refused, sender)
             raise
         self.note(job)
         if job.unfinished is not None:
@@ -201,6 +202,12 @@ class Submission:
             for name, value in quota_headers(limits, job.unfinished).items():
                 told[name] = ", ".join(filter(None, (told.get(name), value)))
         return job, finish_s
+
+    async def _remember(self, refused: PromptRefused, sender: Sender) -> None:
+        """Count a refused prompt, and put it on record."""
+        self.gateway.metrics.prompts_refused.labels(refused.field).inc()
+        async with self.gateway.silence.noticed_in_turn():
+            await self.gateway.audit.append(*entries_of(refused.texts, sender))
 
     def note(self, job: Standing) -> None:
         """Count a job that was accepted, and log its id under the request's."""

@@ -12,6 +12,7 @@ import pytest
 from redis import Redis
 
 from contract import keys
+from contract.audit import ENTRY, JudgedText
 from contract.result import Status
 from contract.verdict import Verdict
 from service.api_keys import Scope
@@ -194,6 +195,13 @@ def test_texts_are_screened_by_the_rules_of_the_policy(keyed: KeyedGateway, mode
         ("blocked", ["violence", "house"]),
     ]
     assert "machete" not in json.dumps(told).lower()
+    record = [ENTRY.validate_json(fields["body"]) for _, fields in keyed.redis.xrange(keys.audit_key("moderator"))]
+    entries = [one for one in record if isinstance(one, JudgedText) and one.policy.id == "worded"]
+    assert [(one.field, one.verdict.value, list(one.lists)) for one in entries] == [
+        (f"texts.{one['index']}", one["verdict"], one["lists"]) for one in (*told["texts"], *told["texts"])
+    ]
+    assert len({one.text.prompt for one in entries}) == 3  # hashed
+    assert not any(text.lower() in one.model_dump_json().lower() for one in entries for text in texts)
     assert [(one["flagged"], one["categories"]["violence"]) for one in openais] == [
         (False, False),
         (True, True),

@@ -10,9 +10,11 @@ import pytest
 from redis.asyncio import Redis
 
 from contract import keys
+from contract.audit import ENTRY, JudgedText
 from contract.plan import SafetyPlan
 from contract.policy import Policy
 from contract.result import Status
+from contract.verdict import Verdict
 from service.api_keys import Scope
 from service.policies import Policies
 from service.problems import InvalidRequest, NotReady, PolicyExists
@@ -220,6 +222,24 @@ def test_listed_words_are_refused_however_they_are_written(
     assert problem(refused)["errors"][0]["field"] == "negative_prompt"
     assert ruled.post("/compare", json={"prompt": "a knife", "plans": ["none", "filter"]}).status_code == 403
     assert ruled.post("/generate", json={"prompt": "a penknife, a jackknife"}).status_code == 202
+
+
+@pytest.mark.parametrize("form", ["kept", "hashed", "dropped"])
+def test_a_refused_prompt_is_on_record_as_prompts_may_rest(
+    keyed: KeyedGateway, admin: httpx.Client, ruled: httpx.Client, form: str
+) -> None:
+    rules = {"lists": [{"name": "blades", "words": ["knife"]}]}
+    put_under(admin, f"rest-{form}", prompts=form, prompt_rules=rules)
+    assert ruled.post("/generate", json={"prompt": "a knife"}).status_code == 403
+    [(_, fields)] = keyed.redis.xrevrange(keys.audit_key("ruled"), count=1)
+    entry = ENTRY.validate_json(fields["body"])
+    assert isinstance(entry, JudgedText)
+    assert (entry.field, entry.verdict, entry.lists, entry.policy.id) == (
+        *("prompt", Verdict.BLOCKED, ("blades",)),
+        f"rest-{form}",
+    )
+    assert (entry.text.form, entry.text.prompt is None) == (form, form == "dropped")
+    assert (entry.text.prompt == "a knife") is (form == "kept")
 
 
 def test_a_refused_prompt_is_what_openais_clients_know_as_a_blocked_one(
