@@ -34,7 +34,15 @@ from service.models import Catalogue
 from service.problems import FieldError, ForbiddenByPolicy, InvalidRequest, NotReproducible
 from service.queue import JobQueue, Standing
 from service.refused_prompts import PromptRefused, check_policy
-from service.servable import check_served, errors_of, plan_errors, probing_errors, renamed_concept_errors, token_errors
+from service.servable import (
+    check_served,
+    errors_of,
+    plan_errors,
+    probing_errors,
+    renamed_concept_errors,
+    token_errors,
+    weakened_errors,
+)
 from service.tenants import UNLIMITED, TenantLimits
 from service.webhooks.targets import Network, why_refused
 
@@ -208,6 +216,10 @@ class Admission:
         }
         again = Job.model_validate(job.model_copy(update=now).model_dump())
         check_policy(again, in_force)
+        if weak := tuple(weakened_errors(again, model, in_force)):
+            raise ForbiddenByPolicy(
+                f"The request is not within the policy: guidance_scale {weak[0].message}.", errors=weak
+            )
         for index in range(max(1, len(compared))):
             check_served(again.of_picture(index), model, in_force)
         return again

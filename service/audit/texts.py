@@ -1,7 +1,8 @@
 """Texts that no job tells of, for the record: those of moderations, and prompts that were refused."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as column
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ class Screened:
     """A text, where it stood in the request, and what was found in it."""
 
     field: str
-    text: str = field(repr=False)  # no log shows it
+    text: str = column(repr=False)  # no log shows it
     verdict: Verdict
     lists: tuple[str, ...]
     concepts: tuple[PromptScore, ...] = ()

@@ -194,7 +194,7 @@ class Submission:
         try:
             job, finish_s = await run_in_threadpool(self.gateway.admission.admit, body, sender)
         except PromptRefused as refused:
-            await self._remember(refused, sender)
+            await self.remember(refused, sender)
             raise
         self.note(job)
         if job.unfinished is not None:
@@ -203,7 +203,7 @@ class Submission:
                 told[name] = ", ".join(filter(None, (told.get(name), value)))
         return job, finish_s
 
-    async def _remember(self, refused: PromptRefused, sender: Sender) -> None:
+    async def remember(self, refused: PromptRefused, sender: Sender) -> None:
         """Count a refused prompt, and put it on record."""
         self.gateway.metrics.prompts_refused.labels(refused.field).inc()
         async with self.gateway.silence.noticed_in_turn():
@@ -289,7 +289,11 @@ async def reproduce(job_id: JobId, submission: Submitted) -> Response:
     """
     record = await submission.gateway.jobs.read(job_id, submission.caller.tenant)
     sender, admission = await submission.sender(), submission.gateway.admission
-    made = await run_in_threadpool(admission.again, record, sender)
+    try:
+        made = await run_in_threadpool(admission.again, record, sender)
+    except PromptRefused as refused:
+        await submission.remember(refused, sender)
+        raise
     job = await run_in_threadpool(admission.enqueue, made, sender, f"reproduce {record.job.id}")
     submission.note(job)
     view = JobView(id=job.id, status=Status.QUEUED, created_at=job.created_at)

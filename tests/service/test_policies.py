@@ -284,6 +284,9 @@ def test_refused_prompts_use_up_their_end_users_budget(
 
 def test_a_negative_floor_is_not_faded_out(keyed: KeyedGateway, admin: httpx.Client, ruled: httpx.Client) -> None:
     """The model's default guidance is 7.5."""
+    weak = ruled.post("/generate", json={**STREET, "guidance_scale": 2}).json()["id"]
+    attempt, job = parts.take(keyed.redis, weak)
+    parts.commit(keyed.redis, weak, attempt, parts.result(job, Status.SUCCEEDED, parts.picture(job, 0)))
     floor = {"guidance": {"method": "negative"}}
     put_under(admin, "pushes-away", floor=floor)
     for at, body in (("/generate", STREET), ("/compare", {"prompt": "a street", "plans": ["none", "filter"]})):
@@ -292,6 +295,8 @@ def test_a_negative_floor_is_not_faded_out(keyed: KeyedGateway, admin: httpx.Cli
         assert "at least the model's default, 7.5" in problem(refused)["errors"][0]["message"]
         for scale in (7.5, 9, None):
             assert ruled.post(at, json={**body, "guidance_scale": scale}).status_code == 202
+    refused = ruled.post(f"/jobs/{weak}/reproduce")
+    assert (refused.status_code, problem(refused)["errors"][0]["field"]) == (403, "guidance_scale")
     put_under(admin, "pushes-less", floor=floor, bounds={"guidance_scale": {"min": 3}})
     assert ruled.post("/generate", json={**STREET, "guidance_scale": 3}).status_code == 202
     assert ruled.post("/generate", json={**STREET, "guidance_scale": 2.9}).status_code == 403
