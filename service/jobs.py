@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import Any
 
 from contract.detail import ScoreDetail, as_told, told
 from contract.job import Job
@@ -85,21 +86,26 @@ class JobRecord(KeptRecord[Job, Result]):
         )
 
     @property
+    def _shown(self) -> frozenset[int]:
+        """The pictures that may be seen by now; of any other, nothing of its pixels is told."""
+        return frozenset(picture.index for picture in self.released if picture.verdict is Verdict.PASSED)
+
+    @property
     def _reproduction(self) -> Reproduction | None:
-        """Nothing of the pixels of what is withheld by now."""
         reproduction = self.result.reproduction if self.result else None
         if reproduction is None:
             return None
-        passed = {picture.index for picture in self.released if picture.verdict is Verdict.PASSED}
-        told = tuple(one if one.index in passed else one.untold for one in reproduction.images)
+        told = tuple(one if one.index in self._shown else one.untold for one in reproduction.images)
         return reproduction.model_copy(update={"images": told})
 
     @property
     def _comparison(self) -> tuple[ComparedPicture, ...]:
         compared = self.result.comparison if self.result else ()
-        if self.scores is ScoreDetail.FULL:
-            return compared
-        return tuple(one.model_copy(update={"differences": ()}) for one in compared)
+        coarsened: dict[str, Any] = {} if self.scores is ScoreDetail.FULL else {"differences": ()}
+        return tuple(
+            one.model_copy(update=coarsened if {0, one.index} <= self._shown else {**coarsened, "distance": None})
+            for one in compared
+        )
 
 
 def released(picture: Picture, job: Job, floor: SafetyPlan, prompt: PromptDecision = NO_PROMPT) -> Picture:

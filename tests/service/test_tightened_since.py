@@ -132,7 +132,7 @@ def test_a_job_made_again_leaves_of_its_prompt_what_the_policy_of_now_lets_rest(
     assert (job.prompt_at_rest.prompt is None) is (form is PromptForm.DROPPED)
 
 
-def test_a_reproduction_tells_nothing_of_pixels_that_are_withheld_by_now(admin: httpx.Client, desk: Desk) -> None:
+def test_nothing_is_told_of_pixels_that_are_withheld_by_now(admin: httpx.Client, desk: Desk) -> None:
     job_id = desk.held(Verdict.PASSED, Verdict.PASSED)
     record = keys.job_key(job_id)
     result = json.loads(str(desk.keyed.redis.hget(record, "result")))
@@ -140,12 +140,15 @@ def test_a_reproduction_tells_nothing_of_pixels_that_are_withheld_by_now(admin: 
     told = [ReproducedPicture(index=index, verdict_before=Verdict.PASSED, **numbers) for index in range(2)]
     reproduction = Reproduction(of="0" * 32, same_weights=True, images=tuple(told))
     result["reproduction"] = reproduction.model_dump(mode="json")
+    plan = {"label": "filter", "safety": result["safety"], "unet_rows": 8, "differences": []}
+    result["comparison"] = [{**plan, "index": index, "distance": 7.5 * index} for index in range(2)]
     result["images"][1]["concepts"][0] |= {"score": 0.19, "margin": -0.01}
     desk.keyed.redis.hset(record, "result", json.dumps(result))
     rule = {"name": "weapon", "threshold": 0.15}
     tighten(admin, desk, {"action": "block", "rules": [rule]})
     view = desk.app.get(f"/jobs/{job_id}").json()
     assert [one["verdict"] for one in view["images"]] == ["passed", "blocked"]
+    assert [one["distance"] for one in view["comparison"]] == [0, None]
     seen, withheld = view["reproduction"]["images"]
     assert seen == {"index": 0, "verdict_before": "passed", **numbers}
     assert withheld == {"index": 1, "verdict_before": "passed", **dict.fromkeys(numbers)}
