@@ -325,15 +325,16 @@ class Worker:
         if names and self._variants is None:
             raise UnusableVariant("this worker has no erased weights")
         alone = 0
-        while not (self._thread_failed.is_set() or self._rq.stop_was_requested):
+        while True:
             try:
                 return {name: self._variants.get(name) for name in names} if self._variants else {}
             except NoRoom:
                 alone = 0 if self._in_flight else alone + 1
                 if alone > LOOKS_WHEN_ALONE:
                     raise
+            if self._thread_failed.is_set() or self._rq.stop_was_requested:
+                return None
             time.sleep(0.05)
-        return None
 
     def _wait_until_alone(self) -> bool:
         """Wait until nothing is in flight; False when the worker is to end first."""
