@@ -8,14 +8,13 @@ trouble that is not the recipe's, such as a full disk. When the last attempt had
 """
 
 import logging
-import os
 import sys
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from tempfile import TemporaryFile
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from pydantic import ValidationError
 from redis import Redis
@@ -23,6 +22,7 @@ from redis.exceptions import RedisError
 
 from contract import keys
 from contract.erasure import ErasureJob, ErasureResult, Lab
+from contract.exits import give_up
 from contract.health import HealthServer
 from contract.logs import about, set_up_logs
 from contract.redis_safety import RedisSafety
@@ -283,9 +283,9 @@ def main() -> None:
         check_places(settings)
         check_folders(settings)
     except ValidationError as error:
-        _give_up(f"the settings cannot be used: {settings_wording(error)}")
+        give_up(f"the settings cannot be used: {settings_wording(error)}")
     except UnusableSetting as error:
-        _give_up(str(error))
+        give_up(str(error))
     set_up_logs(settings.log_level, settings.log_format)
     disarm_rq()
     with HealthServer(settings.health_port, settings.health_host) as health:
@@ -320,19 +320,14 @@ def _work(settings: Settings, health: HealthServer) -> int:
         if not settings.allow_unsafe_redis:
             refuse_unsafe(connection)
     except UnusableSetting as error:
-        _give_up(str(error))
+        give_up(str(error))
     except UnusableModel as error:
-        _give_up(f"SEEMLY_MODEL: {error}")
+        give_up(f"SEEMLY_MODEL: {error}")
     workshop = Workshop(settings.model, settings.variants, settings.data / "erasures", device)
     metrics = WorkerMetrics()
     with MetricsServer(metrics, settings.metrics_port, settings.metrics_host):
         health.observed = worker = LabWorker(settings, connection, workshop, lab, metrics)
         return worker.run()
-
-
-def _give_up(why: str) -> NoReturn:
-    sys.stderr.write(f"{why}\n")
-    sys.exit(os.EX_CONFIG)
 
 
 if __name__ == "__main__":

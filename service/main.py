@@ -2,13 +2,11 @@
 
 import asyncio
 import gc
-import os
 import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
-from typing import NoReturn
 
 import uvicorn
 from pydantic import ValidationError
@@ -16,6 +14,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from contract import keys
+from contract.exits import give_up
 from contract.listening import CannotListen, check_listening
 from contract.logs import set_up_logs
 from contract.redis_safety import OVERRIDE, RedisSafety
@@ -36,15 +35,15 @@ def main() -> None:
     try:
         settings = Settings()
     except ValidationError as error:
-        _give_up(f"the settings cannot be used: {settings_wording(error)}")
+        give_up(f"the settings cannot be used: {settings_wording(error)}")
     has_keys = are_there_keys(settings)
     if not is_loopback(settings.host) and has_keys is False:
-        _give_up(
+        give_up(
             f"SEEMLY_HOST={settings.host} would serve everyone who can reach it, and there are no API keys yet: "
             "make one with `seemly keys create TENANT`, or listen on 127.0.0.1 or ::1."
         )
     if not settings.allow_unsafe_redis and (faults := unsafe_redis(settings)):
-        _give_up(f"{'; '.join(faults)}{OVERRIDE}.")
+        give_up(f"{'; '.join(faults)}{OVERRIDE}.")
     _try("SEEMLY_POLICY", lambda: load_policy(settings.policy))
     if settings.pepper is not None or has_keys:
         pepper = settings.pepper.get_secret_value() if settings.pepper else None
@@ -58,9 +57,9 @@ def main() -> None:
         check_listening("SEEMLY", settings.host, settings.port)
         app = create_app(settings)
     except CannotListen as error:
-        _give_up(str(error))
+        give_up(str(error))
     except TracingUnavailable as error:
-        _give_up(f"SEEMLY_OTLP_URL: {error}")
+        give_up(f"SEEMLY_OTLP_URL: {error}")
     gc.freeze()  # what stays for good need not be looked through again and again
     gc.set_threshold(10_000, 20, 20)  # a request leaves hardly any cycles behind
     config = uvicorn.Config(
@@ -129,12 +128,7 @@ def _try(variable: str, use: Callable[[], object]) -> None:
     try:
         use()
     except Exception as error:  # noqa: BLE001 - YAML's, pydantic's, the system's and the store's many ways to refuse
-        _give_up(f"{variable}: {str(error).partition(chr(10))[0]}")
-
-
-def _give_up(why: str) -> NoReturn:
-    sys.stderr.write(f"{why}\n")
-    sys.exit(os.EX_CONFIG)
+        give_up(f"{variable}: {str(error).partition(chr(10))[0]}")
 
 
 if __name__ == "__main__":

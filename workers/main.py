@@ -4,13 +4,13 @@ import logging
 import os
 import sys
 import time
-from typing import NoReturn
 
 import torch
 from obstore.store import ObjectStore
 from pydantic import ValidationError
 from redis import Redis
 
+from contract.exits import give_up
 from contract.health import HealthServer
 from contract.listening import CannotListen, check_listening
 from contract.logs import set_up_logs
@@ -170,9 +170,9 @@ def main() -> None:
         settings = Settings()
         check_places(settings)
     except ValidationError as error:
-        _give_up(f"the settings cannot be used: {settings_wording(error)}")
+        give_up(f"the settings cannot be used: {settings_wording(error)}")
     except UnusableSetting as error:
-        _give_up(str(error))
+        give_up(str(error))
     set_up_logs(settings.log_level, settings.log_format)
     disarm_rq()
     threads = settings.torch_threads or torch.get_num_threads()
@@ -199,9 +199,9 @@ def _work(settings: Settings, health: HealthServer, threads: int) -> int:
         if not settings.allow_unsafe_redis:
             refuse_unsafe(connection)
     except TracingUnavailable as error:
-        _give_up(f"SEEMLY_OTLP_URL: {error}")
+        give_up(f"SEEMLY_OTLP_URL: {error}")
     except UnusableSetting as error:
-        _give_up(str(error))
+        give_up(str(error))
     load_s = time.monotonic() - began
     torch.set_num_threads(threads)
     limits = EngineLimits(settings.unet_rows, settings.pictures_in_flight, settings.pictures_judged)
@@ -227,11 +227,6 @@ def _work(settings: Settings, health: HealthServer, threads: int) -> int:
         exit_code = worker.run()
     tracing.close()
     return exit_code
-
-
-def _give_up(why: str) -> NoReturn:
-    sys.stderr.write(f"{why}\n")
-    sys.exit(os.EX_CONFIG)
 
 
 if __name__ == "__main__":

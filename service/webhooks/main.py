@@ -2,10 +2,7 @@
 
 import asyncio
 import logging
-import os
 import signal
-import sys
-from typing import NoReturn
 
 from prometheus_client import start_http_server
 from pydantic import ValidationError
@@ -13,6 +10,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
+from contract.exits import give_up
 from contract.health import HealthServer
 from contract.listening import CannotListen, check_listening
 from contract.logs import set_up_logs
@@ -32,11 +30,11 @@ def main() -> None:
         settings = Settings()
         check(settings)
     except ValidationError as error:
-        _give_up(f"the settings cannot be used: {settings_wording(error)}")
+        give_up(f"the settings cannot be used: {settings_wording(error)}")
     except CannotListen as error:
-        _give_up(str(error))
+        give_up(str(error))
     except NoPepper as error:
-        _give_up(f"SEEMLY_PEPPER: {error}")
+        give_up(f"SEEMLY_PEPPER: {error}")
     set_up_logs(settings.log_level, settings.log_format)
     logging.getLogger("httpcore").setLevel(logging.WARNING)  # it would log addresses, which may hold receivers' secrets
     metrics = DeliveryMetrics()
@@ -82,11 +80,6 @@ async def deliver(settings: Settings, metrics: DeliveryMetrics, health: HealthSe
     finally:
         resolver.close()
         await redis.aclose()
-
-
-def _give_up(why: str) -> NoReturn:
-    sys.stderr.write(f"{why}\n")
-    sys.exit(os.EX_CONFIG)
 
 
 if __name__ == "__main__":
