@@ -10,7 +10,8 @@ from contextlib import suppress
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.observing import request_id_of
-from service.problems import BodyTooLarge, FieldError, refusal_response
+from service.problem_json import refusal_response
+from service.problems import BodyTooLarge, FieldError
 
 DROPPED_MAX_BYTES = 32 * 1024 * 1024
 DROPPED_MAX_S = 2.0

@@ -106,7 +106,9 @@ def decision_of(case: Case, caller: Caller, request: DecisionRequest, version: s
         _check_released(decided, case.record)
         agreeing = [one for one in opinions if {*found} <= {*one.concepts}]  # of what was found later they know nothing
         if any(earlier.by == own.by for earlier in agreeing):
-            raise AnotherPersonNeeded
+            raise AnotherPersonNeeded(
+                "You have approved this picture; another person must as well, with a key of their own."
+            )
         state = ReviewState.APPROVED if len(agreeing) + 1 >= case.reviewers else ReviewState.SECOND
     after = None if state is ReviewState.SECOND else decided
     entry = entries.Decision(

@@ -8,22 +8,20 @@ from fastapi.openapi.utils import get_openapi
 
 from service.compatible.errors import PREFIX, ErrorAnswer, error_of
 from service.examples import EXAMPLES
+from service.problem_json import MEDIA_TYPE, Problem, documented
 from service.problems import (
-    MEDIA_TYPE,
     BodyTooLarge,
     ForeignHost,
     ForeignOrigin,
     InvalidRequest,
     MissingScope,
     NotReady,
-    Problem,
     RecordDamaged,
     RedisAway,
     Refusal,
     ResultExpired,
     TooManyRequests,
     Unauthenticated,
-    documented,
 )
 from service.refused_prompts import PromptRefused
 

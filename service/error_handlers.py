@@ -15,7 +15,8 @@ from starlette.routing import compile_path
 
 from contract.wording import wording
 from service.observing import request_id_of
-from service.problems import FieldError, InvalidRequest, RedisAway, Refusal, problem_response, refusal_response
+from service.problem_json import problem_response, refusal_response
+from service.problems import FieldError, InvalidRequest, RedisAway, Refusal
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from service.events import START, EventStreams, event_schema
 from service.kept import KeptJobs, KeptRecord, SomeRecord
-from service.problems import BadRequest, JobNotFound, ResultExpired, documented
+from service.problem_json import documented
+from service.problems import BadRequest, JobNotFound, ResultExpired
 
 PING_S = 15
 EVENTS = ("snapshot", "queued", "started", "progress", "finished")

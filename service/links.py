@@ -58,9 +58,9 @@ class Links:
         tenant, secret = await self._jobs.tenant_of(job_id), await self._secret()
         expected = _signature(secret, tenant or "", job_id, index, expires or 0)
         if tenant is None or not hmac.compare_digest(expected.encode(), signature.encode(errors="replace")):
-            raise InvalidLink
+            raise InvalidLink("This link is not valid, or nothing is kept any longer of the job that it leads to.")
         if expires is None or expires <= time.time():
-            raise LinkExpired
+            raise LinkExpired("This link has expired; ask for the job again, with `links_for_s`, for a new one.")
         return tenant
 
     async def _secret(self) -> bytes:

@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.callers import Callers
 from service.observing import request_id_of
-from service.problems import ForeignHost, ForeignOrigin, Refusal, refusal_response
+from service.problem_json import refusal_response
+from service.problems import ForeignHost, ForeignOrigin, Refusal
 
 _LOCAL = rb"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?"
 _HOST = re.compile(_LOCAL, re.IGNORECASE)

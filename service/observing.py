@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from contract.logs import about
 from contract.tracing import OFF, Attributes, Span, Tracing
 from service.metrics import Metrics
-from service.problems import problem_response
+from service.problem_json import problem_response
 
 log = logging.getLogger(__name__)
 

@@ -114,7 +114,9 @@ class Policies:
         async with self._silence.noticed_in_turn():
             is_new = await self._redis.hsetnx(keys.POLICIES, field_of(policy.ref), policy.model_dump_json())
         if not is_new and await self.version(policy.ref) != policy:
-            raise PolicyExists(policy.id, policy.version)
+            raise PolicyExists(
+                f"Version {policy.version} of {policy.id!r} exists with another content; raise the version."
+            )
         return bool(is_new)
 
     async def assign(self, tenant: str, assignment: Assignment) -> None:

@@ -4,7 +4,7 @@ from uuid import uuid4
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.problems import problem_response
+from service.problem_json import problem_response
 
 
 class ProblemProtocol(HttpToolsProtocol):

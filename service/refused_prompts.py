@@ -9,10 +9,8 @@ from service.problems import FieldError, ForbiddenByPolicy, Refusal
 FIELDS = ("prompt", "negative_prompt", "safety")  # where a refused text stood: labels of a metric
 
 
-class PromptRefused(Refusal):
+class PromptRefused(Refusal, status=403, code="prompt_refused"):
     """A text of the request holds what the policy's prompt rules refuse."""
-
-    status, code = 403, "prompt_refused"
 
     def __init__(self, detail: str, *, errors: tuple[FieldError, ...], texts: tuple[Screened, ...]) -> None:
         super().__init__(detail, errors=errors)

@@ -214,7 +214,7 @@ class Reviews:
     async def _case(self, review_id: str, tenant: str) -> Case:
         [case] = await self._cases(tenant, [review_id])
         if case is None:
-            raise ReviewNotFound
+            raise ReviewNotFound("There is no such review. Ids come from GET /reviews; they are kept for some days.")
         return case
 
     async def _cases(self, tenant: str, ids: Sequence[str]) -> list[Case | None]:

@@ -1,12 +1,6 @@
 """Errors as OpenAI's clients know them, below `/v1` only.
 
-    Refusal                      status  code
-    ├── PicturesBlocked          400     moderation_blocked
-    ├── JobCanceled              409     job_canceled
-    ├── JobFailed                500     job_failed
-    └── NotInTime                504     not_in_time
-
-Whatever else goes wrong is a problem (`service.problems`), and is translated as it leaves.
+Four refusals are this route's own. Whatever else goes wrong (`service.problems`) is translated as it leaves.
 """
 
 from pydantic import BaseModel, Field
@@ -16,7 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.compatible.request import OWN_NAMES
 from service.jobs import JobRecord
-from service.problems import MEDIA_TYPE, FieldError, Problem, Refusal
+from service.problem_json import MEDIA_TYPE, Problem
+from service.problems import FieldError, Refusal
 from service.refused_prompts import PromptRefused
 
 PREFIX = "/v1/"
@@ -34,39 +29,31 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit
 NOT_AGAIN = {"X-Should-Retry": "false"}
 
 
-class PicturesBlocked(Refusal):
+class PicturesBlocked(Refusal, status=400, code=_BLOCKED):
     """No picture passed. A prompt that the policy's rules refuse is told by the same code."""
-
-    status, code = 400, _BLOCKED
 
     def __init__(self, record: JobRecord) -> None:
         reasons = dict.fromkeys(reason for picture in record.pictures for reason in picture.reasons)
         super().__init__(f"No picture passed: {'; '.join(reasons)}. GET /jobs/{record.job.id} tells what was found.")
 
 
-class JobCanceled(Refusal):
+class JobCanceled(Refusal, status=409, code="job_canceled"):
     """Somebody canceled the job while this request waited for it."""
-
-    status, code = 409, "job_canceled"
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"Job {job_id} was canceled.", headers=NOT_AGAIN)
 
 
-class JobFailed(Refusal):
+class JobFailed(Refusal, status=500, code="job_failed"):
     """The job ended without a verdict on any picture."""
-
-    status, code = 500, "job_failed"
 
     def __init__(self, record: JobRecord) -> None:
         error = record.view.error
         super().__init__(f"Job {record.job.id} failed{f': {error.message}' if error else '.'}", headers=NOT_AGAIN)
 
 
-class NotInTime(Refusal):
+class NotInTime(Refusal, status=504, code="not_in_time"):
     """The job goes on, and this request waits for it no longer. Sent again, it would make another."""
-
-    status, code = 504, "not_in_time"
 
     def __init__(self, job_id: str) -> None:
         super().__init__(

@@ -8,7 +8,8 @@ from contract.job import Job
 from contract.verdict import Verdict
 from service.authentication import Generating
 from service.gateway import Here
-from service.problems import JobNotFound, PictureNotFound, PictureNotReady, StoreAway, documented
+from service.problem_json import documented
+from service.problems import JobNotFound, PictureNotFound, PictureNotReady, StoreAway
 from service.routes.drawn import headers_of, unchanged
 from service.routes.jobs import JobId, stored
 from service.sheet import SheetRow, png_of_sheet, tile_of

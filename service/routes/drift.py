@@ -12,7 +12,8 @@ from contract.strict import Strict
 from service.authentication import Administering
 from service.drift import RECENT_H, REFERENCE_H
 from service.gateway import Here
-from service.problems import InvalidRequest, NoModel, documented
+from service.problem_json import documented
+from service.problems import InvalidRequest, NoModel
 
 router = APIRouter(tags=["moderation"])
 

@@ -13,6 +13,7 @@ from service.following import LastEventId, answers_of_a_stream, followed
 from service.gateway import Here
 from service.idempotency import idempotency_key
 from service.listing import Place, Wanted
+from service.problem_json import documented
 from service.problems import (
     AlreadyFinished,
     BadRequest,
@@ -27,7 +28,6 @@ from service.problems import (
     TooManyWebhooks,
     UnsupportedMediaType,
     VariantExists,
-    documented,
 )
 from service.routes.generate import require_json
 from service.routes.jobs import WantedJobs

@@ -4,7 +4,8 @@ from fastapi import APIRouter, Request, Response
 
 from service.authentication import Generating
 from service.gateway import Here
-from service.problems import DrawingBusy, JobNotFound, NothingToDraw, PictureNotReady, documented
+from service.problem_json import documented
+from service.problems import DrawingBusy, JobNotFound, NothingToDraw, PictureNotReady
 from service.routes.drawn import headers_of, unchanged
 from service.routes.jobs import JobId
 

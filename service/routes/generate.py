@@ -29,6 +29,7 @@ from service.events import EventStreams
 from service.gateway import Gateway, Here
 from service.idempotency import idempotency_key
 from service.jobs import JobRecord
+from service.problem_json import documented
 from service.problems import (
     BadRequest,
     ForbiddenByPolicy,
@@ -46,7 +47,6 @@ from service.problems import (
     TooManyWebhooks,
     TooMuchWork,
     UnsupportedMediaType,
-    documented,
 )
 from service.queue import Standing
 from service.quotas import quota_headers

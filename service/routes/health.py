@@ -13,7 +13,8 @@ from contract.redis_safety import unsafe_settings
 from service.authentication import Administering
 from service.gateway import Gateway, Here
 from service.metrics import Stock
-from service.problems import NotReady, RedisAway, StoreAway, documented
+from service.problem_json import documented
+from service.problems import NotReady, RedisAway, StoreAway
 from service.queue import Load
 
 LOOKED_AT = 500  # of the oldest unfinished jobs

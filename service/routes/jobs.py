@@ -24,6 +24,7 @@ from service.gateway import Gateway, Here
 from service.jobs import JobRecord
 from service.links import LONGEST_S
 from service.listing import Place, Wanted
+from service.problem_json import documented
 from service.problems import (
     AlreadyFinished,
     InvalidLink,
@@ -33,7 +34,6 @@ from service.problems import (
     PictureNotReady,
     PictureWithheld,
     StoreAway,
-    documented,
 )
 
 log = logging.getLogger(__name__)

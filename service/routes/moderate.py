@@ -13,6 +13,7 @@ from service.gateway import Gateway, Here
 from service.idempotency import idempotency_key
 from service.jobs import JobRecord
 from service.moderating import moderation_of
+from service.problem_json import documented
 from service.problems import (
     BadRequest,
     ForbiddenByPolicy,
@@ -33,7 +34,6 @@ from service.problems import (
     TooManyWebhooks,
     TooMuchWork,
     UnsupportedMediaType,
-    documented,
 )
 from service.routes.generate import Submission, require_json
 from service.routes.reviews import APPEALS

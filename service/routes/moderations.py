@@ -7,7 +7,8 @@ from fastapi import APIRouter, Body, Depends
 from service.compatible.moderations import ModerationsAnswer, ModerationsRequest, answer_of
 from service.moderating import is_judged
 from service.observing import request_id_of
-from service.problems import NotJudged, documented
+from service.problem_json import documented
+from service.problems import NotJudged
 from service.routes.generate import require_json
 from service.routes.moderate import PICTURE, REFUSALS, ToModerate
 

@@ -16,6 +16,7 @@ from service.authentication import Generating, Reviewing
 from service.gateway import Here
 from service.jobs import JobRecord
 from service.listing import Place
+from service.problem_json import documented
 from service.problems import (
     AlreadyDecided,
     AnotherPersonNeeded,
@@ -28,7 +29,6 @@ from service.problems import (
     StoreAway,
     Unavailable,
     UnsupportedMediaType,
-    documented,
 )
 from service.reviews import WantedReviews
 from service.routes.generate import require_json

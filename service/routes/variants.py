@@ -9,6 +9,7 @@ from contract.model import VariantStatus
 from contract.standing import PromoteRequest, RetireRequest
 from service.authentication import Administering
 from service.gateway import Here
+from service.problem_json import documented
 from service.problems import (
     BadRequest,
     InvalidRequest,
@@ -19,7 +20,6 @@ from service.problems import (
     QueueFull,
     UnsupportedMediaType,
     VariantNotFound,
-    documented,
 )
 from service.routes.generate import require_json
 from service.standings import Change

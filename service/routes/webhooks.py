@@ -11,7 +11,8 @@ from contract.webhook import Delivery, DeliveryPage, WebhookMessage
 from service.authentication import Generating
 from service.gateway import Here
 from service.listing import Place
-from service.problems import DeliveryNotFound, documented
+from service.problem_json import documented
+from service.problems import DeliveryNotFound
 
 router = APIRouter(prefix="/webhooks/deliveries", tags=["webhooks"])
 messages = APIRouter(tags=["webhooks"])  # what is sent, for the description

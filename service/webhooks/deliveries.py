@@ -51,7 +51,9 @@ class Deliveries:
         """
         [fields] = await self._read(delivery_id) if _ID.fullmatch(delivery_id) else [{}]
         if not fields or fields["tenant"] != tenant:
-            raise DeliveryNotFound
+            raise DeliveryNotFound(
+                "There is no such delivery. Ids come from GET /webhooks/deliveries; they are kept for some days."
+            )
         return delivery_of(fields)
 
     async def replay(self, delivery_id: str, tenant: str) -> Delivery:

@@ -1,5 +1,6 @@
 """The OpenAPI description is true: what it allows is understood, what comes back is described."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from redis import Redis
 from schemathesis.config import SchemathesisConfig
 
 from lab.reference import document, reference_of, refusals
+from service import problems
 from service.api_keys import Scope
 from service.description import operations_of
 from tests.service import parts
@@ -83,6 +85,12 @@ def test_every_refusal_is_described_somewhere() -> None:
         for content in answer.get("content", {}).values():
             told |= set(content.get("examples", ()))
     assert {refusal.code for refusal in refusals()} <= told
+
+
+def test_the_tree_of_refusals_is_drawn_as_it_stands() -> None:
+    drawn = re.findall(r"(\d{3}) ((?:[A-Z]\w+(?:, )?)+)", problems.__doc__ or "")
+    told = {(name, int(status)) for status, names in drawn for name in names.split(", ")}
+    assert told == {(one.__name__, one.status) for one in (*refusals(), problems.Unavailable)}
 
 
 def test_every_kind_of_answer_has_an_example() -> None:
