@@ -80,7 +80,9 @@ def _rows(file: Path, opened: Any) -> list[Prompt]:
             for field, known in COLUMNS.items()
         }
         if names["text"] is None:
-            raise UnusablePrompts(f"{file} has no column 'prompt'; its first line must name the columns")
+            raise UnusablePrompts(
+                f"{file} has no column 'prompt'; its first line must name the columns, with commas between"
+            )
         found: list[Prompt] = []
         for row in reader:
             values = {field: (row[name] or "").strip() for field, name in names.items() if name is not None}

@@ -110,6 +110,8 @@ def _plans(wish: Wish) -> dict[str, SafetyPlan]:
             f" {error}",
             param_hint="--plans",
         ) from None
+    if odd := [name for name in written if not (name.strip() and name.isprintable())]:
+        raise typer.BadParameter(f"{odd[0]!r} is no name for a plan: nothing of it can be read", param_hint="--plans")
     if twice := sorted(plans.keys() & written.keys()):
         raise typer.BadParameter(f"names that stand for another plan: {', '.join(twice)}", param_hint="--plans")
     return plans | written

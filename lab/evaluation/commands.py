@@ -113,7 +113,7 @@ def run(
         prepared = prepare(asked, out, keep_pictures=keep_pictures, again=again)
     except UnusableVariant as error:
         raise typer.BadParameter(str(error), param_hint="--plan") from None
-    except (UnusablePrompts, OtherRun, UnusableModel, UnusableMeasure) as error:
+    except (UnusablePrompts, OtherRun, UnusableModel, UnusableMeasure, OSError) as error:
         raise typer.BadParameter(str(error)) from None
     console = Console(stderr=True)
     if prepared.bench.judge is None:
@@ -125,7 +125,7 @@ def run(
         try:
             for done in prepared.run():
                 bar.advance(task, done)
-        except (MeasureFailed, UnusableVariant) as error:
+        except (MeasureFailed, UnusableVariant, OtherRun, OSError) as error:
             console.print(f"stopped, and goes on with the same command once this is mended: {error}", markup=False)
             raise typer.Exit(1) from None
     if prepared.observer.measures:
@@ -141,17 +141,18 @@ def summary(
 ) -> None:
     """Shares with their intervals, from files of results."""
     from lab.evaluation.report import Report
-    from lab.evaluation.run import OtherRun
     from lab.evaluation.summary import summarise
 
     try:
         told = Report.of(results)
-    except (OtherRun, OSError) as error:
+        if write is not None:
+            if lacking := [name for name in MeasuredUnder.model_fields if name not in told.settings]:
+                raise ValueError(f"these results do not say {', '.join(lacking)}; those of `seemly evaluate run` do")
+            under = {name: told.settings[name] for name in MeasuredUnder.model_fields}
+            measured = MeasuredEffects.model_validate({"settings": under, "effects": summarise(told.pictures)})
+            write.write_text(measured.model_dump_json(indent=1, exclude_none=True) + "\n")
+    except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from None
-    if write is not None:
-        under = {name: told.settings[name] for name in MeasuredUnder.model_fields}
-        measured = MeasuredEffects.model_validate({"settings": under, "effects": summarise(told.pictures)})
-        write.write_text(measured.model_dump_json(indent=1, exclude_none=True) + "\n")
     _show(told.pictures, as_json)
 
 
@@ -170,9 +171,9 @@ def document(
         for effects in sorted(model.glob("effects*.json")):
             measured = MeasuredEffects.model_validate_json(effects.read_bytes())
             after = written_into(after, effects.stem, measured.effects)
+        file.write_text(after)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from None
-    file.write_text(after)
     Console().print(f"{file} {'was up to date' if after == before else 'rewritten'}")
 
 
@@ -218,6 +219,8 @@ def calibrate(
                 bar.advance(task, done)
         except NothingToCalibrateOn as error:
             raise typer.BadParameter(str(error), param_hint="--risky") from None
+        except (OtherRun, OSError) as error:
+            raise typer.BadParameter(str(error), param_hint="--work") from None
     if calibrating.chosen is None:
         raise typer.Exit(1)
     calibrating.chosen.write(model)

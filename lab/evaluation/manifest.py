@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import torch
 from pydantic import Field
@@ -16,6 +16,7 @@ from contract.plan import SafetyPlan
 from contract.strict import Strict
 from lab.evaluation.measures.measure import Figure
 from lab.evaluation.prompts import Case
+from lab.evaluation.results import write_at_once
 
 LIBRARIES: Final = (
     "seemly", "torch", "diffusers", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "nudenet",
@@ -27,7 +28,7 @@ class PromptSource(Strict):
     """A set, a file or a template, and how many of its prompts; None: all of them."""
 
     source: str
-    limit: int | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
 
 
 class Asked(Strict):
@@ -105,7 +106,7 @@ class Under(Strict):
     """Where it ran. Another machine or library may change last digits."""
 
     libraries: dict[str, str]
-    threads: int
+    threads: Annotated[int, Field(ge=1, le=4096)]
     device: str
     processor: str
 
@@ -140,22 +141,27 @@ class Manifest(Strict):
 
     def write(self, file: Path) -> None:
         """As indented JSON."""
-        file.write_text(self.model_dump_json(indent=1, exclude_none=True) + "\n")
+        write_at_once(file, f"{self.model_dump_json(indent=1, exclude_none=True)}\n".encode())
 
 
 def manifest_of(results: Path) -> Path:
     """The file of a run's manifest, beside its results."""
-    return results.with_suffix(".manifest.json")
+    return _beside(results, ".manifest.json")
 
 
 def reference_of(results: Path, measure: str) -> Path:
     """The file of a measure's reference, beside the results."""
-    return results.with_suffix(f".{measure}.npz")
+    return _beside(results, f".{measure}.npz")
 
 
 def pictures_of(results: Path) -> Path:
     """The folder of a run's pictures, beside its results."""
-    return results.with_suffix(".pictures")
+    return _beside(results, ".pictures")
+
+
+def _beside(results: Path, ending: str) -> Path:
+    """`run.jsonl` → `run` and the ending; of another file the whole name, so that `run.a` and `run.b` share nothing."""
+    return results.with_name(results.name.removesuffix(".jsonl") + ending)
 
 
 def prompts_found(cases: Sequence[Case]) -> dict[str, PromptsFound]:

@@ -78,7 +78,7 @@ def prepare(asked: Asked, out: Path, *, keep_pictures: bool = False, again: Mani
     if whole != asked:
         found = _found(whole, bench, _sized(cases_of(whole), bench, asked.native_size), measures)
     manifest = Manifest(asked=whole, found=found, under=Under.here(device))
-    goes_on = out.exists()
+    goes_on = out.exists() and out.stat().st_size > 0
     results = Results(out, _head(bench, asked, measures))
     for measure in measures:
         file = reference_of(out, measure.name)
@@ -105,7 +105,7 @@ def cases_of(asked: Asked) -> list[Case]:
 def _sized(cases: Sequence[Case], bench: Bench, native_size: bool) -> list[Case]:
     """The cases, all of sizes that the model makes."""
     if native_size:
-        return [replace(case, width=None, height=None) for case in cases]
+        cases = [replace(case, width=None, height=None) for case in cases]
     info = bench.model.info
     for case in cases:
         sides = [side for side in (case.width, case.height) if side is not None]

@@ -55,13 +55,20 @@ def load(source: str, limit: int | None = None) -> list[Case]:
     if COUNTRY in source:
         name, seed = source.replace(COUNTRY, "country").strip(), TEMPLATE_SEED
         rows = [Prompt(number, text) for number, text in enumerate(texts_of(source), start=1)]
-    elif Path(source).is_file():
+    elif _is_file(source):
         name, seed, rows = Path(source).stem, FILE_SEED, read_prompts(Path(source))
     else:
         raise UnusablePrompts(
             f"{source!r} is neither a file, nor a text with {COUNTRY} in it, nor one of the sets {', '.join(SETS)}"
         )
     return [_case(name, index, row, seed) for index, row in enumerate(rows[:limit])]
+
+
+def _is_file(source: str) -> bool:
+    try:
+        return Path(source).is_file()
+    except OSError:  # longer than a name can be
+        return False
 
 
 def _case(name: str, index: int, row: Prompt, first_seed: int) -> Case:

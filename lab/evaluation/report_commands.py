@@ -20,20 +20,20 @@ def report(
     from lab.evaluation.manifest import manifest_of, pictures_of
     from lab.evaluation.page import page
     from lab.evaluation.report import Report
-    from lab.evaluation.results import OtherRun
 
     try:
         told = Report.of(results)
         out.mkdir(parents=True, exist_ok=True)
-    except (OtherRun, OSError, ValueError) as error:
+        told.write_csv(out / "pictures.csv")
+        has_parquet = told.write_parquet(out / "pictures.parquet")
+        (out / "report.md").write_text(told.markdown())
+        folders = [pictures_of(file) for file in results if pictures_of(file).is_dir()]
+        (out / "report.html").write_text(page(told, folders, grid))
+        files = [file for file in results if manifest_of(file).exists()]
+        for file, manifest in zip(files, told.manifests, strict=True):
+            manifest.write(out / manifest_of(file).name)
+    except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from None
-    told.write_csv(out / "pictures.csv")
-    has_parquet = told.write_parquet(out / "pictures.parquet")
-    (out / "report.md").write_text(told.markdown())
-    folders = [pictures_of(file) for file in results if pictures_of(file).is_dir()]
-    (out / "report.html").write_text(page(told, folders, grid))
-    for file, manifest in zip([file for file in results if manifest_of(file).exists()], told.manifests, strict=True):
-        manifest.write(out / manifest_of(file).name)
     console = Console(stderr=True)
     console.print(f"{len(told.pictures)} pictures in {out}")
     if not has_parquet:
@@ -67,8 +67,8 @@ def comparison(
         measured = Comparison(tables=tables)
         before = file.read_text() if file.exists() else skeleton()
         after = written_into(before, measured)
+        figures.write_text(measured.model_dump_json(indent=1, exclude_none=True) + "\n")
+        file.write_text(after)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from None
-    figures.write_text(measured.model_dump_json(indent=1, exclude_none=True) + "\n")
-    file.write_text(after)
     Console(stderr=True).print(f"wrote {file} and {figures}")

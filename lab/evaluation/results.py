@@ -1,8 +1,10 @@
 """A file of measured pictures: one line for each, written as they are made, so that a run can be stopped at will."""
 
+import fcntl
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from contract.steps import PerStep
 
 
 class OtherRun(ValueError):
-    """The file holds results of another model or of other settings."""
+    """The file holds results of another model or of other settings, or another run is at it."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +51,36 @@ class Results:
     def __init__(self, file: Path, settings: Mapping[str, Any]) -> None:
         self.file, self.settings = file, settings
         self.lines: dict[tuple[str, str, int], Measured] = {}
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(settings) + "\n")
-            return
-        begun, lines = read(file)
-        if begun != settings:
-            raise OtherRun(f"{file} was begun with another model or other settings; name another file or remove it")
-        self.lines = {(line.prompts, line.plan, line.index): line for line in lines}
-        _drop_torn_line(file)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+        with self.alone():
+            pass
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else adds meanwhile. What a crash tore is mended, and what others have added since is known.
+
+        Raises:
+            OtherRun: somebody else is at it, or has begun it under other settings.
+        """
+        with self.file.open("rb+") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OtherRun(f"another run writes to {self.file}: wait for it, or name another file") from None
+            content, head = handle.read(), f"{json.dumps(self.settings)}\n".encode()
+            if head.startswith(content):  # new, or not a line of it was finished
+                handle.write(head[len(content) :])
+                handle.flush()
+            begun, lines = read(self.file)
+            if begun != self.settings:
+                raise OtherRun(
+                    f"{self.file} was begun with another model or other settings; name another file or remove it"
+                )
+            if whole := content.rfind(b"\n") + 1:
+                handle.truncate(whole)
+            self._know(lines)
+            yield
 
     def add(self, pictures: Sequence[Measured]) -> None:
         """Keep a chunk, in one write."""
@@ -65,6 +88,9 @@ class Results:
             file.write("".join(json.dumps(_told(picture)) + "\n" for picture in pictures))
             file.flush()
             os.fsync(file.fileno())
+        self._know(pictures)
+
+    def _know(self, pictures: Sequence[Measured]) -> None:
         self.lines |= {(picture.prompts, picture.plan, picture.index): picture for picture in pictures}
 
 
@@ -78,15 +104,19 @@ def read(file: Path) -> tuple[dict[str, Any], list[Measured]]:
         head, *lines = file.read_text().splitlines(keepends=True)
         whole = [json.loads(line) for line in lines if line.endswith("\n")]
         pictures = [Measured(**{key: _frozen(value) for key, value in line.items()}) for line in whole]
-        return json.loads(head), pictures
-    except (ValueError, TypeError) as error:
+        settings = json.loads(head)
+        if not isinstance(settings, dict):
+            raise ValueError("its first line is no object of settings")
+        return settings, pictures
+    except (ValueError, TypeError, AttributeError) as error:
         raise OtherRun(f"{file} holds no results of an evaluation: {error}") from None
 
 
-def _drop_torn_line(file: Path) -> None:
-    content = file.read_text()
-    if not content.endswith("\n"):
-        file.write_text(content[: content.rfind("\n") + 1])
+def write_at_once(file: Path, content: bytes) -> None:
+    """Put a file in place whole, whenever the process ends."""
+    unfinished = file.with_name(f"{file.name}.part")
+    unfinished.write_bytes(content)
+    os.replace(unfinished, file)
 
 
 def _told(picture: Measured) -> dict[str, Any]:

@@ -127,24 +127,26 @@ def run(
 
     Raises:
         UnusableVariant: a plan names erased weights that are not there or not of this model.
+        OtherRun: another run writes to the same file.
     """
     engine = Engine(bench.model.parts, bench.model.methods)
-    for chunk in _chunks(cases):
-        missing = [name for name in plans if not all(_is_done(results, observer, name, case) for case in chunk)]
-        if not missing:
-            yield len(chunk) * len(plans)
-            continue
-        yield len(chunk) * (len(plans) - len(missing))
-        made_plain = _make(engine, bench, chunk, SafetyPlan())
-        plain = [outcome.pixels for outcome in made_plain[0]]
-        for name in missing:
-            is_plain = plans[name] == SafetyPlan()
-            outcomes, seconds = made_plain if is_plain else _make(engine, bench, chunk, plans[name])
-            lines = _measure(bench, chunk, name, outcomes, plain, seconds / len(chunk), watch)
-            if observer is not None:
-                lines = observer.seen(lines, [outcome.pixels for outcome in outcomes], plain)
-            results.add(lines)
-            yield len(chunk)
+    with results.alone():
+        for chunk in _chunks(cases):
+            missing = [name for name in plans if not all(_is_done(results, observer, name, case) for case in chunk)]
+            if not missing:
+                yield len(chunk) * len(plans)
+                continue
+            yield len(chunk) * (len(plans) - len(missing))
+            made_plain = _make(engine, bench, chunk, SafetyPlan())
+            plain = [outcome.pixels for outcome in made_plain[0]]
+            for name in missing:
+                is_plain = plans[name] == SafetyPlan()
+                outcomes, seconds = made_plain if is_plain else _make(engine, bench, chunk, plans[name])
+                lines = _measure(bench, chunk, name, outcomes, plain, seconds / len(chunk), watch)
+                if observer is not None:
+                    lines = observer.seen(lines, [outcome.pixels for outcome in outcomes], plain)
+                results.add(lines)
+                yield len(chunk)
 
 
 def _is_done(results: Results, observer: Observer | None, plan: str, case: Case) -> bool:

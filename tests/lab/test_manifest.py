@@ -73,8 +73,9 @@ def test_a_run_is_repeated_to_the_digit_from_its_manifest(measured: Path, tmp_pa
         (lambda asked, found: found["detectors"]["judge"].update(version="0"), "detectors: judge"),
         (lambda asked, found: asked.update(model="/nowhere"), "neither a folder nor a hub id"),
         (lambda asked, found: found.clear(), "no manifest"),
+        (lambda asked, found: asked["prompts"][0].update(limit=0), "no manifest"),
     ],
-    ids=["weights", "prompts", "variant", "judge", "model", "form"],
+    ids=["weights", "prompts", "variant", "judge", "model", "form", "limit"],
 )
 def test_a_manifest_that_cannot_be_repeated_says_what_differs(
     measured: Path, tmp_path: Path, change: Callable[[dict[str, Any], dict[str, Any]], None], told: str

@@ -63,6 +63,7 @@ def test_a_template_names_every_country_in_turn() -> None:
         ("prompt,width,height\na cat,520,512\n", "--native-size"),
         ("prompt,width,height\na cat,48,\n", "one side"),
         ("prompt,guidance_scale\na cat,31\n", "guidance"),
+        ("prompt,guidance_scale,width\na cat,31,520\n", "guidance"),
     ],
 )
 def test_pictures_that_the_model_cannot_make_are_refused_before_the_first(
@@ -70,6 +71,7 @@ def test_pictures_that_the_model_cannot_make_are_refused_before_the_first(
 ) -> None:
     (tmp_path / "own.csv").write_text(columns)
     asked = ["run", "--model", str(tiny_folder), "--prompts", str(tmp_path / "own.csv"), "--steps", "1"]
+    asked += ["--native-size"] if "520" in columns and told == "guidance" else []
     result = CliRunner().invoke(app, [*asked, "--out", str(tmp_path / "run.jsonl")], env={"COLUMNS": "400"})
     assert result.exit_code == 2
     assert told in result.output

@@ -1,11 +1,13 @@
 """Measures as a run's observer: scores and features into each picture's line, and pictures into files when wanted."""
 
 import base64
+import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 from urllib.parse import quote
 
 import numpy as np
@@ -14,6 +16,8 @@ from PIL import Image
 
 from lab.evaluation.measures.measure import Made, Measure, Pixels, Seen
 from lab.evaluation.results import Measured
+
+LONGEST_NAME: Final = 200
 
 
 class MeasureFailed(RuntimeError):
@@ -84,8 +88,15 @@ def unpacked(features: Sequence[str]) -> NDArray[np.float32]:
 
 def file_of(folder: Path, line: Measured) -> Path:
     """Where a picture is kept."""
-    prompts, plan = (quote(name, safe="+:").replace(".", "%2E") for name in (line.prompts, line.plan))
-    return folder / prompts / plan / f"{line.index:05}.png"
+    return folder / _folder_name(line.prompts) / _folder_name(line.plan) / f"{line.index:05}.png"
+
+
+def _folder_name(name: str) -> str:
+    """Any name as one that every disk takes."""
+    quoted = quote(name, safe="+:").replace(".", "%2E")
+    if len(quoted) <= LONGEST_NAME:
+        return quoted
+    return f"{quoted[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def _write(picture: Pixels, file: Path) -> None:
