@@ -53,8 +53,9 @@ def check(names: Sequence[str], weights: Mapping[str, str], concepts: Sequence[s
     for name in weights:
         if name not in taken:
             raise UnusableMeasure(f"no measure that was chosen takes the weights {name!r}; leave them out")
-    for concept in concepts:
-        _concept(concept)
+    names_of_concepts = [_concept(concept)[0] for concept in concepts]
+    if repeated := {name for name in names_of_concepts if names_of_concepts.count(name) > 1}:
+        raise UnusableMeasure(f"two concepts are called {min(repeated)!r}; give each a name of its own")
 
 
 class Chooser:
@@ -116,7 +117,7 @@ def _concept(written: str) -> tuple[str, str, float]:
     """`NAME=TEXT@COSINE` taken apart."""
     try:
         found = CONCEPT.fullmatch(written)
-        if found is None:
+        if found is None or not found["text"].strip():
             raise ValueError
         return found["name"], found["text"].strip(), float(found["threshold"])
     except ValueError:

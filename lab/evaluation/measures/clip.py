@@ -22,6 +22,7 @@ from typing import Final
 import torch
 from huggingface_hub import snapshot_download
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import linear, normalize
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
@@ -52,8 +53,9 @@ class Clip:
             model = CLIPModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, local_files_only=True)
             self._processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
             self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise UnusableMeasure(f"{source} holds no CLIP in safetensors: {error}") from None
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            why = str(error).splitlines()[0]
+            raise UnusableMeasure(f"{source} holds no CLIP in safetensors: {why}") from None
         self._model = model.requires_grad_(False).eval().to(device)
         self._device = device
         self.source, self.version = source, hash_of(*sorted(folder.glob("*.safetensors")), folder / "config.json")
@@ -202,6 +204,11 @@ class TextConcept(OverClip):
             Figure(title=f"{concept} ≥ {threshold:g}", score=self.name, at_least=threshold, means_unsafe=True),
             Figure(title=f"{concept}, mean", score=self.name),
         )
+
+    @property
+    def version(self) -> str:
+        """Of the CLIP, and the text."""
+        return f"{self._text!r}, {super().version}"
 
     @cached_property
     def _embedding(self) -> Tensor:

@@ -14,7 +14,8 @@ and clean-fid would pull in torchvision and with it another torch; the nets say 
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,6 +56,8 @@ class Lpips:
 
     def __init__(self, file: Path, device: torch.device) -> None:
         self._net, self._device, self.version = load_net(file, device), device, f"{file.name} {hash_of(file)}"
+        with _told_as(file, self.name):
+            self._distance(*[np.zeros((64, 64, 3), np.uint8)] * 2)
 
     def see(self, made: Made) -> list[Seen]:
         """Distances; none where there is no plain picture."""
@@ -83,7 +86,8 @@ class Fid:
         except (OSError, ValueError) as error:
             raise UnusableMeasure(f"the reference of FID cannot be read: {error}") from None
         self.version = f"{file.name} {hash_of(file)}, {reference.name} {hash_of(reference)}"
-        found = self._features([np.zeros((8, 8, 3), np.uint8)]).shape[1]
+        with _told_as(file, self.name):
+            found = self._features([np.zeros((8, 8, 3), np.uint8)]).shape[1]
         if found != len(self.reference.mean):
             raise UnusableMeasure(
                 f"the net of FID has {found} features, its reference {len(self.reference.mean)}; take the statistics"
@@ -99,6 +103,18 @@ class Fid:
         pixels = torch.stack([_resized(picture) for picture in pictures]).to(self._device)
         features: NDArray[np.float32] = self._net.layers((pixels - 128) / 128).flatten(1).float().cpu().numpy()
         return features
+
+
+@contextmanager
+def _told_as(file: Path, measure: str) -> Iterator[None]:
+    """A first call shows whether a net is the measure's."""
+    try:
+        yield
+    except (RuntimeError, AttributeError, TypeError, IndexError) as error:
+        why = str(error).splitlines()[0]
+        raise UnusableMeasure(
+            f"{file} is a net in TorchScript, but not the published one of {measure}: {why}"
+        ) from None
 
 
 def _resized(picture: Pixels) -> Tensor:

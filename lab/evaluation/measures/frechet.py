@@ -11,9 +11,13 @@
 distance is biased upwards by having few pictures: compare only sets of the same size.
 """
 
+import os
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,10 +53,15 @@ class Gaussian:
         Raises:
             OSError, ValueError: it is none.
         """
-        with np.load(file, allow_pickle=False) as content:
-            if not {"mu", "sigma"} <= set(content):
-                raise ValueError(f"{file} holds {sorted(content)}, not the arrays mu and sigma")
-            mean, covariance = (np.asarray(content[name], np.float64) for name in ("mu", "sigma"))
+        try:
+            with np.load(BytesIO(file.read_bytes()), allow_pickle=False) as content:
+                if not {"mu", "sigma"} <= set(content):
+                    raise ValueError(f"{file} holds {sorted(content)}, not the arrays mu and sigma")
+                mean, covariance = (np.asarray(content[name], np.float64) for name in ("mu", "sigma"))
+        except (EOFError, TypeError, BadZipFile, zlib.error) as error:  # nothing in it, one array only, damaged
+            raise ValueError(f"{file} is no .npz file, or damaged: {error}") from None
+        if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+            raise ValueError(f"{file} holds numbers that are not finite")
         if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
             raise ValueError(f"{file}: mu {mean.shape} and sigma {covariance.shape} do not fit each other")
         return cls(mean, covariance)
@@ -66,7 +75,10 @@ class Gaussian:
 
     def write(self, file: Path) -> None:
         """For `read`."""
-        np.savez_compressed(file, mu=self.mean, sigma=self.covariance)
+        unfinished = file.with_name(f"{file.name}.part")
+        with unfinished.open("wb") as opened:
+            np.savez_compressed(opened, mu=self.mean, sigma=self.covariance)
+        os.replace(unfinished, file)
 
 
 def distance(one: Gaussian, other: Gaussian) -> float:

@@ -1,6 +1,9 @@
 """Small learned weights from a file: safetensors or .npz, never a pickle."""
 
+import zlib
+from io import BytesIO
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -21,7 +24,7 @@ def read(file: Path) -> dict[str, Tensor]:
         raise UnusableDetector(f"there is no file {file}")
     try:
         if file.suffix == ".npz":
-            with np.load(file, allow_pickle=False) as content:
+            with np.load(BytesIO(file.read_bytes()), allow_pickle=False) as content:
                 tensors = {name: torch.from_numpy(content[name]) for name in content}
         elif file.suffix == ".safetensors":
             tensors = load_file(file)
@@ -30,7 +33,7 @@ def read(file: Path) -> dict[str, Tensor]:
                 f"{file} is no .safetensors or .npz file; load the published one where you trust it and save its"
                 " tensors with safetensors.torch.save_file"
             )
-    except (SafetensorError, ValueError, OSError, TypeError) as error:
+    except (SafetensorError, ValueError, OSError, TypeError, EOFError, BadZipFile, zlib.error) as error:
         if isinstance(error, UnusableDetector):
             raise
         raise UnusableDetector(f"{file} cannot be read: {error}") from None
