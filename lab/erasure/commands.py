@@ -1,5 +1,6 @@
 """`seemly erase`: make a variant of a model in which concepts are erased from the weights."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -84,7 +85,7 @@ def erase(
     from lab.erasure.erase import erase as make
     from lab.erasure.original import Original, UnusableConcept
     from lab.erasure.recipes import command_for
-    from lab.erasure.training import Diverged, OtherTraining
+    from lab.erasure.training import Diverged, OtherTraining, alone_in
     from workers.checkpoint import UnusableModel
 
     console = Console(stderr=True)
@@ -105,7 +106,8 @@ def erase(
         "status": VariantStatus.CANDIDATE if candidate else VariantStatus.AVAILABLE,
     }
     try:
-        card = make(Original.open(model, chosen), recipe, out, keeping, console, **told)
+        with nullcontext() if recipe.method == "uce" else alone_in(keeping.work):
+            card = make(Original.open(model, chosen), recipe, out, keeping, console, **told)
     except UnusableModel as error:
         raise typer.BadParameter(str(error), param_hint="--model") from None
     except UnusableConcept as error:
@@ -115,7 +117,7 @@ def erase(
         raise typer.BadParameter(str(error), param_hint=option) from None
     except OtherTraining as error:
         raise typer.BadParameter(str(error), param_hint="--work") from None
-    except (Diverged, ValueError) as error:
+    except (Diverged, ValueError, OSError) as error:
         console.print(f"error: {error}", style="red", markup=False)
         raise typer.Exit(1) from None
     if card is None:

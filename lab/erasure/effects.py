@@ -51,7 +51,7 @@ def measure(
     """
     cards = [read_card(folder) for folder in folders]
     bench = Bench.load(model, variants=folders[0].parent, device=device)
-    cases = [case for name in sets for case in load(name, limit)]
+    cases = [case for name in dict.fromkeys(sets) for case in load(name, limit)]
     # Named by their weights too, so that figures of a variant made anew are never those of the old one.
     names = [f"{card.name} {card.weights_sha256[:12]}" for card in cards]
     erased = [SafetyPlan.from_short_form(f"erased:{card.name}") for card in cards]

@@ -91,6 +91,8 @@ def promote(
     except NotPromoted as error:
         Console(stderr=True).print(f"refused: {error}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
+    except OSError as error:
+        raise typer.BadParameter(f"its card cannot be written: {error}") from None
 
 
 def retire(variant: Variant, reason: Reason, folder: Folder = VARIANTS) -> None:
@@ -99,7 +101,10 @@ def retire(variant: Variant, reason: Reason, folder: Folder = VARIANTS) -> None:
 
     if not reason.strip():
         raise typer.BadParameter("say why", param_hint="--reason")
-    _tell(retire_variant(folder_of(variant, folder), reason))
+    try:
+        _tell(retire_variant(folder_of(variant, folder), reason))
+    except OSError as error:
+        raise typer.BadParameter(f"its card cannot be written: {error}") from None
 
 
 def folder_of(variant: str, folder: Path) -> Path:

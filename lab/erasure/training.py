@@ -1,10 +1,12 @@
 """The loop that ESD and SDD share: random by iteration, checkpoints that a kill cannot tear, and exact resuming."""
 
+import fcntl
 import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -31,6 +33,10 @@ class Diverged(RuntimeError):
 
 class OtherTraining(ValueError):
     """The checkpoint belongs to another recipe or model, or is damaged."""
+
+
+class InUse(OSError):
+    """Another process trains in the same folder."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,25 @@ def randomness(original: Original, recipe: Trained, iteration: int) -> Drawn:
     until = int(torch.randint(recipe.sampling_steps, (), generator=generator))
     noise = torch.randn(recipe.batch, *original.latent_shape, generator=generator, dtype=torch.float32)
     return Drawn(choice, until, noise.to(original.unet.device, original.unet.dtype))
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """No other command trains in this folder meanwhile: two would tear each other's checkpoints.
+
+    Raises:
+        InUse: another does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InUse(f"another process trains in {folder}: wait for it, or name another folder") from None
+        yield
+    finally:
+        os.close(handle)
 
 
 class Training:
@@ -191,9 +216,10 @@ class Training:
         file = self.folder / CHECKPOINT
         try:
             state: dict[str, Any] = torch.load(file, map_location=self.device, weights_only=True)
-        except (RuntimeError, UnpicklingError, EOFError):
+            is_ours = state["identity"] == self.identity
+        except (RuntimeError, UnpicklingError, EOFError, LookupError, TypeError):
             raise OtherTraining(f"{file} is damaged: remove the folder to begin anew") from None
-        if state["identity"] != self.identity:
+        if not is_ours:
             raise OtherTraining(
                 f"{self.folder} holds a training with another recipe or model: give its options, or remove the folder"
             )

@@ -52,13 +52,16 @@ def verify(
     variant: Annotated[Path, typer.Argument(help="Folder or .safetensors file of a variant.")], model: Model = DEMO
 ) -> None:
     """Check a variant against a model as serving would. Exit code 1: it would be refused, and why."""
+    from workers.checkpoint import UnusableModel
     from workers.variants.importing import base_of
     from workers.variants.reading import UnusableVariant, load_variant
 
     _check_model(model)
-    state, base = base_of(str(model))
     try:
+        state, base = base_of(str(model))
         found = load_variant(variant, state, base.weights_sha256)
+    except UnusableModel as error:
+        raise typer.BadParameter(str(error), param_hint="--model") from None
     except UnusableVariant as error:
         Console(stderr=True).print(f"refused: {error}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
@@ -79,6 +82,7 @@ def import_(
     ] = False,
 ) -> None:
     """Make a variant of a UNet that others have erased from. Exit code 1: it cannot be served, and why."""
+    from workers.checkpoint import UnusableModel
     from workers.variants.importing import import_variant
     from workers.variants.reading import UnusableVariant
 
@@ -87,7 +91,9 @@ def import_(
         check_name(name, "--name")
     try:
         card = import_variant(source, str(model), folder, name, replace=replace, is_candidate=candidate)
-    except UnusableVariant as error:
+    except UnusableModel as error:
+        raise typer.BadParameter(str(error), param_hint="--model") from None
+    except (UnusableVariant, OSError) as error:
         Console(stderr=True).print(f"refused: {error}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     say(f"{folder / card.name}: {card.kind.value}, {card.status.value}, asked for as erased:{card.name}")

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from contract.recipe import Esd
 from lab.erasure.commands import app as erase_app
 from lab.erasure.recipes import command_for, texts_from, with_commas
+from lab.erasure.training import alone_in
 from lab.erasure.variant_commands import app as variants_app
 from tests import tiny
 from workers.checkpoint import hash_weights
@@ -61,6 +62,9 @@ def test_a_training_is_made_in_parts_and_its_command_makes_it_again(tmp_path: Pa
     words += ["--warmup-iterations", "1", "--learning-rate", "0.001", "--work", tmp_path / "w", "--kv-only"]
     code, output = typed(*words, "--out", tmp_path / "sdd-x", "--limit-s", "0")
     assert (code, "goes on from" in output) == (0, True), output
+    with alone_in(tmp_path / "w"):
+        code, output = typed(*words, "--out", tmp_path / "sdd-x")
+    assert (code, "another process trains in" in output) == (1, True), output
     code, output = typed(*words, "--out", tmp_path / "sdd-x")
     assert code == 0, output
     card = load_variant(tmp_path / "sdd-x", tiny.pipeline().unet.state_dict(), hash_weights(model)).card
@@ -138,6 +142,16 @@ def test_a_folder_that_cannot_be_the_variants_is_refused(tmp_path: Path, model: 
     assert (code, told in output) == (2, True), output
 
 
+def test_a_place_that_cannot_be_written_to_is_told_in_words(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "file").touch()
+    asked = ("--method", "uce", "--concepts", "knife", "--model", model)
+    code, output = typed(*asked, "--out", tmp_path / "file" / "v")
+    assert (code, "Not a directory" in output) == (1, True), output
+    assert typed(*asked, "--out", tmp_path / "v")[0] == 0
+    code, output = listed("import", tmp_path / "v", "--name", "w", "--folder", tmp_path / "file", "--model", model)
+    assert (code, "refused: [Errno 20] Not a directory" in output) == (1, True), output
+
+
 def test_a_variant_that_is_not_there_is_told_as_such() -> None:
     code, output = listed("describe", "nope")
     assert (code, "there is no variant models/variants/nope" in output) == (2, True), output
@@ -161,7 +175,12 @@ def test_effects_are_measured_into_the_card(tmp_path: Path, model: Path) -> None
     assert len(likeness) == 3
     assert any(effect.before != effect.after for effect in likeness)
     assert load_variant(folder, tiny.pipeline().unet.state_dict(), hash_weights(model)).card.effects == effects
-    assert listed(*words)[0] == 0  # from what was kept
+    twice = (*words, *("--prompts", "benign") * 2)
+    assert listed(*twice)[0] == 0  # from what was kept
+    assert {effect.measure: effect for effect in read_card(folder).effects if effect.prompts == "benign"} == {
+        effect.measure: effect for effect in effects if effect.prompts == "benign"
+    }
+    assert listed(*words)[0] == 0
     assert read_card(folder).effects == effects
     for bad in (("none",), ("none", "--prompts", "strange"), ("none", "elsewhere/none")):
         paths = [word if word.startswith("--") or word == "strange" else tmp_path / word for word in bad]
@@ -267,3 +286,8 @@ def test_variants_are_listed_and_verified(tmp_path: Path, model: Path) -> None:
     assert (code, "uce-x" in output, "broken is no variant" in output) == (1, True, True), output
     assert listed("list", tmp_path / "none")[0] == 2
     assert listed("verify", folder, "--model", tmp_path / "none")[0] == 2
+    unet = other / "unet" / "diffusion_pytorch_model.safetensors"
+    unet.write_bytes(unet.read_bytes()[:500])
+    for words in (("verify", folder), ("import", folder, "--name", "again", "--folder", folder.parent)):
+        code, output = listed(*words, "--model", other)
+        assert (code, "cannot be read" in output) == (2, True), output

@@ -146,7 +146,11 @@ def test_a_checkpoint_outlives_its_log_and_is_told_when_it_is_damaged(tmp_path: 
     assert "last_loss" not in made(recipe, tmp_path).training
     checkpoint = tmp_path / "work" / "checkpoint.pt"
     whole = checkpoint.read_bytes()
-    for damaged in (whole[:1000], b"", b"no checkpoint"):
+    others = []
+    for content in ([1], {"iteration": 1}):
+        torch.save(content, checkpoint)
+        others.append(checkpoint.read_bytes())
+    for damaged in (whole[:1000], b"", b"no checkpoint", *others):
         checkpoint.write_bytes(damaged)
         with pytest.raises(OtherTraining, match="is damaged: remove the folder to begin anew"):
             made(recipe, tmp_path)

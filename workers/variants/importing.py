@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Final
 
 from diffusers import UNet2DConditionModel
+from safetensors import SafetensorError
 from torch import Tensor
 
 from contract.model import VariantStatus
-from workers.checkpoint import find_folder, hash_weights
+from workers.checkpoint import UnusableModel, find_folder, hash_weights
 from workers.variants.card import CARD, Base, StatusChange, VariantCard, read_card
 from workers.variants.reading import UnusableVariant, load_variant, name_from
 from workers.variants.writing import write_variant
@@ -20,11 +21,15 @@ def base_of(model: str) -> tuple[dict[str, Tensor], Base]:
     """The state of a model's UNet, in float32, and what a card says of the model; a folder, or a hub id.
 
     Raises:
-        UnusableModel: there is none.
+        UnusableModel: there is none, or it is damaged.
     """
     folder = find_folder(model)
     how = {"use_safetensors": True, "local_files_only": True, "low_cpu_mem_usage": False}
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", **how)
+    try:
+        unet = UNet2DConditionModel.from_pretrained(folder / "unet", **how)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        why = str(error).splitlines()[0]
+        raise UnusableModel(f"the UNet of {model} cannot be read: {why}") from error
     name = folder.resolve().name if Path(model).is_dir() else model
     state: dict[str, Tensor] = unet.state_dict()
     return state, Base(name=name, weights_sha256=hash_weights(folder))

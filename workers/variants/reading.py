@@ -10,6 +10,7 @@ the others only the names and shapes can be compared.
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -116,7 +117,7 @@ def _with_card(folder: Path, base: Mapping[str, Tensor], base_sha256: str) -> Va
         raise UnusableVariant(f"{folder / CARD} is no card of a variant as this version reads it: {error}") from error
     if told := told_of_other_base(card, base_sha256):
         raise UnusableVariant(f"the variant {card.name!r} {told}")
-    if card.name != (here := folder.resolve().name):
+    if card.name != (here := Path(os.path.abspath(folder)).name):  # of a link its own, as the shelf lists it
         raise UnusableVariant(f"{folder} says of itself that it is {card.name!r}, not {here!r}: give both one name")
     file = folder / WEIGHTS
     content = _content(file)

@@ -253,3 +253,12 @@ def test_weights_are_exchanged_all_or_not_at_all(unet: UNet2DConditionModel, bas
     with pytest.raises(KeyError):
         weights.put({"conv_in.bias": base["conv_in.bias"] + 1, "no.such": torch.zeros(1)})
     assert all(torch.equal(tensor, base[name]) for name, tensor in unet.state_dict().items())
+
+
+def test_a_link_to_a_variant_is_called_as_the_link(tmp_path: Path, base: dict[str, Tensor]) -> None:
+    (tmp_path / "store").mkdir()
+    write(tmp_path / "v", base).rename(tmp_path / "store" / "2026-01")
+    (tmp_path / "v").symlink_to(tmp_path / "store" / "2026-01")
+    assert load_variant(tmp_path / "v", base, SHA).name == "v"
+    with pytest.raises(UnusableVariant, match="give both one name"):
+        load_variant(tmp_path / "store" / "2026-01", base, SHA)
