@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, StrictBool, StringConstraints, model
 from contract.at_rest import PromptForm
 from contract.detail import ScoreDetail
 from contract.job import Job, PolicyRef
-from contract.plan import METHODS, Action, SafetyPlan, Sega, Sld
+from contract.plan import MAX_CONCEPTS, METHODS, Action, SafetyPlan, Sega, Sld
 from contract.prompt_concepts import NO_PROMPT, PromptDecision, TextScore, judged_prompt
 from contract.prompt_rules import PromptRules
 from contract.request import WrittenPlan, plan_of
@@ -227,11 +227,14 @@ class InForce:
         """The strictest of request, policy and the deployment's floor, place by place."""
         return strictest(requested, self.floor)
 
-    def crowd_beside(self, requested: SafetyPlan) -> int:
-        """How many concepts of its own, or rules, the filter has under the requested plan and the floor."""
+    def crowding(self, requested: SafetyPlan) -> str | None:
+        """What is wrong with the filter's concepts, or rules, when it takes no more of them than these; None: nothing.
+        There is no effective plan then, so it is to be asked before."""
         filters = [plan.output for plan in (requested, self.floor) if plan.output is not None]
         concepts = {concept.name for each in filters for concept in each.concepts}
-        return max(len(concepts), len({rule.name for each in filters for rule in each.rules}))
+        if (total := max(len(concepts), len({rule.name for each in filters for rule in each.rules}))) <= MAX_CONCEPTS:
+            return None
+        return f"together with those of the policy they are {total} of at most {MAX_CONCEPTS}; leave some out"
 
     def faults(self, job: Job) -> Iterator[tuple[str, str]]:
         """Why a job may not run under this, by field; nothing for every job that was made under it."""

@@ -142,7 +142,7 @@ def replayed(
 def _judged(picture: Picture, entry: Verdicts, in_force: InForce, filters: dict[str, Filter | None]) -> Picture | None:
     """The picture as the policy would have it; None where it would have refused the request."""
     requested = entry.requested_of(picture)
-    if in_force.policy.refused_methods(plan_of(requested)):
+    if in_force.policy.refused_methods(plan_of(requested)) or in_force.crowding(plan_of(requested)):
         return None
     if entry.prompt.form is PromptForm.KEPT and in_force.policy.prompt_rules.found_in(entry.prompt.prompt or ""):
         return None

@@ -13,7 +13,7 @@ from contract.compare import CompareRequest
 from contract.job import ComparedPlan, Job, Original, Upload
 from contract.model import ModelInfo
 from contract.moderation import ModerateRequest
-from contract.plan import MAX_CONCEPTS, SafetyPlan
+from contract.plan import SafetyPlan
 from contract.policy import InForce
 from contract.request import (
     MAX_SEED,
@@ -184,13 +184,18 @@ class Admission:
         """The job that makes a finished one again, under the policy of now, checked and not yet in the queue.
 
         Raises:
-            NotReproducible: it made no pictures, or is over without any.
+            NotReproducible: it made no pictures, is over without any, or asked for what the model serves no more.
             Refusal: when it is not served any more.
         """
         job, result = record.job, record.result
         if job.uploads or result is None or not result.images:
             raise NotReproducible("Only a finished job that made pictures can be made again.")
         model, in_force = self._catalogue.model(job.model), sender.in_force
+        for each in job.plans:
+            for error in plan_errors(plan_of(each.requested), model):
+                raise NotReproducible(f"What the job asked for is served no more: {error.field} {error.message}.")
+            if why := in_force.crowding(each.plan):
+                raise ForbiddenByPolicy(f"The job's own concepts are not within the policy: {why}.")
         compared = tuple(
             each.model_copy(update={"plan": without_regeneration(in_force.effective(each.plan))})
             for each in job.compared
@@ -346,10 +351,8 @@ def _why_forbidden(requested: SafetyPlan, in_force: InForce) -> str | None:
 
 def _crowding_errors(requested: SafetyPlan, in_force: InForce) -> list[FieldError]:
     """Asked before the effective plan is made: a filter takes no more concepts, and no more rules, than these."""
-    if (total := in_force.crowd_beside(requested)) <= MAX_CONCEPTS:
-        return []
-    message = f"together with those of the policy they are {total} of at most {MAX_CONCEPTS}; leave some out"
-    return [FieldError(field="safety.output.concepts", message=message)]
+    why = in_force.crowding(requested)
+    return [FieldError(field="safety.output.concepts", message=why)] if why else []
 
 
 def _digest(tenant: str, end_user: str | None) -> str | None:

@@ -7,6 +7,7 @@ those, with one that wants a person to look.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -100,7 +101,9 @@ def shadow_of(
     """What the policy in the shadow would have made of a job's pictures; nothing without one."""
     if watched is None:
         return
-    refusal = "; ".join(f"{field}: {reason}" for field, reason in watched.policy.faults(job))
+    crowded = {why for each in job.plans if (why := watched.crowding(plan_of(each.requested)))}
+    faults = (("safety.output.concepts", why) for why in crowded), watched.policy.faults(job)
+    refusal = "; ".join(f"{field}: {reason}" for field, reason in chain(*faults))
     prompt = watched.policy.on_prompt(job, texts)
     for picture in pictures:
         common = {"index": picture.index, "policy": watched.policy.ref}

@@ -82,7 +82,8 @@ def test_a_tightened_policy_is_replayed_in_time_and_as_each_picture_would_be_jud
 
 def test_a_replay_tells_what_it_cannot_judge(keyed: KeyedGateway) -> None:
     job, pictures = judged(1, Random(1))  # noqa: S311
-    job = job.model_copy(update={"tenant": "asks-more"})
+    own = SafetyPlan(output=Filter(concepts=(FilterConcept(name="hat", text="a hat", threshold=0.9),)))
+    job = job.model_copy(update={"tenant": "asks-more", "requested": own})
     entry = verdicts_of(job, 1, parts.result(job, Status.SUCCEEDED, *pictures))
     assert entry is not None
     keyed.redis.register_script(APPEND)(args=["asks-more", *words_of(entry)])
@@ -106,6 +107,9 @@ def test_a_replay_tells_what_it_cannot_judge(keyed: KeyedGateway) -> None:
         assert replay(since=later)["pictures"] == 0
         forbids = {**policy, "floor": {}, "forbidden": ["filter"]}
         assert replay(policy=forbids)["after"] == {"refused": 2}
+        many = [{**knife.model_dump(mode="json"), "name": f"knife {number}"} for number in range(64)]
+        crowded = {**policy, "floor": {"output": {"concepts": many}}}
+        assert replay(policy=crowded)["after"] == {"refused": 2}
         other = admin.post("/policies/another/replay", json={"tenant": "asks-more", "policy": policy})
         assert problem(other)["errors"][0]["field"] == "policy.id"
         unknown = admin.post("/policies/none-such/replay", json={"tenant": "asks-more"})

@@ -132,6 +132,34 @@ def test_a_job_made_again_leaves_of_its_prompt_what_the_policy_of_now_lets_rest(
     assert (job.prompt_at_rest.prompt is None) is (form is PromptForm.DROPPED)
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (
+            {"output": {"method": "filter", "concepts": [{"name": "hat", "text": "a hat", "threshold": 0.9}]}},
+            (403, "forbidden_by_policy", "together with those of the policy they are 65 of at most 64"),
+        ),
+        (
+            {"weights": {"method": "erased", "variant": "gone"}},
+            (409, "not_reproducible", "safety.weights.variant is not a variant here; available: sdd-weapons"),
+        ),
+    ],
+)
+def test_what_cannot_be_made_again_by_now_says_why(
+    admin: httpx.Client, desk: Desk, asked: dict[str, Any], told: tuple[int, str, str]
+) -> None:
+    job_id = desk.held(Verdict.PASSED)
+    record = keys.job_key(job_id)
+    job = json.loads(str(desk.keyed.redis.hget(record, "job"))) | {"requested": asked, "plan": asked}
+    desk.keyed.redis.hset(record, "job", json.dumps(job))
+    many = [{"name": f"concept {number}", "text": "a knife", "threshold": 0.2} for number in range(64)]
+    tighten(admin, desk, {"concepts": many})
+    answer = desk.app.post(f"/jobs/{job_id}/reproduce")
+    status, code, words = told
+    assert (answer.status_code, problem(answer)["code"]) == (status, code)
+    assert words in problem(answer)["detail"]
+
+
 def test_nothing_is_told_of_pixels_that_are_withheld_by_now(admin: httpx.Client, desk: Desk) -> None:
     job_id = desk.held(Verdict.PASSED, Verdict.PASSED)
     record = keys.job_key(job_id)

@@ -9,7 +9,7 @@ from contract import keys
 from contract.audit import ENTRY, Verdicts
 from contract.detail import ScoreDetail
 from contract.job import Job, PolicyRef
-from contract.plan import Action, ConceptRule, Filter, SafetyPlan
+from contract.plan import Action, ConceptRule, Filter, FilterConcept, SafetyPlan
 from contract.policy import Assignment, Policy, field_of
 from contract.rejudging import ShadowVerdict
 from contract.result import Result, Status
@@ -23,6 +23,10 @@ from tests.workers.lifecycle.paced_engine import PacedEngine
 def put_under(client: Client, policy: Policy, tenant: str = "someone") -> None:
     client.redis.hset(keys.POLICIES, field_of(policy.ref), policy.model_dump_json())
     client.redis.hset(keys.ASSIGNMENTS, tenant, Assignment(enforce=policy.ref).model_dump_json())
+
+
+def own_concepts(count: int) -> tuple[FilterConcept, ...]:
+    return tuple(FilterConcept(name=f"concept {number}", text="a knife", threshold=0.2) for number in range(count))
 
 
 def outcome_of(client: Client, wanted: Job) -> Result:
@@ -99,18 +103,22 @@ def test_what_a_watched_policy_would_have_decided_is_on_record_and_changes_nothi
     )
     strict = Policy(id="strict", version=1, forbidden=("filter",))
     default = PolicyRef(id="default", version=1)
-    for policy in (watched, strict):
+    crowded = Policy(id="crowded", version=1, floor=SafetyPlan(output=Filter(concepts=own_concepts(64))))
+    for policy in (watched, strict, crowded):
         client.redis.hset(keys.POLICIES, field_of(policy.ref), policy.model_dump_json())
-    for tenant, shadow in (("one", watched), ("two", strict)):
+    asked = SafetyPlan(output=Filter(concepts=(FilterConcept(name="one-more", text="a hat", threshold=0.9),)))
+    for tenant, shadow, requested in (("one", watched, "filter"), ("two", strict, "filter"), ("three", crowded, asked)):
         assignment = Assignment(enforce=default, shadow=shadow.ref)
         client.redis.hset(keys.ASSIGNMENTS, tenant, assignment.model_dump_json())
-        assert outcome_of(client, job(tenant=tenant)).status is Status.SUCCEEDED
-    assert len(worker.files()) == 2
-    [found], [refused] = (shadow_on_record(client, tenant) for tenant in ("one", "two"))
+        assert outcome_of(client, job(tenant=tenant, requested=requested)).status is Status.SUCCEEDED
+    assert len(worker.files()) == 3
+    [found], [refused], [full] = (shadow_on_record(client, tenant) for tenant in ("one", "two", "three"))
     assert (found.policy, found.verdict, found.action) == (watched.ref, Verdict.BLOCKED, Action.BLOCK)
     assert "over its threshold of 0.0500" in found.reasons[0]
     assert (refused.policy, refused.verdict) == (strict.ref, None)
     assert "does not allow: filter" in refused.reasons[0]
+    assert full.verdict is None
+    assert full.reasons[0].startswith("safety.output.concepts: together with those of the policy they are 65 of at most 64")
 
 
 @pytest.mark.parametrize(("scores", "is_told"), [(ScoreDetail.FULL, True), (ScoreDetail.COARSE, False)])
