@@ -17,9 +17,11 @@ from typing import Final
 from pydantic import AwareDatetime, Field
 
 from contract import keys
+from contract.job import Job
+from contract.request import plan_of
 from contract.result import Picture
 from contract.strict import Strict
-from contract.verdict import ConceptScore
+from contract.verdict import TEXT_CONCEPTS, ConceptScore
 
 STEP: Final = 0.02  # of a score, in what is counted
 BINS: Final = 10  # in what is compared
@@ -80,9 +82,15 @@ def hour_key(model: str, moment_s: float) -> str:
     return keys.scores_key(model, int(moment_s // HOUR_S))
 
 
-def counted(pictures: Iterable[Picture]) -> dict[str, int]:
-    """How much each field of the hour's hash rises by pictures that were made."""
-    return Counter(_field_of(score) for picture in pictures for score in picture.concepts)
+def counted(job: Job, pictures: Iterable[Picture]) -> dict[str, int]:
+    """How much each field of the hour's hash rises by pictures that were made. What a request itself named and wrote
+    out counts for nothing: under one name everybody means something else, and of names there is no end."""
+    return Counter(
+        _field_of(score)
+        for picture in pictures
+        for score in picture.concepts
+        if score.detector != TEXT_CONCEPTS or score.name not in _own_names(job.of_picture(picture.index))
+    )
 
 
 def read(hash_of_an_hour: Mapping[str, str]) -> dict[Concept, Counter[int]]:
@@ -124,6 +132,11 @@ def stability(recent: Counts, reference: Counts) -> float:
     total_now, total_before = sum(now), sum(before)
     shares = [(p / total_now, q / total_before) for p, q in zip(now, before, strict=True)]
     return round(sum((p - q) * math.log(p / q) for p, q in shares), 4)
+
+
+def _own_names(job: Job) -> set[str]:
+    output = plan_of(job.requested).output
+    return {concept.name for concept in output.concepts} if output else set()
 
 
 def _field_of(score: ConceptScore) -> str:

@@ -255,4 +255,4 @@ class Delivery:
             with contextlib.suppress(RedisError):  # only estimates hang on it
                 self._records.note_service_time(service_s)
                 if not in_flight.job.uploads:
-                    self._records.note_scores(in_flight.job.model, result.images)
+                    self._records.note_scores(in_flight.job, result.images)

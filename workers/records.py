@@ -17,6 +17,7 @@ from redis.retry import Retry
 from contract import drift, keys, record
 from contract.audit import Verdicts, words_of
 from contract.detail import ScoreDetail, telling_of
+from contract.job import Job
 from contract.policy import Policy
 from contract.result import Ended, Picture, Result, Status
 from contract.retention import Lifetimes
@@ -154,11 +155,11 @@ class JobRecords:
             for status, attempt, cancel in read
         ]
 
-    def note_scores(self, model: str, pictures: Sequence[Picture]) -> None:
+    def note_scores(self, job: Job, pictures: Sequence[Picture]) -> None:
         """Count the scores of pictures that were made, for `contract.drift`."""
-        hour = drift.hour_key(model, time.time())
+        hour = drift.hour_key(job.model, time.time())
         with self.connection.pipeline(transaction=False) as pipeline:
-            for field, count in drift.counted(pictures).items():
+            for field, count in drift.counted(job, pictures).items():
                 pipeline.hincrby(hour, field, count)
             pipeline.expire(hour, drift.KEPT_S)
             pipeline.execute()

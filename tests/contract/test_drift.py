@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from contract.drift import LEAST, SHIFTED_FROM, STEP, counted, drift_of, read, stability
+from contract.plan import Filter, FilterConcept, SafetyPlan
 from tests.service.parts import picture, score, some_job
 
 RNG = np.random.default_rng(4)
@@ -44,9 +45,12 @@ def test_few_pictures_prove_nothing() -> None:
 def test_what_is_counted_is_read_again() -> None:
     job = some_job()
     made = [picture(job, 0, concepts=(score(value), score(-0.05, name="hat"))) for value in (0.1, 0.1, 0.35)]
-    fields = counted(made)
+    fields = counted(job, made)
     assert read({field: str(count) for field, count in fields.items()}) == {
         ("clip-concepts", "1", "weapon"): counts([0.1, 0.1, 0.35]),
         ("clip-concepts", "1", "hat"): Counter({-3: 3}),
     }
+    own = SafetyPlan(output=Filter(concepts=(FilterConcept(name="hat", text="a hat", threshold=0.2),)))
+    asked = counted(job.model_copy(update={"requested": own}), made)  # a request's own concepts are nobody else's
+    assert asked == {field: count for field, count in fields.items() if "|weapon|" in field}
     assert read({"nonsense": "1", "a|b|c|x": "2", "a|b|c|3": "x"}) == {}

@@ -63,7 +63,7 @@ def test_the_metric_rises_when_what_workers_make_scores_otherwise(http: httpx.Cl
         parts.announce(redis, parts.model_info(name=model))
         count(redis, 30, {5: 900}, model=model)
         made = [parts.picture(job, 0, concepts=(parts.score(value, detector="clip-checker"),))] * 300
-        JobRecords(redis, 60).note_scores(model, made)
+        JobRecords(redis, 60).note_scores(job.model_copy(update={"model": model}), made)
 
     def shifted() -> dict[str, float]:
         families = text_string_to_metric_families(http.get("/metrics").text)
