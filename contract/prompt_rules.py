@@ -2,15 +2,17 @@
 
 Words are found in the folded text (`contract.folding`), whole and in full: a word within another is not found, and no
 token limit cuts the text. Beyond that, letters that stand apart (`k n i f e`, `k.n.i.f.e`) are read together, and a
-policy may say which characters stand for which letters (`"0": "o"`); what has no letter left then is a number.
+policy may say which characters stand for which letters (`"0": "o"`); what has no letter left then is a number, which is
+found where that very number is listed.
 
 Concepts are given as text, and scored by a worker on the same folded text (`readings`; `contract.prompt_concepts`).
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
-from typing import Annotated, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints
 
@@ -83,42 +85,58 @@ class PromptRules(Strict):
         """The names of the lists of which a word stands in a text."""
         if not self.lists:
             return ()
-        leet = tuple(sorted(self.leetspeak.items()))
         folded = fold(text)
-        spelled = [re.sub(r"[\W_]", "", run) for run in _APART.findall(folded)]
-        return tuple(
-            one.name
-            for one in self.lists
-            if _stands_in(folded, _pattern(one.words, leet))
-            or any(_stands_in(run, _unbounded(one.words, leet)) for run in spelled)
-        )
+        spelled = list(map(_closed_up, _APART.findall(folded)))
+        return tuple(one.name for one, look in zip(self.lists, self.looks, strict=True) if look.finds(folded, spelled))
+
+    @cached_property
+    def looks(self) -> "tuple[Look, ...]":
+        """For each list what finds its words; a list of 2,000 takes up to a second to be made ready."""
+        return tuple(Look.of(one.words, self.leetspeak) for one in self.lists)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What finds the words of one list."""
+
+    whole: "re.Pattern[str]"
+    within: "re.Pattern[str]"  # letters that stood apart, where no word begins or ends
+    numbers: frozenset[str]  # the words without a letter
+
+    @classmethod
+    def of(cls, words: tuple[str, ...], leetspeak: Mapping[str, str]) -> Self:
+        """For these words."""
+        pattern = _any_of(_alternatives(words, leetspeak))
+        numbers = (word for word in map(_closed_up, map(_as_written, words)) if not _has_letter(word))
+        return cls(re.compile(rf"(?<![^\W_]){pattern}(?![^\W_])"), re.compile(pattern), frozenset(numbers))
+
+    def finds(self, folded: str, spelled: Iterable[str]) -> bool:
+        """Whether a word stands in a folded text, or is spelled there."""
+        whole = any(_has_letter(hit) or _closed_up(hit) in self.numbers for hit in _hits(self.whole, folded))
+        return whole or any(run in self.numbers or any(map(_has_letter, _hits(self.within, run))) for run in spelled)
 
 
 def readings(text: str) -> tuple[str, ...]:
     """A text as a reader may take it: folded, what is both i and l as either, letters that stand apart as they are and
     read together."""
     folded = fold(text)
-    together = _APART.sub(lambda run: re.sub(r"[\W_]", "", run[0]), folded)
+    together = _APART.sub(lambda run: _closed_up(run[0]), folded)
     return tuple(dict.fromkeys(each.replace(EITHER, letter) for each in (folded, together) for letter in "il"))
 
 
-def _stands_in(folded: str, pattern: "re.Pattern[str]") -> bool:
+def _closed_up(text: str) -> str:
+    return re.sub(r"[\W_]", "", text)
+
+
+def _has_letter(text: str) -> bool:
+    return any(map(str.isalpha, text))
+
+
+def _hits(pattern: "re.Pattern[str]", text: str) -> Iterator[str]:
     at = 0
-    while hit := pattern.search(folded, at):
-        if any(map(str.isalpha, hit[0])):
-            return True
+    while hit := pattern.search(text, at):
+        yield hit[0]
         at = hit.start() + 1
-    return False
-
-
-@lru_cache(256)
-def _pattern(words: tuple[str, ...], leet: tuple[tuple[str, str], ...]) -> "re.Pattern[str]":
-    return re.compile(rf"(?<![^\W_]){_any_of(_alternatives(words, leet))}(?![^\W_])")
-
-
-@lru_cache(256)
-def _unbounded(words: tuple[str, ...], leet: tuple[tuple[str, str], ...]) -> "re.Pattern[str]":
-    return re.compile(_any_of(_alternatives(words, leet)))
 
 
 def _any_of(words: Iterable[Sequence[str]]) -> str:
@@ -137,9 +155,9 @@ def _any_of(words: Iterable[Sequence[str]]) -> str:
     return f"(?:{'|'.join(branches)}){'?' if is_end else ''}" if branches else ""
 
 
-def _alternatives(words: tuple[str, ...], leet: tuple[tuple[str, str], ...]) -> Iterator[Sequence[str]]:
+def _alternatives(words: tuple[str, ...], leetspeak: Mapping[str, str]) -> Iterator[Sequence[str]]:
     standing_for: dict[str, str] = {"i": EITHER, "l": EITHER}
-    for char, letters in leet:
+    for char, letters in sorted(leetspeak.items()):
         for letter in letters:
             standing_for[letter] = standing_for.get(letter, "") + char
     for word in words:

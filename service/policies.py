@@ -4,10 +4,12 @@ A deployment's own policy comes from a file and is put beside the others when it
 later readers find the version that decided.
 """
 
+import asyncio
 import time
 from typing import Any
 
 from redis.asyncio import Redis
+from starlette.concurrency import run_in_threadpool
 
 from contract import keys
 from contract.job import PolicyRef
@@ -31,6 +33,8 @@ class Policies:
         self._known: dict[PolicyRef, Policy] = {}
         self._assigned: dict[str, Assignment] = {}
         self._read_at = -FRESH_S
+        own.prompt_rules.found_in("")  # made ready, as those that are read
+        self._reading = asyncio.Lock()  # a version is read once, however many wait for it
 
     async def in_force(self, tenant: str) -> InForce:
         """What a tenant is under now.
@@ -55,12 +59,20 @@ class Policies:
         if ref == self._own.ref:
             return self._own
         if ref not in self._known:
-            async with self._silence.noticed_in_turn():
-                kept: Any = await self._redis.hget(keys.POLICIES, field_of(ref))
-            if kept is None:
-                raise PolicyNotFound
-            self._known[ref] = Policy.model_validate_json(kept)
+            async with self._reading:
+                await self._read(ref)
         return self._known[ref]
+
+    async def _read(self, ref: PolicyRef) -> None:
+        if ref in self._known:
+            return
+        async with self._silence.noticed_in_turn():
+            kept: Any = await self._redis.hget(keys.POLICIES, field_of(ref))
+        if kept is None:
+            raise PolicyNotFound
+        policy = Policy.model_validate_json(kept)
+        await run_in_threadpool(policy.prompt_rules.found_in, "")  # long lists take seconds to be made ready
+        self._known[ref] = policy
 
     @property
     def own(self) -> PolicyRef:

@@ -179,6 +179,15 @@ def test_phrases_and_words_of_other_scripts_are_found_wherever_they_stand() -> N
     assert rules.found_in(far + "school shooting") == ("phrases",)  # far beyond the tokens that CLIP reads
 
 
+def test_a_number_is_found_where_that_number_is_listed() -> None:
+    numbers = BlockList(name="numbers", words=("1488", "4:20"))
+    rules = PromptRules(lists=(numbers, BlockList(name="words", words=("ill",))), leetspeak=LEET)
+    for found in ("a flag with 1488", "１４８８", "1 4 8 8", "at 4 20", "at 4.20, at night"):
+        assert rules.found_in(found) == ("numbers",), found
+    for harmless in ("room 21488", "in 1489", "420 boats", "111 birds", "5 1 4 8 8 6", "4 o'clock, 20 boats"):
+        assert rules.found_in(harmless) == (), harmless
+
+
 def test_what_has_no_letter_is_no_word() -> None:
     with pytest.raises(ValueError, match="holds no letter"):
         BlockList(name="empty", words=("\u200b!",))

@@ -13,6 +13,7 @@ from contract import keys
 from contract.audit import ENTRY, JudgedText
 from contract.plan import SafetyPlan
 from contract.policy import Policy
+from contract.prompt_rules import BlockList, PromptRules
 from contract.result import Status
 from contract.verdict import Verdict
 from service.api_keys import Scope
@@ -192,6 +193,25 @@ def test_a_version_that_decided_is_not_replaced_and_a_floor_that_cannot_hold_is_
                 await other.add(Policy(id="new", version=1, floor=SafetyPlan.from_short_form("sega")))
             assert [error.field for error in refused.value.errors] == ["floor.guidance"]
             assert await other.add(Policy(id="new", version=1, floor=floor))
+
+    asyncio.run(check())
+
+
+def test_a_policys_words_are_made_ready_once_and_before_anybody_waits_for_them(
+    redis_server: RedisServer, redis: Any
+) -> None:
+    listed = Policy(
+        id="listed", version=1, prompt_rules=PromptRules(lists=(BlockList(name="blades", words=("knife",)),))
+    )
+
+    async def check() -> None:
+        async with Redis.from_url(redis_server.url, decode_responses=True, protocol=2) as client:
+            policies = Policies(client, Silence(), Policy(id="own", version=1), SafetyPlan())
+            assert await policies.add(listed)
+            one, *others = await asyncio.gather(*(policies.version(listed.ref) for _ in range(5)))
+            assert "looks" in vars(one.prompt_rules)
+            assert all(other is one for other in others)
+            assert one == listed
 
     asyncio.run(check())
 
