@@ -64,7 +64,19 @@ def accepted_fields(
 _TENANT = "' .. tenant .. '"  # stands in a key of a script where the tenant's name comes
 
 
+_COUNT = f"""
+local function count(refusals, more)
+  local counted = redis.call('INCRBY', refusals, more)
+  if redis.call('TTL', refusals) < 0 then redis.call('EXPIRE', refusals, {REFUSALS_WINDOW_S}) end
+  return counted
+end
+"""
+
+# KEYS = an end user's refusals. Counts one more: how many they are in this window, and for how long it lasts.
+COUNT_REFUSAL = _COUNT + "return {count(KEYS[1], 1), redis.call('TTL', KEYS[1])}"
+
 _FINISH = f"""
+{_COUNT}
 local function is_terminal(status) return status ~= 'queued' and status ~= 'running' end
 local function emit(kind, data)
   redis.call('XADD', KEYS[3], 'MAXLEN', '~', '{EVENTS_MAXLEN}', '*', 'type', kind, 'data', data)
@@ -84,10 +96,7 @@ local function count_refusals(tenant, end_user, result)
   for _, picture in ipairs(cjson.decode(result).images or {{}}) do
     if picture.verdict == 'blocked' then blocked = blocked + 1 end
   end
-  if blocked == 0 then return end
-  local refusals = '{keys.refusals_key(_TENANT, "' .. end_user .. '")}'
-  redis.call('INCRBY', refusals, blocked)
-  if redis.call('TTL', refusals) < 0 then redis.call('EXPIRE', refusals, {REFUSALS_WINDOW_S}) end
+  if blocked > 0 then count('{keys.refusals_key(_TENANT, "' .. end_user .. '")}', blocked) end
 end
 {TELL}
 local function finish(status, result, now, ttl, telling)

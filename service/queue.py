@@ -244,12 +244,8 @@ class JobQueue:
             TooManyRefusals: as many were counted before as may be.
         """
         key = keys.refusals_key(tenant, end_user)
-        with self._silence.noticed(), self._redis.pipeline() as pipe:
-            pipe.incr(key)
-            pipe.ttl(key)
-            counted, left_s = pipe.execute()
-            if left_s < 0:
-                self._redis.expire(key, record.REFUSALS_WINDOW_S)
+        with self._silence.noticed():
+            counted, left_s = self._redis.register_script(record.COUNT_REFUSAL)(keys=[key])
         if most is not None and counted > most:
             raise TooManyRefusals(_REFUSED, left_s)
 

@@ -17,7 +17,10 @@ from contract.plan import SafetyPlan
 from contract.result import JobError, Result, Status
 from contract.verdict import Verdict
 from service.api_keys import Scope
+from service.problems import TooManyRefusals
+from service.queue import JobQueue
 from service.webhooks.signing import SecretRing
+from tests.redis_server import RedisServer
 from tests.service import parts
 from tests.service.conftest import KeyedGateway
 from tests.service.test_bad_input import problem
@@ -201,6 +204,16 @@ def test_blocked_pictures_use_up_their_end_users_budget_and_nobody_elses(
     (counted,) = (key for key in redis.keys("*") if key.startswith(keys.refusals_key(tenant, "")))
     redis.delete(counted)  # as time does
     assert post(http, end_user="mallory").status_code == 202
+
+
+def test_a_count_of_refusals_always_ends(redis_server: RedisServer, redis: "Redis") -> None:
+    queue, key = JobQueue(redis_server.url, 20), keys.refusals_key("someone", "mallory")
+    redis.set(key, 7)  # as if whoever counted last had died before it set an end
+    with pytest.raises(TooManyRefusals) as refused:
+        queue.count_refusal("someone", "mallory", 7)
+    queue.close()
+    assert redis.get(key) == "8"
+    assert 3590 < redis.ttl(key) <= int(refused.value.headers["Retry-After"]) <= 3600
 
 
 def test_a_picture_without_end_user_is_counted_for_nobody(keyed: KeyedGateway, limited: Any, tenant: str) -> None:
