@@ -139,7 +139,8 @@ def review_id(job_id: str, index: int) -> str:
     return f"{job_id}-{index}"
 
 
-# Part of scripts: puts a picture before a person. A list outlives its reviews by nothing.
+# Part of scripts: puts a picture before a person. A tenant's list outlives its reviews by nothing; from everyone's,
+# whose times differ, each goes with its job (`contract.retention`).
 _PUT_UP = f"""
 local function put_up(tenant, job, index, cause, reason, now, ttl)
   local review, list = job .. '-' .. index, '{keys.tenant_reviews_key("' .. tenant .. '")}'
@@ -149,7 +150,6 @@ local function put_up(tenant, job, index, cause, reason, now, ttl)
   redis.call('EXPIRE', key, ttl)
   redis.call('ZADD', list, now, review)
   redis.call('ZADD', '{keys.PENDING_REVIEWS}', now, review)
-  redis.call('ZREMRANGEBYSCORE', '{keys.PENDING_REVIEWS}', '-inf', tonumber(now) - ttl)
   redis.call('ZREMRANGEBYSCORE', list, '-inf', tonumber(now) - ttl)
   if redis.call('TTL', list) < tonumber(ttl) then redis.call('EXPIRE', list, ttl) end
 end

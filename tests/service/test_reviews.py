@@ -285,6 +285,16 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeyedGateway]:
             yield KeyedGateway(gateway, client, ring)
 
 
+def test_what_waits_for_one_tenant_is_counted_however_soon_anothers_is_forgotten(keyed: KeyedGateway) -> None:
+    with at_desk(keyed) as one, at_desk(keyed) as other:
+        waiting = review_id(one.held(Verdict.REVIEW), 0)
+        keyed.redis.zadd(keys.PENDING_REVIEWS, {waiting: time.time() - 86_400}, xx=True)  # came up a day ago
+        other.held(Verdict.REVIEW)  # kept for an hour
+        assert keyed.redis.zscore(keys.PENDING_REVIEWS, waiting)
+        decided(one.first, waiting, "reject").raise_for_status()
+        assert keyed.redis.zscore(keys.PENDING_REVIEWS, waiting) is None
+
+
 def test_two_people_release_a_picture_and_one_withholds_it(strict: KeyedGateway) -> None:
     with at_desk(strict) as desk:
         job_id = desk.held(Verdict.REVIEW, Verdict.REVIEW)
