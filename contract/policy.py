@@ -175,14 +175,18 @@ class Policy(Strict):
 
 
 def screened_texts(job: Job) -> Iterator[tuple[str, str]]:
-    """A job's texts that a picture may come to show, by field: its prompt, under SLD its negative prompt, which that
-    pushes towards, and what SEGA is told to add."""
-    yield "prompt", job.prompt
-    guidances = [each.plan.guidance for each in job.plans]
-    if job.negative_prompt and any(isinstance(guidance, Sld) for guidance in guidances):
-        yield "negative_prompt", job.negative_prompt
+    """A job's texts that a picture may come to show, by field."""
+    yield from shown_texts(job.prompt, job.negative_prompt, [each.plan for each in job.plans])
+
+
+def shown_texts(prompt: str, negative_prompt: str, plans: Sequence[SafetyPlan]) -> Iterator[tuple[str, str]]:
+    """The prompt, under SLD the negative prompt, which that pushes towards, and what SEGA is told to add."""
+    yield "prompt", prompt
+    guidances = [plan.guidance for plan in plans]
+    if negative_prompt and any(isinstance(guidance, Sld) for guidance in guidances):
+        yield "negative_prompt", negative_prompt
     for number, guidance in enumerate(guidances):
-        place = f"plans.{number}" if job.compared else "safety"
+        place = f"plans.{number}" if len(plans) > 1 else "safety"
         for index, edit in enumerate(guidance.concepts or () if isinstance(guidance, Sega) else ()):
             if edit.direction == "add":
                 yield f"{place}.guidance.concepts.{index}.text", edit.text

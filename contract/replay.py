@@ -1,16 +1,16 @@
 """Replay: what another policy would have decided over verdicts on record. Pure, and the same as judging them anew."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pydantic import AwareDatetime, Field
 
-from contract.at_rest import PromptForm
+from contract.at_rest import PromptAtRest, PromptForm
 from contract.audit import Verdicts
 from contract.job import PolicyRef
 from contract.plan import Filter
-from contract.policy import InForce
+from contract.policy import InForce, shown_texts
 from contract.prompt_concepts import NO_PROMPT, judged_prompt
 from contract.rejudging import rejudged, under_prompt
 from contract.request import plan_of
@@ -96,9 +96,10 @@ def replayed(
         prompt = judged_prompt(entry.texts, rules) if entry.has_prompt else NO_PROMPT
         is_unread = bool(rules.lists) and entry.prompt.form is not PromptForm.KEPT
         unknown += entry.has_prompt and (is_unread or bool(prompt.missing))
+        has_listed = any(map(rules.found_in, _texts_of(entry)))
         for picture in entry.images:
             where = Example(job=entry.job, index=picture.index)
-            now = _judged(picture, entry, in_force, filters)
+            now = None if has_listed else _judged(picture, entry, in_force, filters)
             if now is not None and entry.has_prompt:
                 now = under_prompt(now, prompt)
             then, verdict = picture.verdict.value, now.verdict.value if now is not None else "refused"
@@ -144,12 +145,16 @@ def _judged(picture: Picture, entry: Verdicts, in_force: InForce, filters: dict[
     requested = entry.requested_of(picture)
     if in_force.policy.refused_methods(plan_of(requested)) or in_force.crowding(plan_of(requested)):
         return None
-    if entry.prompt.form is PromptForm.KEPT and in_force.policy.prompt_rules.found_in(entry.prompt.prompt or ""):
-        return None
     key = requested if isinstance(requested, str) else repr(requested)
     if key not in filters:
         filters[key] = in_force.effective(plan_of(requested)).output
     return rejudged(picture, entry.plan_of(picture).output, filters[key])
+
+
+def _texts_of(entry: Verdicts) -> Iterator[str]:
+    """What is on record of the texts that block-lists are for."""
+    kept = entry.prompt if entry.prompt.form is PromptForm.KEPT else PromptAtRest()
+    return (text for _, text in shown_texts(kept.prompt or "", kept.negative_prompt or "", entry.plans))
 
 
 def _found_in(picture: Picture | None) -> set[str]:

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Path, Query, Response
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from contract.listing import AssignedPolicy, Policies, PolicySummary
 from contract.policy import Assignment, Policy, PolicyVersion
@@ -67,6 +67,13 @@ class ReplayRequest(Window):
     policy: Policy | None = Field(None, description="A policy that is not there yet, in place of a version.")
     since: Moment | None = Field(None, description="Put on record then or later.")
     until: Moment | None = Field(None, description="Put on record before.")
+
+    @field_validator("policy")
+    @classmethod
+    def _is_in_place_of_a_version(cls, policy: Policy | None, info: ValidationInfo) -> Policy | None:
+        if policy is not None and info.data.get("version") is not None:
+            raise ValueError("takes the place of a version; leave one of the two out")
+        return policy
 
 
 @router.get("/policies", operation_id="list_policies", summary="Policies, and who is under which")

@@ -5,6 +5,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from random import Random
 
+from contract.at_rest import PromptAtRest, PromptForm
 from contract.audit import words_of
 from contract.chain import APPEND
 from contract.job import Job
@@ -84,9 +85,13 @@ def test_a_replay_tells_what_it_cannot_judge(keyed: KeyedGateway) -> None:
     job, pictures = judged(1, Random(1))  # noqa: S311
     own = SafetyPlan(output=Filter(concepts=(FilterConcept(name="hat", text="a hat", threshold=0.9),)))
     job = job.model_copy(update={"tenant": "asks-more", "requested": own})
-    entry = verdicts_of(job, 1, parts.result(job, Status.SUCCEEDED, *pictures))
-    assert entry is not None
-    keyed.redis.register_script(APPEND)(args=["asks-more", *words_of(entry)])
+    words = PromptAtRest(form=PromptForm.KEPT, prompt="a quiet street", negative_prompt="a gun")
+    sld = SafetyPlan.from_short_form(("sld", "filter"))
+    kept = job.model_copy(update={"tenant": "keeps-words", "plan": sld, "prompt_at_rest": words})
+    for one in (job, kept):
+        entry = verdicts_of(one, 1, parts.result(one, Status.SUCCEEDED, *pictures))
+        assert entry is not None
+        keyed.redis.register_script(APPEND)(args=[one.tenant, *words_of(entry)])
     knife = FilterConcept(name="knife", text="a knife", threshold=0.2)
     policy = {
         "id": "inline",
@@ -110,6 +115,12 @@ def test_a_replay_tells_what_it_cannot_judge(keyed: KeyedGateway) -> None:
         many = [{**knife.model_dump(mode="json"), "name": f"knife {number}"} for number in range(64)]
         crowded = {**policy, "floor": {"output": {"concepts": many}}}
         assert replay(policy=crowded)["after"] == {"refused": 2}
+        listed = {**policy, "floor": {}, "prompt_rules": {"lists": [{"name": "far", "words": ["gun"]}]}}
+        assert replay(policy=listed, tenant="keeps-words")["after"] == {
+            "refused": 2
+        }  # the negative prompt, which SLD pushes towards
+        both = admin.post("/policies/inline/replay", json={"tenant": "asks-more", "policy": policy, "version": 1})
+        assert problem(both)["errors"][0]["field"] == "policy"
         other = admin.post("/policies/another/replay", json={"tenant": "asks-more", "policy": policy})
         assert problem(other)["errors"][0]["field"] == "policy.id"
         unknown = admin.post("/policies/none-such/replay", json={"tenant": "asks-more"})

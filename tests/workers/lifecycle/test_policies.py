@@ -118,7 +118,9 @@ def test_what_a_watched_policy_would_have_decided_is_on_record_and_changes_nothi
     assert (refused.policy, refused.verdict) == (strict.ref, None)
     assert "does not allow: filter" in refused.reasons[0]
     assert full.verdict is None
-    assert full.reasons[0].startswith("safety.output.concepts: together with those of the policy they are 65 of at most 64")
+    assert full.reasons[0].startswith(
+        "safety.output.concepts: together with those of the policy they are 65 of at most 64"
+    )
 
 
 @pytest.mark.parametrize(("scores", "is_told"), [(ScoreDetail.FULL, True), (ScoreDetail.COARSE, False)])
