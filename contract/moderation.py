@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, StringConstraints, field_validator, 
 from contract.job import PolicyRef
 from contract.plan import Action, Filter
 from contract.prompt_concepts import PromptScore
-from contract.request import MAX_PICTURES, ModelName
+from contract.request import MAX_PICTURES, AskedFilter, ModelName
 from contract.result import Decided, JobError
 from contract.strict import Strict, Text
 from contract.verdict import ConceptScore, Verdict
@@ -61,7 +61,7 @@ class ModerateRequest(Strict):
         " all.",
     )
     model: ModelName | None = Field(None, description="Whose workers judge; null: the deployment's default.")
-    output: Filter = Field(Filter(), description="The filter, as in a safety plan; the policy may be stricter.")
+    output: AskedFilter = Field(Filter(), description="The filter, as in a safety plan; the policy may be stricter.")
     webhook_url: WebhookUrl | None = Field(
         None, description="Told when the pictures are judged, and whenever a person has decided on one of them."
     )

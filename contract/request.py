@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from contract.plan import MAX_STEPS, SafetyPlan
+from contract.plan import MAX_STEPS, Filter, SafetyPlan
 from contract.strict import Number, Strict, Text
 from contract.webhook_url import WebhookUrl
 
@@ -118,6 +118,7 @@ def _numbers_are_numbers(sent: Any, handler: ValidatorFunctionWrapHandler) -> An
 
 AskedPlan = Annotated[RequestedPlan, WrapValidator(_numbers_are_numbers)]
 WrittenPlan = Annotated[SafetyPlan, WrapValidator(_numbers_are_numbers)]
+AskedFilter = Annotated[Filter, WrapValidator(_numbers_are_numbers)]
 
 
 def plan_of(requested: RequestedPlan) -> SafetyPlan:

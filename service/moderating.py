@@ -10,11 +10,10 @@ from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from contract import keys
-from contract.detail import ScoreDetail, told
 from contract.job import Job, Upload
 from contract.moderation import ModeratedPicture, ModeratedText, ModerateRequest, Moderation, bytes_of
 from contract.policy import Policy
-from contract.prompt_concepts import TextScore, judged_prompt, without_score
+from contract.prompt_concepts import TextScore, judged_prompt
 from contract.reading import field_of
 from contract.result import Picture
 from contract.review import review_id
@@ -78,8 +77,6 @@ class Moderator:
             model = (await run_in_threadpool(gateway.catalogue.model, request.model)).name
         flagged = _are_flagged((*pictures, *texts))
         await _put_on_record(request, texts, submission, job_id)
-        if not submission.caller.sees_scores:
-            texts = tuple(_in_detail(text, policy.scores) for text in texts)
         return Moderation(
             id=job_id, model=model, policy=in_force.policy.ref, flagged=flagged, images=pictures, texts=texts
         )
@@ -176,11 +173,6 @@ def _text(index: int, text: str, scores: Mapping[str, Sequence[TextScore]], poli
         concepts=decision.scores,
         reasons=(*named, *decision.reasons, *missing),
     )
-
-
-def _in_detail(text: ModeratedText, detail: ScoreDetail) -> ModeratedText:
-    reasons = text.reasons if detail is ScoreDetail.FULL else tuple(map(without_score, text.reasons))
-    return text.model_copy(update={"concepts": told(text.concepts, detail), "reasons": reasons})
 
 
 async def _put_on_record(

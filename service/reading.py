@@ -1,4 +1,4 @@
-"""Texts held against a policy's concepts: a job for a worker, awaited; the texts are gone with the answer."""
+"""Texts held against a policy's concepts: a job for a worker, awaited; texts and job are gone with the answer."""
 
 import hashlib
 import uuid
@@ -77,13 +77,14 @@ class Readings:
             for name, text in zip(names, texts, strict=True):
                 pipe.set(name, text, ex=int(self.wait_s) + 60)
             await pipe.execute()
+        result = None
         try:
             terms = Terms(queue_limit=self.queue_limit, service_s=None, jobs=limits.jobs, cost=limits.cost)
             await run_in_threadpool(self.queue.accept, job, terms)
             result = await self._result(job)
         finally:
             with suppress(RedisError):  # they end by themselves
-                await self.redis.delete(*names)
+                await self._forget(job, names, is_over=result is not None)
         if result is None or not result.texts:
             error = result.error if result else None
             raise NotJudged(f"The texts could not be judged{f': {error.message}' if error else ' in time'}.", 5)
@@ -105,6 +106,15 @@ class Readings:
             texts=tuple(hashlib.sha256(text.encode()).hexdigest() for text in texts),
             concepts=concepts,
         )
+
+    async def _forget(self, job: ReadingJob, names: Sequence[str], *, is_over: bool) -> None:
+        """The texts, and of a job that is over its record as well: there are many, and nobody can ask for one again."""
+        async with self.redis.pipeline(transaction=False) as pipe:
+            pipe.delete(*names)
+            if is_over:
+                pipe.delete(keys.job_key(job.id), keys.events_key(job.id))
+                pipe.zrem(keys.tenant_jobs_key(job.tenant, job.kind), job.id)
+            await pipe.execute()
 
     async def _result(self, job: ReadingJob) -> ReadingResult | None:
         """What came of the job; reading one that waits past its deadline ends it. None: not in time."""

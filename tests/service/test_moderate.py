@@ -145,6 +145,8 @@ def test_what_is_no_picture_is_refused_by_its_place(moderator: httpx.Client, nam
         ({"images": [PICTURE], "output": {"concepts": [TEXT, TEXT]}}, "output"),
         ({"images": [PICTURE], "output": {"concepts": [{**TEXT, "text": "hat " * 70}]}}, "output.concepts.0.text"),
         ({"images": [PICTURE], "output": {"concepts": [{**TEXT, "action": "review"}]}}, "output.concepts.0.action"),
+        ({"texts": ["x"], "output": {"concepts": [{**TEXT, "threshold": True}]}}, "output.concepts.0.threshold"),
+        ({"texts": ["x"], "output": {"rules": [{"name": "weapon", "threshold": "1"}]}}, "output.rules.0.threshold"),
         ({"images": [PICTURE], "model": "nobody's"}, "model"),
         ({"texts": ["   "]}, "texts.0"),
         ({"texts": ["lone \ud800"]}, "texts.0"),
@@ -228,6 +230,9 @@ def test_texts_that_nobody_scores_for_the_policys_concepts_are_not_judged(
     assert (openais.status_code, openais.json()["error"]["code"]) == (503, "not_judged")
     assert (long.status_code, long.json()["errors"][0]["field"]) == (422, "texts")
     assert not uploads(keyed.redis)
+    assert not keyed.redis.exists(keys.tenant_jobs_key("moderator", keys.READINGS))  # nothing is left of their jobs
+    kinds = [keyed.redis.hget(key, "kind") for key in keyed.redis.keys(keys.job_key("*"))]
+    assert keys.READINGS not in kinds
 
 
 def test_other_routes_take_no_larger_bodies_than_before(moderator: httpx.Client) -> None:
