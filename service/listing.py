@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import math
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic
@@ -51,6 +52,8 @@ class Place:
         """
         try:
             accepted_at, job_id = base64.b64decode(cursor, altchars=b"-_", validate=True).decode().split(" ")
+            if not math.isfinite(float(accepted_at)):
+                raise ValueError
             return cls(float(accepted_at), job_id)
         except (binascii.Error, ValueError):
             raise InvalidRequest(

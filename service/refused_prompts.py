@@ -30,9 +30,9 @@ def check_policy(job: Job, in_force: InForce) -> None:
         PromptRefused: when it may not because of its texts alone.
     """
     faults = tuple(FieldError(field=field, message=why) for field, why in in_force.faults(job))
-    texts = tuple(FieldError(field=field, message=why) for field, why in in_force.policy.faults_of_texts(job))
     if not faults:
         return
+    texts = tuple(FieldError(field=field, message=why) for field, why in in_force.policy.faults_of_texts(job))
     told = f"The request is not within the policy: {'; '.join(f'{each.field} {each.message}' for each in faults)}."
     if faults != texts:
         raise ForbiddenByPolicy(told, errors=faults)

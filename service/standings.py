@@ -65,7 +65,7 @@ class Standings:
         """
         job = await run_in_threadpool(self._accepted, tenant, model, change)
         result = await self._result(job)
-        self.catalogue.renew()
+        await run_in_threadpool(self.catalogue.renew)
         if result is not None and result.variant is not None:
             return job.model, result.variant
         match result.error if result else None:

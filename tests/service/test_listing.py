@@ -74,6 +74,7 @@ def test_jobs_are_filtered_by_status_model_and_time(http: httpx.Client, redis: "
     [
         ({"cursor": "somewhere"}, "cursor"),
         ({"cursor": "bm9uZQ=="}, "cursor"),
+        ({"cursor": "bmFuIHg="}, "cursor"),  # a time that is no number
         ({"limit": 0}, "limit"),
         ({"limit": 101}, "limit"),
         ({"status": "lost"}, "status"),
