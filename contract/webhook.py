@@ -62,7 +62,7 @@ class Delivery(Strict):
         description="`pending`: it is tried until it arrives. `gone`: the receiver answered 410. `dead`: given up after"
         " the last attempt."
     )
-    created_at: AwareDatetime = Field(description="When the job ended.")
+    created_at: AwareDatetime = Field(description="When the job ended, or the person decided.")
     attempts: int
     last_attempt_at: AwareDatetime | None
     last_status: int | None = Field(description="What the receiver answered; null: it did not.")

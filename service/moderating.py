@@ -89,7 +89,7 @@ class Moderator:
             earlier := await run_in_threadpool(queue.replayed, tenant, key, fingerprint_of(request))
         ):
             return await self._verdicts(earlier.id, submission)
-        contents = [bytes_of(image) for image in request.images]
+        contents = await run_in_threadpool(list, map(bytes_of, request.images))
         uploads = [await self._checked(index, content) for index, content in enumerate(contents)]
         async with self._kept(submission, uploads, contents, request, has_flagged_texts) as job_id:
             return await self._verdicts(job_id, submission)
@@ -116,7 +116,7 @@ class Moderator:
         """An upload that was decoded once, within its bounds."""
         async with self.checking:
             try:
-                upload = look_at(content)
+                upload = await run_in_threadpool(look_at, content)
                 await run_in_threadpool(decoded, content)
             except UnusablePicture as error:
                 raise InvalidRequest(FieldError(field=f"images.{index}", message=str(error))) from None

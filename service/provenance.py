@@ -37,9 +37,9 @@ class Verifier:
         Raises:
             InvalidRequest: it is no picture.
         """
-        content = bytes_of(encoded)
+        content = await run_in_threadpool(bytes_of, encoded)
         try:
-            upload = look_at(content)
+            upload = await run_in_threadpool(look_at, content)
         except UnusablePicture as error:
             raise InvalidRequest(FieldError(field=f"images.{index}", message=str(error))) from None
         packet = Origin.found_in(content)

@@ -35,7 +35,8 @@ class WantedDeliveries(Strict):
 async def list_deliveries(
     caller: Generating, gateway: Here, wanted: Annotated[WantedDeliveries, Query()]
 ) -> DeliveryPage:
-    """One for each finished job that came with a `webhook_url`; `state=dead` lists those that were given up."""
+    """One for each finished job that came with a `webhook_url`, and for each decision of a person on a picture of one;
+    `state=dead` lists those that were given up."""
     after = Place.from_cursor(wanted.cursor) if wanted.cursor is not None else None
     return await gateway.deliveries.page(caller.tenant, frozenset(wanted.state), wanted.limit, after)
 
