@@ -116,8 +116,6 @@ class Admission:
         policy = sender.in_force.policy
         job = job.model_copy(update={"prompt_at_rest": _at_rest(job, sender), "keep_blocked": policy.keep_blocked})
         load = self._queue.recent_load(model.name)
-        if limits.cost is not None and job.cost > limits.cost:
-            raise InvalidRequest(*_too_costly(job.cost, limits.cost))
         terms = Terms(
             queue_limit=self._queue_limit,
             service_s=load.mean_service_s,
@@ -252,6 +250,8 @@ class Admission:
 
     def _accept(self, job: Job, terms: Terms, sender: Sender) -> Standing:
         """Into the queue; the job carries the request's id and its trace on."""
+        if terms.cost is not None and job.cost > terms.cost:
+            raise InvalidRequest(*_too_costly(job, terms.cost))
         span = sender.span.child("accept", kind="producer", attributes={"seemly.job.id": job.id})
         try:
             carrying = {"request_id": sender.request_id, "traceparent": span.traceparent}
@@ -360,9 +360,11 @@ def _digest(tenant: str, end_user: str | None) -> str | None:
     return None if end_user is None else hashlib.sha256(f"{tenant} {end_user}".encode()).hexdigest()
 
 
-def _too_costly(cost: int, limit: int) -> Iterator[FieldError]:
-    message = f"the request costs {cost} pixel-steps, and the tenant may have {limit} unfinished; ask for less of this"
-    for field in ("steps", "width", "height"):
+def _too_costly(job: Job, limit: int) -> Iterator[FieldError]:
+    message = (
+        f"the request costs {job.cost} pixel-steps, and the tenant may have {limit} unfinished; ask for less of this"
+    )
+    for field in ("images",) if job.uploads else ("steps", "width", "height"):
         yield FieldError(field=field, message=message)
 
 

@@ -105,6 +105,15 @@ def test_only_a_key_with_the_scope_may_moderate(keyed: KeyedGateway) -> None:
 
 
 @pytest.mark.parametrize("path", ["/moderate", "/v1/moderations"])
+def test_what_costs_more_than_a_tenant_may_have_is_not_asked_for_again(keyed: KeyedGateway) -> None:
+    keyed.redis.hset(keys.TENANTS, "thrifty", '{"cost": 100}')
+    with keyed.http("thrifty", Scope.MODERATE) as client:
+        answer = client.post("/moderate", json={"images": [PICTURE]})
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "images")
+    assert "the tenant may have 100 unfinished" in answer.json()["errors"][0]["message"]
+    assert not uploads(keyed.redis)
+
+
 def test_when_nobody_judges_in_time_it_says_so_and_leaves_nothing(
     keyed: KeyedGateway, moderator: httpx.Client, path: str
 ) -> None:
