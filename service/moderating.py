@@ -32,6 +32,8 @@ from service.problems import (
 )
 
 if TYPE_CHECKING:
+    from service.admission import Sender
+    from service.gateway import Gateway
     from service.routes.generate import Submission
 
 CHECKED_AT_ONCE = 2  # uploads decoded to see whether they can be: up to 370 MB each
@@ -69,20 +71,20 @@ class Moderator:
             if self.places.locked():
                 raise ModerationBusy("As many moderations are in hand here as may be; try again soon.", 1)
             async with self.places:
-                record = await self._judged(request, submission, has_flagged_texts=_are_flagged(texts))
+                record = await self._judged(request, submission, sender, has_flagged_texts=_are_flagged(texts))
             job_id, model = record.job.id, record.job.model
             pictures = _told(record)
         else:
             await run_in_threadpool(_remember, request, submission)
             model = (await run_in_threadpool(gateway.catalogue.model, request.model)).name
         flagged = _are_flagged((*pictures, *texts))
-        await _put_on_record(request, texts, submission, job_id)
+        await _put_on_record(request, texts, submission.gateway, sender, job_id)
         return Moderation(
             id=job_id, model=model, policy=in_force.policy.ref, flagged=flagged, images=pictures, texts=texts
         )
 
     async def _judged(
-        self, request: ModerateRequest, submission: "Submission", *, has_flagged_texts: bool
+        self, request: ModerateRequest, submission: "Submission", sender: "Sender", *, has_flagged_texts: bool
     ) -> JobRecord:
         tenant, key, queue = submission.caller.tenant, submission.idempotency_key, submission.gateway.queue
         if key is not None and (
@@ -91,7 +93,7 @@ class Moderator:
             return await self._verdicts(earlier.id, submission)
         contents = await run_in_threadpool(list, map(bytes_of, request.images))
         uploads = [await self._checked(index, content) for index, content in enumerate(contents)]
-        async with self._kept(submission, uploads, contents, request, has_flagged_texts) as job_id:
+        async with self._kept(submission, sender, uploads, contents, request, has_flagged_texts) as job_id:
             return await self._verdicts(job_id, submission)
 
     async def _verdicts(self, job_id: str, submission: "Submission") -> JobRecord:
@@ -126,6 +128,7 @@ class Moderator:
     async def _kept(
         self,
         submission: "Submission",
+        sender: "Sender",
         uploads: Sequence[Upload],
         contents: Sequence[bytes],
         request: ModerateRequest,
@@ -133,7 +136,6 @@ class Moderator:
     ) -> AsyncIterator[str]:
         """The id of the job that judges them; the uploads lie in Redis for as long as this is entered."""
         gateway = submission.gateway
-        sender = await submission.sender()
         job = await run_in_threadpool(gateway.admission.moderation, request, tuple(uploads), sender)
         job = job.model_copy(update={"has_flagged_texts": has_flagged_texts})
         names = [keys.upload_key(job.id, index) for index in range(len(contents))]
@@ -176,16 +178,15 @@ def _text(index: int, text: str, scores: Mapping[str, Sequence[TextScore]], poli
 
 
 async def _put_on_record(
-    request: ModerateRequest, texts: Sequence[ModeratedText], submission: "Submission", job_id: str | None
+    request: ModerateRequest, texts: Sequence[ModeratedText], gateway: "Gateway", sender: "Sender", job_id: str | None
 ) -> None:
     """Before the answer: what nobody was told needs no record."""
     screened = [
         Screened(field_of(one.index), request.texts[one.index], one.verdict, one.lists, one.concepts) for one in texts
     ]
     if screened:
-        gateway = submission.gateway
         async with gateway.silence.noticed_in_turn():
-            await gateway.audit.append(*entries_of(screened, await submission.sender(), job_id))
+            await gateway.audit.append(*entries_of(screened, sender, job_id))
 
 
 def _remember(request: ModerateRequest, submission: "Submission") -> None:

@@ -104,7 +104,6 @@ def test_only_a_key_with_the_scope_may_moderate(keyed: KeyedGateway) -> None:
     assert httpx.post(f"{keyed.gateway.url}/moderate", json={"images": [PICTURE]}).status_code == 401
 
 
-@pytest.mark.parametrize("path", ["/moderate", "/v1/moderations"])
 def test_what_costs_more_than_a_tenant_may_have_is_not_asked_for_again(keyed: KeyedGateway) -> None:
     keyed.redis.hset(keys.TENANTS, "thrifty", '{"cost": 100}')
     with keyed.http("thrifty", Scope.MODERATE) as client:
@@ -114,6 +113,7 @@ def test_what_costs_more_than_a_tenant_may_have_is_not_asked_for_again(keyed: Ke
     assert not uploads(keyed.redis)
 
 
+@pytest.mark.parametrize("path", ["/moderate", "/v1/moderations"])
 def test_when_nobody_judges_in_time_it_says_so_and_leaves_nothing(
     keyed: KeyedGateway, moderator: httpx.Client, path: str
 ) -> None:
