@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from queue import SimpleQueue
 
+import torch
 from pydantic import ValidationError
 from redis import Redis
 from redis.exceptions import RedisError
@@ -222,6 +223,9 @@ class Worker:
             except RedisError as error:
                 log_redis_error("taking a job", error, self._metrics)
                 time.sleep(1)
+            except torch.AcceleratorError as error:  # nothing in this process can run on it again
+                log_error("the device is lost; the worker ends", error)
+                self._thread_failed.set()
             except Exception as error:  # noqa: BLE001 - one job's trouble must not end the others
                 log_error("a job could not be taken", error)
                 time.sleep(1)

@@ -52,8 +52,11 @@ class PromptEncoder:
         return pooled
 
     def _ids(self, text: str) -> Tensor:
-        """(1, tokens), padded to the encoder's length."""
+        """(1, tokens), padded to the encoder's length.
+
+        Not by the tokenizer: asked to pad, it pads for whoever uses it on another thread as well.
+        """
         count_words(self._tokenizer, text, self.max_tokens)
-        padded = self._tokenizer(text, padding="max_length", max_length=self.max_tokens, return_tensors="pt")
-        ids: Tensor = padded.input_ids
-        return ids.to(self._text_encoder.device)
+        ids: list[int] = self._tokenizer(text).input_ids
+        padding = [self._tokenizer.pad_token_id] * (self.max_tokens - len(ids))
+        return torch.tensor([[*ids, *padding]], device=self._text_encoder.device)

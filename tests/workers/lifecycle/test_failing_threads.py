@@ -1,18 +1,24 @@
 """No thread of a worker may die or hang unnoticed: the worker ends, and its jobs go back to the queue."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from contract import keys
+from contract.prompt_concepts import TextScore
 from contract.result import Status
 from tests.redis_server import RedisServer
 from tests.workers.lifecycle.client import Client, job
 from tests.workers.lifecycle.conftest import working
 from tests.workers.lifecycle.paced_engine import PacedEngine
+from tests.workers.lifecycle.test_readings import reading
 from workers.progress import ProgressBoard
 from workers.reaper import Reaper
+from workers.safety.protocol import ReadText
 from workers.settings import Settings
 from workers.worker import EXIT_THREAD_FAILED
 
@@ -60,6 +66,29 @@ def test_a_thread_that_fails_ends_the_worker_and_says_no_more_than_where(
     assert "secret" not in caplog.text
     if method == "close":
         assert client.redis.lrange("rq:queue:seemly-paced", 0, -1) == [wanted.id.encode()]
+
+
+class LostDevice:
+    """A panel whose device is gone; it notices when it is asked."""
+
+    troubles: Mapping[str, str] = MappingProxyType({})
+
+    def mend(self) -> None:
+        """Nothing to prove."""
+
+    def read(self, texts: Sequence[ReadText], concepts: Sequence[str]) -> tuple[TextScore, ...]:
+        raise torch.AcceleratorError
+
+
+def test_a_device_that_is_lost_while_a_job_is_taken_ends_the_worker(
+    server: RedisServer, client: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = reading(texts=())
+    client.accept_any(wanted)
+    with working(server, tmp_path, PacedEngine(), detectors=LostDevice()) as worker:
+        assert worker.exit_code.result(timeout=60) == EXIT_THREAD_FAILED
+    assert "the device is lost; the worker ends" in caplog.text
+    assert client.redis.zscore(keys.ACCEPTED, wanted.id) is not None
 
 
 def test_a_step_limit_of_nothing_is_refused() -> None:
