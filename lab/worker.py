@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from tempfile import TemporaryFile
 from typing import Any, Final
 
+import torch
 from pydantic import ValidationError
 from redis import Redis
 from redis.exceptions import RedisError
@@ -58,7 +59,7 @@ CODES: Final[
 }
 TROUBLE: Final = "lab_trouble"
 PAUSES_S: Final = (2.0, 60.0)  # after trouble, before the next attempt: twice as long each time, at most so long
-EXIT_KEEPER_FAILED: Final = 70
+EXIT_FAILED: Final = 70
 TURNS_WITHIN_S: Final = 1800.0  # one iteration, one batch of pictures measured, or loading the model; on a CPU as well
 
 
@@ -114,7 +115,7 @@ class LabWorker:
         self._taking = Taking(self._records, self._rq, self._ending)
         self._in_hand: dict[str, InHand] = {}
         self._is_closing = threading.Event()
-        self._keeper_failed = threading.Event()
+        self._has_failed = threading.Event()
         self._told_at = 0.0
         self._turned_at = time.monotonic()  # when the loop last began anew, or a job told of progress
         most = ErasureJob.most_attempts
@@ -129,7 +130,7 @@ class LabWorker:
             self._in_hand,
             step_began=lambda: None,
             is_closing=self._is_closing,
-            has_failed=self._keeper_failed,
+            has_failed=self._has_failed,
         )
 
     @property
@@ -166,18 +167,18 @@ class LabWorker:
                 self._rq.retire()
             except RedisError:  # its entry ends by itself
                 log.warning("Redis failed while taking leave")
-        return EXIT_KEEPER_FAILED if self._keeper_failed.is_set() else 0
+        return EXIT_FAILED if self._has_failed.is_set() else 0
 
     @property
     def _must_end(self) -> bool:
-        return self._rq.stop_was_requested or self._keeper_failed.is_set()
+        return self._rq.stop_was_requested or self._has_failed.is_set()
 
     def _keep(self) -> None:
         try:
             self._keeper.run()
         except BaseException as error:  # noqa: BLE001 - without it every lease would end
             log_error("the keeper failed; the worker ends", error)
-            self._keeper_failed.set()
+            self._has_failed.set()
 
     def _stop(self, job_id: str) -> None:
         if (one := self._in_hand.get(job_id)) is not None:
@@ -249,6 +250,10 @@ class LabWorker:
             return failed(error.code, str(error))
         except tuple(CODES) as error:
             return failed(next(code for kind, code in CODES.items() if isinstance(error, kind)), str(error))
+        except torch.AcceleratorError as error:  # nothing in this process can run on it again
+            log_error("the device is lost; the worker ends, and another goes on with the job", error)
+            self._has_failed.set()
+            return None
         except Exception as error:  # noqa: BLE001 - one job's trouble must not end the others
             log_error(f"attempt {one.attempt} at the erasure {one.job.id} failed; its work is kept", error)
             if one.attempt >= one.job.most_attempts:

@@ -29,7 +29,7 @@ from lab.erasure.job import Unmakeable, Workshop
 from lab.erasure.original import Original
 from service.queue import JobQueue
 from tests import tiny
-from tests.lab.lab_process import CHECKPOINT_EVERY, lab_at_work
+from tests.lab.lab_process import CHECKPOINT_EVERY, lab_at_work, lab_worker
 from tests.redis_server import RedisServer
 from tests.seemly.processes import eventually, serving
 from tests.workers.lifecycle.client import Client
@@ -173,6 +173,19 @@ def test_a_lab_that_is_told_to_end_hands_its_job_on_and_a_canceled_one_leaves_no
     assert eventually(lambda: not list((tmp_path / "work").iterdir()))
     assert not (tmp_path / "variants").exists()
     assert client.redis.zcard(keys.ACCEPTED) == 0
+
+
+def test_a_lab_whose_device_is_lost_ends_and_hands_its_job_on(
+    server: RedisServer, client: Client, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise torch.AcceleratorError
+
+    monkeypatch.setattr(Workshop, "make", lost)
+    job = accepted(server, tiny_folder)
+    assert lab_worker(server.url, tmp_path, tiny_folder).run() == lab_worker_module.EXIT_FAILED
+    assert (client.attempt(job.id), client.status(job.id)) == (1, Status.RUNNING)
+    assert client.redis.lrange("rq:queue:lab-tiny", 0, -1) == [job.id.encode()]
 
 
 ALL_MAY_STAY = {"unsafe_left": 1.0, "benign_kept": 0.5, "pictures": 1}
