@@ -32,13 +32,14 @@ outbox="~seemly:webhook:* ~seemly:webhooks:tenants ~seemly:tenant:*:webhooks ~se
 verdicts="~seemly:audited ~seemly:tenant:*:audit ~seemly:tenant:*:audit:head ~seemly:review:* ~seemly:tenant:*:reviews"
 verdicts="$verdicts ~seemly:reviews:pending"
 
-# What RQ keeps of one kind of queue: workers' begin with seemly-, labs' with lab-.
+# What RQ keeps of one kind of queue: workers' begin with seemly-, labs' with lab-. Turns of all: whoever finds that a job
+# has waited past its deadline ends it.
 rq() {
     printf %s "+subscribe &rq:pubsub:$1* +blmove +client|setname +client|list"
     printf " ~rq:%s$1*" queue: workers: worker: wip: finished: failed: deferred: scheduled: canceled: ready: \
         clean_registries:
     printf " ~rq:%s" queues workers 'job:*' 'execution:*' 'executions:*' 'results:*'
-    printf %s " %R~rq:suspended %R~rq:rl-keys ~seemly:turns:$1* ~seemly:reaper:$1*"
+    printf %s " %R~rq:suspended %R~rq:rl-keys ~seemly:turns:* ~seemly:reaper:$1*"
 }
 
 gateway="$jobs $outbox $verdicts ~seemly:webhooks:dead ~seemly:policies ~seemly:policies:* ~seemly:tenant:*"

@@ -17,6 +17,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 from typer.testing import CliRunner
 
 from contract import keys
+from contract.acceptance import Terms
 from lab.environment import variables_in
 from seemly.doctor.command import examine
 from seemly.doctor.finding import State
@@ -24,6 +25,7 @@ from seemly.keys import app as keys_command
 from seemly.redis_process import is_answering
 from seemly.webhooks import app as webhooks_command
 from service.api_keys import Scope
+from service.queue import JobQueue
 from tests import engines
 from tests.deploy.compose import ROOT
 from tests.lab.lab_process import lab_at_work
@@ -34,7 +36,13 @@ from tests.service.conftest import running_gateway
 from tests.service.receiver import receiving
 from tests.service.test_moderate import PICTURE
 from tests.service.test_webhook_delivery import PEPPER, delivering
+from tests.workers.lifecycle.client import Client, job
 from tests.workers.lifecycle.conftest import working
+from workers.lifecycle import RqWorker
+from workers.metrics import WorkerMetrics
+from workers.reaper import Reaper
+from workers.records import JobRecords, connect
+from workers.rq_disarmed import disarm_rq
 from workers.variants.shelf import VariantShelf
 
 ROLES = ("gateway", "worker", "lab", "webhooks", "commands")
@@ -156,6 +164,19 @@ def test_every_process_does_its_work_as_its_own_user_and_is_denied_nothing(
         denied = [f"{one['username']}: {one['reason']} {one['object']}" for one in admin.acl_log()]
         assert sorted(set(denied)) == []
         assert admin.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+
+
+def test_a_lab_ends_a_job_for_pictures_that_has_waited_past_its_deadline(users: Users) -> None:
+    disarm_rq()
+    late = job(deadline_s=-1)
+    queue = JobQueue(users.url("gateway"), 5, allow_unsafe_redis=True)
+    assert queue.accept(late, Terms(queue_limit=10)).is_new
+    queue.close()
+    with connect(users.url("lab")) as lab, connect(users.url("admin")) as admin:
+        rq = RqWorker("lab-paced", lab, 2, on_stop_job=lambda _: None)
+        Reaper(lab, rq.queue, JobRecords(lab, 60), WorkerMetrics(), grace_s=1).run()
+        assert [kind for kind, _ in Client(admin).events(late.id)] == ["queued", "finished"]
+        assert admin.zcard(keys.turns_key(late.queue)) == 0
 
 
 EVERYBODY = (
