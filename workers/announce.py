@@ -1,5 +1,6 @@
 """Tells the gateway which model is served, and that this worker is ready, for as long as it renews its lease."""
 
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -35,6 +36,8 @@ class Announcement:
     lease_s: float
     variants: Variants | None = None
     renewed_at: float | None = field(default=None, init=False)  # monotonic; None while not ready
+    _told: ModelInfo | None = field(default=None, init=False, repr=False)  # None: nothing yet
+    _lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)  # the last told is newest
 
     @property
     def member(self) -> str:
@@ -43,15 +46,20 @@ class Announcement:
 
     def publish(self) -> None:
         """Write the model and its tokenizer; again after Redis lost them, or when its variants have changed."""
-        self._read_variants()
-        with self.connection.pipeline() as pipeline:
+        with self._lock, self.connection.pipeline() as pipeline:
+            self._read_variants()
             pipeline.set(keys.tokenizer_key(self.info.tokenizer_sha256), self.tokenizer_json)
             pipeline.hset(keys.MODELS, self.info.name, self.info.model_dump_json())
             pipeline.execute()
+            self._told = self.info
 
     def renew(self) -> None:
         """Be ready for another lease."""
-        is_changed = self._read_variants()
+        with self._lock:
+            self._renew()
+
+    def _renew(self) -> None:
+        self._read_variants()
         now = time.time()
         with self.connection.pipeline(transaction=False) as pipeline:
             pipeline.zadd(keys.READY_WORKERS, {self.member: now + self.lease_s})
@@ -60,16 +68,13 @@ class Announcement:
             pipeline.exists(keys.tokenizer_key(self.info.tokenizer_sha256))
             *_, model_is_known, tokenizer_is_known = pipeline.execute()
         self.renewed_at = time.monotonic()
-        if is_changed or not (model_is_known and tokenizer_is_known):
+        if self._told != self.info or not (model_is_known and tokenizer_is_known):
             self.publish()
 
-    def _read_variants(self) -> bool:
-        """Whether there are other variants than were announced."""
-        before = self.info
+    def _read_variants(self) -> None:
         if self.variants is not None:
             found = {"variants": self.variants.listed(), "refused_variants": self.variants.refused()}
             self.info = self.info.model_copy(update=found)
-        return self.info != before
 
     def withdraw(self) -> None:
         """Be ready no longer."""
