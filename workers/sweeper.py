@@ -9,14 +9,20 @@ files in the same bucket are safe.
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import obstore
 from obstore.store import ObjectStore
+from redis.exceptions import RedisError
 
 from contract.request import OutputFormat
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
 
 log = logging.getLogger(__name__)
 
@@ -36,31 +42,41 @@ class Sweeper:
     on_removed: Callable[[str, list[str]], None] = lambda tenant, names: None  # a tenant's, without its own name
 
     def sweep(self, is_closing: Callable[[], bool] = lambda: False) -> int:
-        """Remove every picture stored more than `keep_s` ago. How many; what a failing store keeps waits."""
-        removed: dict[str, list[str]] = {}
+        """Remove every picture stored more than `keep_s` ago. How many; what a failing store keeps waits.
+
+        What goes is told list by list: however much goes, little is held, or unsaid should the process be killed.
+        """
+        count = 0
         try:
-            self._sweep(removed, is_closing)
+            for listed in obstore.list(self.store, chunk_size=LISTED_AT_ONCE):
+                count += self._sweep(listed, is_closing)
+                if is_closing():
+                    break
+                time.sleep(PAUSE_S)
+        except RedisError:  # what went could not be told
+            raise
         except Exception as error:  # noqa: BLE001 - a file too many is a loss of space, not of a job
             log.warning("the store could not be swept to its end: %s", type(error).__name__)
-        for tenant, names in removed.items():
-            self.on_removed(tenant, names)
-        if count := sum(map(len, removed.values())):
+        if count:
             log.info("removed %d pictures whose jobs are forgotten", count)
         return count
 
-    def _sweep(self, removed: dict[str, list[str]], is_closing: Callable[[], bool]) -> None:
-        now = datetime.now(UTC)
-        for listed in obstore.list(self.store, chunk_size=LISTED_AT_ONCE):
+    def _sweep(self, listed: "Iterable[ObjectMeta]", is_closing: Callable[[], bool]) -> int:
+        now, removed = datetime.now(UTC), defaultdict[str, list[str]](list)
+        try:
             for found in listed:
                 if is_closing():
-                    return
+                    break
                 tenant, _, name = found["path"].partition("/")
                 if not PICTURE_KEY.fullmatch(found["path"]):
                     continue
                 old = now - timedelta(seconds=self.keep_s(tenant))
                 if found["last_modified"] < old and self._remove(found["path"]):
-                    removed.setdefault(tenant, []).append(name)
-            time.sleep(PAUSE_S)
+                    removed[tenant].append(name)
+        finally:
+            for tenant, names in removed.items():
+                self.on_removed(tenant, names)
+        return sum(map(len, removed.values()))
 
     def _remove(self, key: str) -> bool:
         try:

@@ -4,6 +4,10 @@ import os
 import time
 from pathlib import Path
 
+import obstore
+import pytest
+from obstore.store import ObjectStore
+
 from contract.job import MAX_ATTEMPTS, picture_key
 from contract.request import OutputFormat
 from contract.result import Status
@@ -61,9 +65,27 @@ def test_both_kinds_of_store_are_swept(place: Place) -> None:
 def test_a_sweep_of_many_pictures_ends_and_can_be_stopped(tmp_path: Path) -> None:
     for index in range(1200):
         put(tmp_path, key_of(index), DAY_S + 60)
-    sweeper = Sweeper(open_store(f"file://{tmp_path}"), lambda _: DAY_S)
+    told: list[int] = []
+    sweeper = Sweeper(open_store(f"file://{tmp_path}"), lambda _: DAY_S, lambda _, names: told.append(len(names)))
     assert sweeper.sweep(lambda: True) == 0
     assert sweeper.sweep() == 1200
+    assert told == [500, 500, 200]  # as it goes: a worker that is killed leaves little unsaid
+
+
+def test_what_went_before_the_store_failed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, told = [put(tmp_path, key_of(index), DAY_S + 60) for index in range(3)], list[str]()
+    delete = obstore.delete
+
+    def fail_at_the_third(store: ObjectStore, key: str) -> None:
+        if sum(file.exists() for file in files) == 1:
+            raise PermissionError(key)
+        delete(store, key)
+
+    monkeypatch.setattr(obstore, "delete", fail_at_the_third)
+    sweeper = Sweeper(open_store(f"file://{tmp_path}"), lambda _: DAY_S, lambda _, names: told.extend(names))
+    sweeper.sweep()
+    assert len(told) == 2
+    assert not any((tmp_path / "someone" / name).exists() for name in told)
 
 
 def test_a_store_that_is_gone_ends_no_sweeper(tmp_path: Path) -> None:
