@@ -21,6 +21,7 @@ from prometheus_client import (
     start_http_server,
 )
 
+from contract import keys
 from contract.job import Job
 from contract.model import ModelInfo
 from contract.result import Picture, Status
@@ -146,6 +147,7 @@ class WorkerMetrics:
 
     def _begin_at_zero(self) -> None:
         """A first error would not count as an increase if its series began with it."""
+        self.jobs.labels(keys.ERASURES, Status.FAILED)  # of a lab's worker
         for code in PICTURE_ERRORS:
             self.errors.labels(code)
         for verdict in Verdict:

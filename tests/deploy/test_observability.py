@@ -88,6 +88,18 @@ def test_metrics_keep_to_prometheus_conventions() -> None:
         assert not re.search(r"_(ms|milliseconds|minutes|kb|mb|percent)(_|$)", name), name
 
 
+def test_what_alerts_count_is_told_before_the_first_time() -> None:
+    """An increase is not seen of a series that begins with it."""
+    exprs = " ".join(str(rule["expr"]) for rule in rules())
+    counted = re.findall(r"increase\((seemly_worker_\w+)\{([^}]*=\"[^}]*)\}", exprs)
+    assert len(counted) > 2
+    told = generate_latest(WorkerMetrics().registry).decode()
+    samples = [sample for family in text_string_to_metric_families(told) for sample in family.samples]
+    for name, matchers in counted:
+        wanted = set(re.findall(r'(\w+)="([^"]*)"', matchers))
+        assert any(sample.name == name and wanted <= set(sample.labels.items()) for sample in samples), (name, matchers)
+
+
 def test_every_alert_leads_to_a_playbook_that_exists() -> None:
     for rule in rules():
         annotations = rule["annotations"]
