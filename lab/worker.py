@@ -44,7 +44,7 @@ from workers.records import JobRecords, Started, connect
 from workers.results import failed
 from workers.rq_disarmed import disarm_rq
 from workers.settings import Settings
-from workers.taking import Taking
+from workers.taking import Taking, why_over
 from workers.trouble import log_error, log_redis_error
 from workers.variants.writing import UnusableWeights
 
@@ -231,10 +231,8 @@ class LabWorker:
             return failed("invalid_job", "the job's record is invalid")
         if job.id != ticket.job_id or job.model != self._announcement.lab.model:
             return failed("invalid_job", "the job's record holds another job")
-        if started.is_canceled:
-            return Ended(status=Status.CANCELED)
-        if started.attempt > job.most_attempts:
-            return failed("poison_job", f"the job ended its worker {job.most_attempts} times and is not tried again")
+        if (end := why_over(job, started)) is not None:
+            return end
         one = self._in_hand[job.id] = InHand(job, started.attempt)
         try:
             return self._made(one)

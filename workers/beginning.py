@@ -4,24 +4,27 @@ Prompts are scored for the concepts that the policy in force looks for, and the 
 before anything is made; when that fails, nothing is.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from contract.audit import Verdicts
-from contract.job import MAX_ATTEMPTS, Job
+from contract.job import Job
 from contract.model import ModelInfo
 from contract.policy import InForce, Policy, screened_texts
 from contract.prompt_concepts import PromptDecision, TextScore, judged_prompt
-from contract.result import AppliedSafety, Ended, JobError, Metrics, Picture, Result, Status
+from contract.result import Ended, JobError, Picture, Status
 from contract.verdict import Verdict
+from workers.comparison import Distances, with_comparison
+from workers.engine.picture import Outcome, PictureSpec
 from workers.evidence import verdicts_of
 from workers.metrics import WorkerMetrics
 from workers.policies import PolicyReader, UnknownPolicy
 from workers.readiness import Detectors
 from workers.records import Started
-from workers.results import expired, failed, shadow_of, why_forbidden, why_refused
+from workers.results import Judged, Timing, failed, result_of, shadow_of, why_forbidden, why_refused
 from workers.safety.protocol import DetectorError, ReadText
+from workers.taking import why_over
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,8 @@ class Beginning:
     def _reason_not_to_run(self, job: Job, job_id: str, started: Started) -> Ended | None:
         if job.id != job_id:
             return failed("invalid_job", "the job's record holds another job")
-        if started.is_canceled:
-            return Ended(status=Status.CANCELED)
-        if started.attempt > MAX_ATTEMPTS:
-            return failed("poison_job", f"the job ended its worker {MAX_ATTEMPTS} times and is not tried again")
-        if job.deadline_at is not None and job.deadline_at <= datetime.now(UTC):
-            return expired()
+        if (end := why_over(job, started)) is not None:
+            return end
         for index in range(max(1, len(job.compared))):
             if (error := why_refused(job.of_picture(index), self.info)) is not None:
                 return Ended(status=Status.FAILED, error=error)
@@ -103,31 +102,14 @@ class Beginning:
             told = {"verdict": Verdict.ERROR, "error": why}
         else:
             told = {"verdict": Verdict.BLOCKED, "action": why.action, "reasons": why.reasons}
-        now = datetime.now(UTC)
-        result = Result(
-            status=Status.FAILED if isinstance(why, JobError) else Status.BLOCKED,
-            error=why if isinstance(why, JobError) else None,
-            safety=AppliedSafety(
-                requested=job.requested,
-                applied={},
-                policy=in_force.policy.ref,
-                weights_sha256=self.info.weights_sha256,
-                model=job.model,
-            ),
-            images=tuple(
-                Picture(index=index, seed=seed, width=job.width, height=job.height, **told)
-                for index, seed in enumerate(job.seeds)
-            ),
-            texts=texts,
-            metrics=Metrics(
-                queue_s=max(0.0, (now - job.created_at).total_seconds()),
-                inference_s=0,
-                total_s=max(0.0, (now - job.created_at).total_seconds()),
-                steps=job.steps,
-                unet_rows=0,
-                images_per_batch_mean=0,
-            ),
-        )
+        judged = [
+            Judged(Picture(index=spec.index, seed=spec.seed, width=job.width, height=job.height, **told), Outcome(spec))
+            for spec in PictureSpec.all_of(job)
+        ]
+        now = time.time()
+        decided = job.model_copy(update={"policy": in_force.policy.ref})
+        result = result_of(decided, judged, Timing(job.created_at.timestamp(), now, now, now), self.info)
+        result = with_comparison(result.model_copy(update={"texts": texts}), job, judged, Distances())
         shadow = tuple(shadow_of(result.images, job, in_force.watched, texts))
         return Outlook(result, verdicts_of(job, started.attempt, result, shadow), in_force.policy)
 

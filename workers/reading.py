@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 from pydantic import ValidationError
 from redis import Redis
@@ -12,8 +11,9 @@ from contract.reading import ReadingJob, ReadingResult, field_of
 from contract.result import Ended, Status
 from workers.readiness import Detectors
 from workers.records import Started
-from workers.results import expired, failed
+from workers.results import failed
 from workers.safety.protocol import DetectorError, ReadText
+from workers.taking import why_over
 from workers.uploads import UploadGone
 
 
@@ -23,10 +23,8 @@ def read(started: Started, connection: Redis, detectors: Detectors | None) -> En
         job = ReadingJob.model_validate_json(started.job_json)
     except ValidationError:
         return failed("invalid_job", "the job's record is invalid")
-    if started.is_canceled:
-        return Ended(status=Status.CANCELED)
-    if job.deadline_at is not None and job.deadline_at <= datetime.now(UTC):
-        return expired()
+    if (end := why_over(job, started)) is not None:
+        return end
     try:
         if detectors is None:
             raise DetectorError("this worker has nothing that scores texts for concepts")

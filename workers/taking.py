@@ -1,11 +1,25 @@
 """From the queue to a started attempt: the same for every kind of worker."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
+from contract.job import AnyJob
+from contract.result import Ended, Status
 from workers.ending import Ending
 from workers.lifecycle import RqWorker, Ticket, Unreadable
 from workers.records import JobRecords, Started
-from workers.results import failed
+from workers.results import expired, failed
+
+
+def why_over(job: AnyJob, started: Started) -> Ended | None:
+    """How a started job of any kind ends without being done; None when it is to be done."""
+    if started.is_canceled:
+        return Ended(status=Status.CANCELED)
+    if started.attempt > job.most_attempts:
+        return failed("poison_job", f"the job ended its worker {job.most_attempts} times and is not tried again")
+    if job.deadline_at is not None and job.deadline_at <= datetime.now(UTC):
+        return expired()
+    return None
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
 """Jobs of `POST /variants/…/promote` and `…/retire`: done at once, beside whatever is in flight."""
 
 import logging
-from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
 from contract.result import Ended, Status
 from contract.standing import StandingJob, StandingResult
 from workers.records import Started
-from workers.results import expired, failed
+from workers.results import failed
+from workers.taking import why_over
 from workers.variants.reading import UnusableVariant
 from workers.variants.shelf import VariantShelf
 from workers.variants.standing import NotPromoted
@@ -22,8 +22,8 @@ def moved(started: Started, shelf: VariantShelf | None) -> Ended:
         job = StandingJob.model_validate_json(started.job_json)
     except ValidationError:
         return failed("invalid_job", "the job's record is invalid")
-    if job.deadline_at is not None and job.deadline_at <= datetime.now(UTC):
-        return expired()
+    if (end := why_over(job, started)) is not None:
+        return end
     if shelf is None:
         return failed("variant_not_found", "this worker has no erased weights")
     try:

@@ -9,7 +9,7 @@ import pytest
 
 from contract import keys
 from contract.audit import ENTRY, Verdicts
-from contract.job import Job
+from contract.job import ComparedPlan, Job
 from contract.plan import Action, SafetyPlan
 from contract.policy import Assignment, Policy, field_of
 from contract.prompt_rules import PromptConcept, PromptRules
@@ -105,6 +105,22 @@ def test_of_a_blocked_prompt_nothing_is_made_and_why_is_on_record(
     assert client.redis.get(keys.refusals_key("someone", "mallory")) == b"2"
     assert prompts(reader)[Verdict.BLOCKED] == 1
     assert reader.metrics.pictures.labels(Verdict.BLOCKED)._value.get() == 0  # of pictures made
+
+
+def test_a_compare_whose_prompt_is_blocked_tells_its_plans_all_the_same(client: Client, reader: RunningWorker) -> None:
+    put_under(client, policy("reads", concept(FOUND)))
+    plans = tuple(
+        ComparedPlan(label=label, requested=label, plan=SafetyPlan.from_short_form(label))
+        for label in ("none", "filter")
+    )
+    wanted = job("a knife", pictures=2, plan=plans[0].plan, requested="none", compared=plans)
+    result = outcome_of(client, wanted)
+    assert (result.status, result.safety) == (Status.BLOCKED, None)
+    assert [(entry.index, entry.label, entry.unet_rows, entry.distance) for entry in result.comparison] == [
+        (0, "none", 0, None),
+        (1, "filter", 0, None),
+    ]
+    assert [safety.requested for safety in on_record(client).safety] == ["none", "filter"]
 
 
 def test_what_is_made_of_a_prompt_under_review_is_held_and_what_is_annotated_passes(

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 from contract import keys
+from contract.job import MAX_ATTEMPTS
 from contract.prompt_concepts import PROMPT_CONCEPTS
 from contract.reading import ReadingJob, ReadingResult
 from contract.result import Status
@@ -69,3 +70,18 @@ def test_texts_are_scored_in_full_or_not_at_all(
     assert not any(result(job).texts for job in (gone, other, late, blind))
     record = repr(client.redis.hgetall(keys.job_key(there.id)))
     assert "quiet street" not in record
+
+
+def test_texts_that_ended_their_workers_are_not_tried_again(
+    server: RedisServer, client: Client, tmp_path: Path, tiny_model: LoadedModel
+) -> None:
+    poison = reading()
+    for index, text in enumerate(TEXTS):
+        client.redis.set(keys.upload_key(poison.id, index), text)
+    client.accept_any(poison)
+    client.redis.hset(keys.job_key(poison.id), "attempt", MAX_ATTEMPTS)
+    with working(server, tmp_path, PacedEngine(), detectors=Panel(tiny_model.detector)):
+        client.wait_for([poison.id])
+    error = client.result(poison.id).error
+    assert error is not None
+    assert error.code == "poison_job"
