@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from functools import cache
@@ -212,6 +213,23 @@ def test_monitoring_carries_the_label_that_its_prometheus_looks_for(overlay: str
     assert {one["metadata"]["labels"]["release"] for one in found} == {"kube-prometheus-stack"}
     labels = [one["spec"]["template"]["metadata"]["labels"] for one in of_kind(overlay, "Deployment")]
     assert not [one for one in labels if "release" in one]
+
+
+@needs_kubectl
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_target_that_is_down_is_told_of_by_the_name_that_prometheus_gives_it(overlay: str) -> None:
+    groups = yaml.safe_load(prometheus_rule())["spec"]["groups"]
+    [expr] = [one["expr"] for group in groups for one in group["rules"] if one["alert"] == "SeemlyTargetDown"]
+    [jobs] = re.findall(r'job=~"([^"]*)"', expr)
+    found = set()
+    for monitor in (one["spec"] for one in of_kind(overlay, "ServiceMonitor")):
+        ports = {endpoint["port"] for endpoint in monitor["endpoints"]}
+        scraped = [
+            one for one in of_kind(overlay, "Service") if ports & {port["name"] for port in one["spec"]["ports"]}
+        ]
+        found |= {service["metadata"]["labels"][monitor["jobLabel"]] for service in scraped}
+    assert found == {"gateway", "webhooks", "worker", "lab"}
+    assert all(re.fullmatch(jobs, job) for job in found)
 
 
 @needs_kubectl
