@@ -6,7 +6,6 @@ k8s/base/prometheus-rule.yaml   from Prometheus' alert rules
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -116,14 +115,6 @@ def _relative(default: str | Path) -> str | Path:
     """A folder of this repository by its name within, wherever it lies here."""
     path = Path(default)
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else default
-
-
-def variables_in(text: str) -> Iterator[str]:
-    """The variables that such a file explains or sets."""
-    for line in text.splitlines():
-        name, equals, _ = line.removeprefix("#").partition("=")
-        if equals and name.isupper() and " " not in name:
-            yield name
 
 
 def prometheus_rule() -> str:

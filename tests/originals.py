@@ -1,6 +1,9 @@
 """A tiny model to erase from, in float64 for claims about arithmetic."""
 
+from collections.abc import Mapping
+
 import torch
+from torch import Tensor
 
 from lab.erasure.original import Original
 from tests import tiny
@@ -23,3 +26,13 @@ def tiny_original(dtype: torch.dtype = torch.float64, prediction_type: str = "ep
         prompts=PromptEncoder(pipeline.tokenizer, pipeline.text_encoder),
         scheduler_config=dict(pipeline.scheduler.config),
     )
+
+
+def lay_over(unet: torch.nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Write tensors over a UNet's own, in place and in its dtype; returns what was there, to be laid over again."""
+    state = unet.state_dict()
+    before = {name: state[name].clone() for name in tensors}
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            state[name].copy_(tensor)
+    return before

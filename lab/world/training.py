@@ -161,15 +161,6 @@ def fit(
     return module
 
 
-def load_average(module: nn.Module, folder: Path, recipe: Recipe) -> int:
-    """Put the averaged weights of the latest checkpoint in `folder` into `module`; returns its step."""
-    average = Average(module, recipe.average_decay)
-    state = _read(folder)
-    average.values = state["average"]
-    average.copy_to(module)
-    return int(state["step"])
-
-
 def history(folder: Path) -> list[dict[str, float]]:
     """The logged losses of a part, oldest first; of lines written twice around a resume the later counts."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

@@ -1,7 +1,7 @@
 """docker-compose.yml as data, filled in as compose does it from .env."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +43,11 @@ def named_variables() -> set[str]:
     """Everything that the file takes from .env."""
     passed_on = {key for one in SERVICES.values() for key, value in one.get("environment", {}).items() if value is None}
     return passed_on | set(re.findall(r"\$\{([A-Z_0-9]+)[:}]", (ROOT / "docker-compose.yml").read_text()))
+
+
+def variables_in(text: str) -> Iterator[str]:
+    """The variables that .env.example, or another such file, explains or sets."""
+    for line in text.splitlines():
+        name, equals, _ = line.removeprefix("#").partition("=")
+        if equals and name.isupper() and " " not in name:
+            yield name

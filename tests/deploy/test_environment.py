@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic_settings import BaseSettings
 
-from lab.environment import example, variables_in
+from lab.environment import example
 from seemly.doctor.settings import KINDS, variables
-from tests.deploy.compose import named_variables
+from tests.deploy.compose import named_variables, variables_in
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / ".env.example").read_text()

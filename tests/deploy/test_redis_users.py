@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 
 from contract import keys
 from contract.acceptance import Terms
-from lab.environment import variables_in
 from seemly.doctor.command import examine
 from seemly.doctor.finding import State
 from seemly.keys import app as keys_command
@@ -27,7 +26,7 @@ from seemly.webhooks import app as webhooks_command
 from service.api_keys import Scope
 from service.queue import JobQueue
 from tests import engines
-from tests.deploy.compose import ROOT
+from tests.deploy.compose import ROOT, variables_in
 from tests.lab.lab_process import lab_at_work
 from tests.redis_server import READY_WITHIN_S
 from tests.seemly.processes import eventually

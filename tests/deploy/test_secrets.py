@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from lab.environment import variables_in
 from seemly.doctor.settings import KINDS, variables
-from tests.deploy.compose import EXAMPLE, SERVICES, env, environment, filled
+from tests.deploy.compose import EXAMPLE, SERVICES, env, environment, filled, variables_in
 from tests.deploy.test_kubernetes import OVERLAYS, needs_kubectl, pods
 
 REDIS = {f"REDIS_{user}_PASSWORD" for user in ("GATEWAY", "WORKER", "LAB", "WEBHOOKS", "COMMANDS", "ADMIN")}

@@ -100,16 +100,6 @@ def told_of_other_base(card: VariantCard, base_sha256: str) -> str | None:
     )
 
 
-def lay_over(unet: torch.nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Write tensors over a UNet's own, in place and in its dtype; returns what was there, to be laid over again."""
-    state = unet.state_dict()
-    before = {name: state[name].clone() for name in tensors}
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            state[name].copy_(tensor)
-    return before
-
-
 def _with_card(folder: Path, base: Mapping[str, Tensor], base_sha256: str) -> Variant:
     try:
         card = read_card(folder)

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from contract.plan import SafetyPlan
 from tests import engines
+from tests.originals import lay_over
 from tests.workers.variants.conftest import CHOSEN
 from workers.engine.engine import Engine
 from workers.engine.model import EngineModel
 from workers.engine.picture import PictureSpec
 from workers.models import LoadedModel
-from workers.variants.reading import lay_over, load_variant
+from workers.variants.reading import load_variant
 from workers.variants.shelf import VariantShelf
 
 

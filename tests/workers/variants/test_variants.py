@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests import tiny
+from tests.originals import lay_over
 from workers.engine.weights import SwappedWeights
 from workers.variants.card import Base, Kind, is_cross_attention, is_key_or_value, read_card
-from workers.variants.reading import UnusableVariant, lay_over, load_variant
+from workers.variants.reading import UnusableVariant, load_variant
 from workers.variants.writing import write_variant
 
 SHA, OTHER_SHA = "a" * 64, "b" * 64
