@@ -152,11 +152,4 @@ def test_the_committed_document_is_what_the_command_makes_of_the_committed_figur
     assert set(measured.tables) == set(TABLES)
     for table in measured.tables.values():
         assert table.settings["weights_sha256"] == hash_weights(MODELS / "demo")
-        assert min(count for line in table.lines for count in line.pictures.values()) >= 208  # as the document says
-
-
-@pytest.mark.xfail(strict=True, reason="208 to 300 pictures a cell were measured so far")
-def test_the_committed_figures_are_of_as_many_pictures_as_the_tables_ask_for() -> None:
-    measured = Comparison.model_validate_json(FIGURES.read_bytes())
-    lines = [line for table in measured.tables.values() for line in table.lines]
-    assert all(min(line.pictures.values()) >= PICTURES for line in lines)
+        assert all(min(line.pictures.values()) >= PICTURES for line in table.lines)
