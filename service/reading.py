@@ -105,6 +105,7 @@ class Readings:
             model=info.name,
             texts=tuple(hashlib.sha256(text.encode()).hexdigest() for text in texts),
             concepts=concepts,
+            characters=sum(map(len, texts)),
         )
 
     async def _forget(self, job: ReadingJob, names: Sequence[str], *, is_over: bool) -> None:

@@ -11,6 +11,7 @@ import pytest
 from contract import keys
 from contract.acceptance import Priority, Terms
 from contract.model import VariantStatus
+from contract.reading import MAX_CHARACTERS
 from contract.result import Result, Status
 from contract.standing import StandingJob
 from service.queue import JobQueue
@@ -19,6 +20,7 @@ from tests.workers.lifecycle.client import Client, job
 from tests.workers.lifecycle.conftest import working
 from tests.workers.lifecycle.paced_engine import PacedEngine
 from tests.workers.lifecycle.test_queue import rq_info
+from tests.workers.lifecycle.test_readings import reading
 
 TURNS = keys.turns_key(keys.queue_name("paced"))
 
@@ -94,6 +96,14 @@ def test_tenants_take_turns_by_the_work_they_ask_for(client: Client, queue: JobQ
     assert in_list(client) == [small[0], large[0], *small[1:3], large[1], *small[3:], large[2]]
     late = accept(queue, "late")
     assert in_list(client).index(late) <= 1
+
+
+def test_texts_that_are_scored_take_turns_with_pictures(client: Client, queue: JobQueue) -> None:
+    for _ in range(50):
+        texts = {"tenant": "large", "texts": ("0" * 64,), "characters": MAX_CHARACTERS}
+        queue.accept(reading(**texts), Terms(queue_limit=10_000))
+    pictures = [accept(queue, "small") for _ in range(3)]
+    assert max(map(in_list(client).index, pictures)) <= 3
 
 
 def test_priorities_order_a_tenants_own_jobs_and_take_nothing_from_others(client: Client, queue: JobQueue) -> None:
