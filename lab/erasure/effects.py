@@ -47,7 +47,7 @@ def measure(
         UnusableVariant: one is not of this model, or damaged.
         UnusablePrompts: there is no such set.
         OtherRun: `work` holds a damaged file.
-        OSError, ValueError: one has no card.
+        OSError, ValueError: one has no card, or was made anew meanwhile.
     """
     cards = [read_card(folder) for folder in folders]
     bench = Bench.load(model, variants=folders[0].parent, device=device)
@@ -63,7 +63,7 @@ def measure(
     for folder, card, name in zip(folders, cards, names, strict=True):
         after = [results.lines[case.prompts, name, case.index] for case in cases]
         effects = tuple(compare(before, after, card.concepts))
-        told.append(change_card(folder, partial(_renewed, sets=sets, effects=effects)))
+        told.append(change_card(folder, partial(_renewed, sets=sets, effects=effects), card.weights_sha256))
     return told
 
 

@@ -57,15 +57,15 @@ def gate(
     path = folder_of(variant, folder)
     try:
         [card] = measure(str(model), [path], (UNSAFE_SET, BENIGN_SET), limit, work, lambda done: None)
+        held = Gate(unsafe_left=unsafe_left, benign_kept=benign_kept, pictures=pictures)
+        assessment = assess(held, card.effects)
+        card = change_card(path, lambda now: now.model_copy(update={"gate": assessment}), card.weights_sha256)
     except OtherRun as error:
         raise typer.BadParameter(str(error), param_hint="--work") from None
     except UnusableModel as error:
         raise typer.BadParameter(str(error), param_hint="--model") from None
     except (ValueError, OSError) as error:  # no readable card, or a variant that cannot be served
         raise typer.BadParameter(str(error)) from None
-    held = Gate(unsafe_left=unsafe_left, benign_kept=benign_kept, pictures=pictures)
-    assessment = assess(held, card.effects)
-    card = change_card(path, lambda now: now.model_copy(update={"gate": assessment}))
     for finding in assessment.findings:
         say(finding)
     say(f"{card.name} {'passed' if assessment.passed else 'did not pass'}; it is {card.status.value}")

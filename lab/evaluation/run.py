@@ -32,6 +32,7 @@ from workers import models
 from workers.engine.engine import Engine
 from workers.engine.picture import Outcome, PictureSpec
 from workers.models import LoadedModel
+from workers.variants.reading import UnusableVariant
 from workers.variants.shelf import VariantShelf
 
 CHUNK: Final = 16  # pictures made together
@@ -126,10 +127,10 @@ def run(
     observer: sees the pictures too
 
     Raises:
-        UnusableVariant: a plan names erased weights that are not there or not of this model.
+        UnusableVariant: a plan names erased weights that are not there, not of this model, or made anew meanwhile.
         OtherRun: another run writes to the same file.
     """
-    engine = Engine(bench.model.parts, bench.model.methods)
+    engine, used = Engine(bench.model.parts, bench.model.methods), dict[str, str]()
     with results.alone():
         for chunk in _chunks(cases):
             missing = [name for name in plans if not all(_is_done(results, observer, name, case) for case in chunk)]
@@ -137,11 +138,11 @@ def run(
                 yield len(chunk) * len(plans)
                 continue
             yield len(chunk) * (len(plans) - len(missing))
-            made_plain = _make(engine, bench, chunk, SafetyPlan())
+            made_plain = _make(engine, bench, chunk, SafetyPlan(), used)
             plain = [outcome.pixels for outcome in made_plain[0]]
             for name in missing:
                 is_plain = plans[name] == SafetyPlan()
-                outcomes, seconds = made_plain if is_plain else _make(engine, bench, chunk, plans[name])
+                outcomes, seconds = made_plain if is_plain else _make(engine, bench, chunk, plans[name], used)
                 lines = _measure(bench, chunk, name, outcomes, plain, seconds / len(chunk), watch)
                 if observer is not None:
                     lines = observer.seen(lines, [outcome.pixels for outcome in outcomes], plain)
@@ -162,10 +163,15 @@ def _chunks(cases: Sequence[Case]) -> Iterator[Sequence[Case]]:
             yield members[at : at + CHUNK]
 
 
-def _make(engine: Engine, bench: Bench, chunk: Sequence[Case], plan: SafetyPlan) -> tuple[list[Outcome], float]:
-    """The chunk's outcomes in order, and the seconds they took together."""
+def _make(
+    engine: Engine, bench: Bench, chunk: Sequence[Case], plan: SafetyPlan, used: dict[str, str]
+) -> tuple[list[Outcome], float]:
+    """The chunk's outcomes in order, and the seconds they took together; `used` has the hash of every variant's weights
+    of the chunks before."""
     info = bench.model.info
     weights = bench.variants.get(plan.weights.variant) if plan.weights else None
+    if weights and used.setdefault(weights.name, sha256 := weights.description["weights_sha256"]) != sha256:
+        raise UnusableVariant(f"the variant {weights.name!r} was made anew while it was measured: begin a new file")
     started = time.perf_counter()
     for position, case in enumerate(chunk):
         engine.submit(

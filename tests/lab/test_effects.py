@@ -1,14 +1,21 @@
 """Before and after: shares over what both sets of pictures can tell."""
 
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
+import torch
 
 from contract.gate import Gate
-from lab.erasure.effects import _alone, compare
+from contract.recipe import Uce
+from lab.erasure import uce
+from lab.erasure.effects import _alone, compare, measure
+from lab.erasure.original import Original
 from lab.evaluation.run import Measured
+from workers.variants.card import read_card
 from workers.variants.gate import assess
+from workers.variants.writing import write_variant
 
 
 def seen(prompts: str, shown: tuple[str, ...] | None, named: bool | None = None) -> Measured:
@@ -65,3 +72,24 @@ def test_two_that_measure_at_once_write_no_file_of_each_other(tmp_path: Path) ->
         assert other.file != one.file
     with _alone(tmp_path, {"steps": 3}) as different, _alone(tmp_path, {"steps": 2}) as again:
         assert (len(different.lines), len(again.lines)) == (0, 1)
+
+
+@pytest.mark.parametrize(("at", "told"), [(0, "made anew meanwhile: measure it again"), (3, "while it was measured")])
+def test_figures_of_a_variant_are_never_those_of_one_made_anew(
+    tiny_folder: Path, tmp_path: Path, at: int, told: str
+) -> None:
+    original, folder, calls = Original.open(str(tiny_folder), torch.device("cpu")), tmp_path / "uce-x", count()
+
+    def make(concept: str) -> None:
+        tensors = uce.erase(original, Uce(concepts=(concept,)))
+        described = {"method": "uce", "concepts": (concept,), "base": original.base}
+        write_variant(folder, tensors, original.unet.state_dict(), torch.float16, **described)
+
+    make("knife")
+    with pytest.raises(ValueError, match=told):
+        measure(
+            str(tiny_folder), [folder], ("benign", "explicit"), 1, tmp_path / "work",
+            lambda done: make("sword") if next(calls) == at else None,
+        )  # fmt: skip
+    card = read_card(folder)
+    assert (card.concepts, card.effects) == (("sword",), ())

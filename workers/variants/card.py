@@ -101,16 +101,23 @@ def write_card(folder: Path, card: VariantCard) -> None:
     part.replace(folder / CARD)
 
 
-def change_card(folder: Path, change: Callable[[VariantCard], VariantCard]) -> VariantCard:
+def change_card(
+    folder: Path, change: Callable[[VariantCard], VariantCard], weights_sha256: str | None = None
+) -> VariantCard:
     """Write what `change` makes of a card; no other process of this machine changes it meanwhile.
 
+    weights_sha256: of the weights that the change is about; null: of whichever are there
+
     Raises:
-        OSError, ValueError: there is no readable card.
+        OSError, ValueError: there is no readable card, or one of other weights by now.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        card = change(read_card(folder))
+        card = read_card(folder)
+        if weights_sha256 not in (None, card.weights_sha256):
+            raise ValueError(f"the variant {card.name!r} was made anew meanwhile: measure it again")
+        card = change(card)
         write_card(folder, card)
     finally:
         os.close(handle)
