@@ -123,11 +123,9 @@ class VariantShelf:
             return _info(retire(self._folder / name, reason or "not said"))
 
     def _load(self, card: VariantCard) -> ErasedWeights:
-        base, project_text = self._model.weights.base, self._model.project_text
         self._make_room(card)
         try:
-            variant = load_variant(self._folder / card.name, base, self._base_sha256)
-            weights = _on_device(variant, base, project_text)
+            weights = _on_device(self._read(card.name), self._model.weights.base, self._model.project_text)
         except torch.AcceleratorError:  # the device is lost, for whatever variant
             raise
         except (OSError, RuntimeError, MemoryError) as error:
@@ -137,6 +135,13 @@ class VariantShelf:
             ) from error
         log.info("variant %s is loaded: %s, %.1f MB", card.name, card.kind, self._size_of(weights) / 1e6)
         return weights
+
+    def _read(self, name: str) -> Variant:
+        """The variant; why it cannot be used is for whoever asked, whom this machine's folders are not told."""
+        try:
+            return load_variant(self._folder / name, self._model.weights.base, self._base_sha256)
+        except UnusableVariant as error:
+            raise UnusableVariant(str(error).replace(f"{self._folder}/", "")) from error
 
     def _make_room(self, card: VariantCard) -> None:
         """Drop what was used longest ago until this variant fits beside the rest."""
@@ -167,7 +172,7 @@ class VariantShelf:
             return cards[name]
         if name in refused:
             raise UnusableVariant(f"the variant {name!r} {refused[name]}")
-        raise UnusableVariant(f"there is no variant {name!r} of this model in {self._folder}")
+        raise UnusableVariant(f"there is no variant {name!r} of this model in {self._folder.name}/")
 
     def _look(self) -> tuple[dict[str, VariantCard], dict[str, str]]:
         """Cards of this model's variants, by name, and why others are none: each of those is logged once."""
