@@ -74,9 +74,11 @@ def prepare(asked: Asked, out: Path, *, keep_pictures: bool = False, again: Mani
         raise OtherRun(
             "this would give other numbers than the manifest's run; what differs:\n" + "\n".join(differences)
         )
-    whole = _with_what_is_there(asked, found, out)
-    if whole != asked:
-        found = _found(whole, bench, _sized(cases_of(whole), bench, asked.native_size), measures)
+    before = _begun(out)
+    whole = asked if before is None else _joined(asked, before, found, out)
+    if before is not None:
+        found = _found(whole, bench, all_cases := _sized(cases_of(whole), bench, asked.native_size), measures)
+        _check_prompts(before, all_cases, out)
     manifest = Manifest(asked=whole, found=found, under=Under.here(device))
     goes_on = out.exists() and out.stat().st_size > 0
     results = Results(out, _head(bench, asked, measures))
@@ -139,23 +141,34 @@ def _found(asked: Asked, bench: Bench, cases: Sequence[Case], measures: Sequence
     )
 
 
-def _with_what_is_there(asked: Asked, found: Found, out: Path) -> Asked:
-    """What the file was begun with and what is asked for now."""
+def _begun(out: Path) -> Manifest | None:
+    """What the file was begun with, if it was."""
     if not (out.exists() and manifest_of(out).exists()):
-        return asked
+        return None
     try:
-        before = Manifest.read(manifest_of(out))
+        return Manifest.read(manifest_of(out))
+    except ValueError as error:
+        raise OtherRun(f"{manifest_of(out)} cannot be read: {error}; name another file") from None
+
+
+def _joined(asked: Asked, before: Manifest, found: Found, out: Path) -> Asked:
+    """What the file was begun with and what is asked for now."""
+    try:
         whole = asked.joined(before.asked)
     except ValueError as error:
         raise OtherRun(f"{out} was begun otherwise: {error}; name another file") from None
     for name, sha256 in before.found.variants.items():
         if found.variants.get(name, sha256) != sha256:
             raise OtherRun(f"{out} was begun with other weights of the variant {name!r}; name another file")
-    for name, prompts_before in before.found.prompts.items():
-        now = found.prompts.get(name)
-        if now and any(a != b for a, b in zip(now.seeds, prompts_before.seeds, strict=False)):
-            raise OtherRun(f"{out} was begun with other prompts called {name!r}; name another file")
     return whole
+
+
+def _check_prompts(before: Manifest, cases: Sequence[Case], out: Path) -> None:
+    """The prompts that were asked for before are the first of those of now."""
+    for name, those in before.found.prompts.items():
+        same = [case for case in cases if case.prompts == name][: those.count]
+        if prompts_found(same).get(name) != those:
+            raise OtherRun(f"{out} was begun with other prompts called {name!r}; name another file")
 
 
 def _head(bench: Bench, asked: Asked, measures: Sequence[Measure]) -> dict[str, object]:

@@ -50,7 +50,12 @@ class Report:
         if any(other != settings for other, _ in contents):
             raise OtherRun("the files were made with different models, settings or measures")
         # Every run measures plain generation, so two runs of the same prompts hold the same pictures of it.
-        pictures = {(each.prompts, each.plan, each.index): each for _, part in contents for each in part}
+        pictures: dict[tuple[str, str, int], Measured] = {}
+        for each in (each for _, part in contents for each in part):
+            other = pictures.get(key := (each.prompts, each.plan, each.index), each)
+            if (other.text, other.seed) != (each.text, each.seed):
+                raise OtherRun(f"{each.prompts} stands for different prompts in these files; report on them one by one")
+            pictures[key] = each  # the latest counts, as when a run goes on
         try:
             manifests = tuple(Manifest.read(manifest_of(file)) for file in files if manifest_of(file).exists())
         except ValueError as error:

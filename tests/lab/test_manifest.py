@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from contract.plan import SafetyPlan
 from lab.evaluation.commands import app
 from lab.evaluation.manifest import Manifest
-from lab.evaluation.results import Measured, read
+from lab.evaluation.results import Measured, Results, read
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 
@@ -158,6 +158,32 @@ def test_kept_pictures_are_those_that_were_measured_and_lost_ones_come_again(mea
     result = evaluate("run", "--manifest", copy.with_suffix(".manifest.json"), "--keep-pictures", "--out", copy)
     assert result.exit_code == 0, result.output
     assert (kept / "removed" / "00002.png").read_bytes() == content
+
+
+@pytest.mark.parametrize("changed", ["a lion,6,", "a cat,9,", "a cat,6,5"], ids=["text", "seed", "guidance"])
+def test_a_file_of_prompts_that_has_changed_is_not_gone_on_with(
+    tiny_folder: Path, tmp_path: Path, changed: str
+) -> None:
+    def run(second: str, *words: object) -> Result:
+        (tmp_path / "own.csv").write_text(f"prompt,seed,guidance_scale\na dog,5,\n{second}\na fox,7,\n")
+        asked = ["run", "--model", tiny_folder, "--prompts", tmp_path / "own.csv", "--plan", "none", "--steps", 1]
+        return evaluate(*asked, "--out", tmp_path / "run.jsonl", *words)
+
+    assert run("a cat,6,", "--limit", 2).exit_code == 0
+    before = (tmp_path / "run.jsonl").read_bytes()
+    for words in ((), ("--limit", 1)):
+        result = run(changed, *words)
+        assert (result.exit_code, "other prompts called 'own'" in result.output) == (2, True), result.output
+    assert (tmp_path / "run.jsonl").read_bytes() == before
+    assert run("a cat,6,").exit_code == 0
+    assert len(read(tmp_path / "run.jsonl")[1]) == 2 + 3
+
+
+def test_one_name_for_two_files_of_prompts_makes_no_report(tmp_path: Path) -> None:
+    for name, text in (("one", "a cat"), ("other", "a dog")):
+        Results(tmp_path / f"{name}.jsonl", {"steps": 1}).add([Measured("own", 0, "none", text, 1)])
+    result = evaluate("report", tmp_path / "one.jsonl", tmp_path / "other.jsonl", "--out", tmp_path / "report")
+    assert (result.exit_code, "own stands for different prompts" in result.output) == (2, True), result.output
 
 
 def test_one_name_for_two_plans_makes_no_report(measured: Path, tmp_path: Path) -> None:
