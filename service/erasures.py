@@ -1,23 +1,21 @@
 """Erasures: from a request to a job for a lab's worker, and the job as told over HTTP."""
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from contract.acceptance import Terms
 from contract.erasure import ErasureJob, ErasureRequest, ErasureResult, ErasureView
 from contract.model import ModelInfo
 from contract.recipe import Recipe, Sdd, Uce
 from contract.result import Status
-from service.admission import check_webhook
 from service.idempotency import fingerprint_of
+from service.intake import Intake
 from service.kept import KeptRecord
 from service.models import Catalogue, count_tokens, holds_mark, too_long
 from service.problems import FieldError, InvalidRequest, NoLab, VariantExists
-from service.queue import JobQueue, Standing
+from service.queue import Standing
 from service.tenants import TenantLimits
-from service.webhooks.targets import Network
 
 
 @dataclass(frozen=True)
@@ -50,22 +48,12 @@ def view_of(job: ErasureJob) -> ErasureView:
     return ErasureView(status=Status.QUEUED, recipe=job.recipe, attempt=0, **told)
 
 
+@dataclass(frozen=True)
 class ErasureAdmission:
     """Takes erasures in. Blocking; call it from a thread."""
 
-    def __init__(
-        self,
-        catalogue: Catalogue,
-        queue: JobQueue,
-        queue_limit: int,
-        idempotency_ttl_s: int,
-        webhook_networks: Sequence[Network] = (),
-    ) -> None:
-        self._catalogue = catalogue
-        self._queue = queue
-        self._queue_limit = queue_limit
-        self._idempotency_ttl_s = idempotency_ttl_s
-        self._webhook_networks = webhook_networks
+    catalogue: Catalogue
+    intake: Intake
 
     def admit(
         self, request: ErasureRequest, tenant: str, limits: TenantLimits, key: str | None
@@ -78,11 +66,10 @@ class ErasureAdmission:
             Refusal: when it is not served; then nothing was enqueued.
         """
         fingerprint = fingerprint_of(request)
-        if key is not None and (earlier := self._queue.replayed(tenant, key, fingerprint)) is not None:
+        if (earlier := self.intake.earlier(tenant, key, fingerprint)) is not None:
             return earlier, None
-        if request.webhook_url is not None:
-            check_webhook(request.webhook_url, tenant, self._queue, self._webhook_networks)
-        model = self._catalogue.model(request.model)
+        self.intake.check_webhook(request.webhook_url, tenant)
+        model = self.catalogue.model(request.model)
         self._check_lab(model)
         if request.name in {*model.refused_variants, *(variant.name for variant in model.variants)}:
             raise VariantExists(f"The model {model.name!r} has a variant of this name already; choose another.")
@@ -100,22 +87,12 @@ class ErasureAdmission:
             gate=request.gate,
             prompts=request.prompts,
         )
-        terms = Terms(
-            queue_limit=self._queue_limit,
-            service_s=None,
-            jobs=limits.jobs,
-            webhook_url=request.webhook_url,
-            webhooks=limits.webhooks,
-            idempotency_key=key,
-            fingerprint=fingerprint,
-            idempotency_ttl_s=self._idempotency_ttl_s,
-            variant=request.name,
-        )
-        accepted = self._queue.accept(job, terms)
+        terms = self.intake.terms(limits, key, fingerprint, request.webhook_url)
+        accepted = self.intake.queue.accept(job, replace(terms, cost=None, variant=request.name))
         return accepted, job if accepted.is_new else None
 
     def _check_lab(self, model: ModelInfo) -> None:
-        lab = self._queue.lab(model.name)
+        lab = self.intake.queue.lab(model.name)
         if lab is None:
             raise NoLab(f"No lab worker has announced itself for the model {model.name!r}; start one.", 30)
         if lab.weights_sha256 != model.weights_sha256:
@@ -123,7 +100,7 @@ class ErasureAdmission:
 
     def _text_errors(self, recipe: Recipe, model: ModelInfo) -> Iterator[FieldError]:
         """Texts that the model's encoder does not read whole."""
-        tokenizer = self._catalogue.tokenizer(model)
+        tokenizer = self.catalogue.tokenizer(model)
         for field, text in _texts(recipe):
             count = count_tokens(tokenizer, text, model.max_tokens)
             if count.stray_mark:

@@ -21,6 +21,7 @@ from service.drift import Drift
 from service.erasures import ErasureAdmission, ErasureRecord
 from service.events import EventStreams
 from service.explanation.drawings import Drawings
+from service.intake import Intake
 from service.jobs import JobRecord, readings_under
 from service.kept import KeptJobs, alike
 from service.limits import Limits
@@ -57,6 +58,7 @@ class Gateway:
     limits: Limits
     queue: JobQueue
     catalogue: Catalogue
+    intake: Intake
     admission: Admission
     jobs: KeptJobs[JobRecord]
     links: Links
@@ -115,7 +117,7 @@ class Gateway:
         standings = KeptJobs(redis, silence, queue, settings.result_ttl_s, *of_standings)
         of_readings = keys.READINGS, alike(ReadingRecord.read)
         readings = KeptJobs(redis, silence, queue, settings.result_ttl_s, *of_readings)
-        accepting = queue, settings.queue_limit, settings.idempotency_ttl_s, settings.webhook_networks
+        intake = Intake(queue, settings.queue_limit, settings.idempotency_ttl_s, settings.webhook_networks)
         return cls(
             settings=settings,
             policies=policies,
@@ -126,8 +128,9 @@ class Gateway:
             queue=queue,
             catalogue=catalogue,
             links=Links(callers, jobs, settings.public_url),
-            admission=Admission(catalogue, *accepting),
-            erasing=ErasureAdmission(catalogue, *accepting),
+            intake=intake,
+            admission=Admission(catalogue, intake),
+            erasing=ErasureAdmission(catalogue, intake),
             erasures=KeptJobs(redis, silence, queue, settings.result_ttl_s, *of_erasures),
             erasure_listing=Listing(redis, silence, *of_erasures),
             standings=Standings(catalogue, queue, standings, events, settings.queue_limit),

@@ -30,9 +30,10 @@ from service.problems import (
     NotJudged,
     PictureNotFound,
 )
+from service.sender import Sender
+from service.uploads import moderation_job
 
 if TYPE_CHECKING:
-    from service.admission import Sender
     from service.gateway import Gateway
     from service.routes.generate import Submission
 
@@ -84,12 +85,10 @@ class Moderator:
         )
 
     async def _judged(
-        self, request: ModerateRequest, submission: "Submission", sender: "Sender", *, has_flagged_texts: bool
+        self, request: ModerateRequest, submission: "Submission", sender: Sender, *, has_flagged_texts: bool
     ) -> JobRecord:
-        tenant, key, queue = submission.caller.tenant, submission.idempotency_key, submission.gateway.queue
-        if key is not None and (
-            earlier := await run_in_threadpool(queue.replayed, tenant, key, fingerprint_of(request))
-        ):
+        tenant, key, intake = submission.caller.tenant, submission.idempotency_key, submission.gateway.intake
+        if earlier := await run_in_threadpool(intake.earlier, tenant, key, fingerprint_of(request)):
             return await self._verdicts(earlier.id, submission)
         contents = await run_in_threadpool(list, map(bytes_of, request.images))
         uploads = [await self._checked(index, content) for index, content in enumerate(contents)]
@@ -128,7 +127,7 @@ class Moderator:
     async def _kept(
         self,
         submission: "Submission",
-        sender: "Sender",
+        sender: Sender,
         uploads: Sequence[Upload],
         contents: Sequence[bytes],
         request: ModerateRequest,
@@ -136,7 +135,8 @@ class Moderator:
     ) -> AsyncIterator[str]:
         """The id of the job that judges them; the uploads lie in Redis for as long as this is entered."""
         gateway = submission.gateway
-        job = await run_in_threadpool(gateway.admission.moderation, request, tuple(uploads), sender)
+        await run_in_threadpool(gateway.intake.check_webhook, request.webhook_url, sender.tenant)
+        job = await run_in_threadpool(moderation_job, request, uploads, sender, gateway.catalogue)
         job = job.model_copy(update={"has_flagged_texts": has_flagged_texts})
         names = [keys.upload_key(job.id, index) for index in range(len(contents))]
         ends_in_s = int(self.wait_s) + 60
@@ -145,8 +145,8 @@ class Moderator:
                 pipe.set(name, content, ex=ends_in_s)
             await pipe.execute()
         try:
-            accepted = await run_in_threadpool(
-                gateway.admission.enqueue, job, sender, fingerprint_of(request), request.webhook_url
+            accepted, _ = await run_in_threadpool(
+                gateway.intake.enqueue, job, sender, fingerprint_of(request), request.webhook_url
             )
             submission.note(accepted)
             yield accepted.id  # another's, when the same request came twice at once
@@ -178,7 +178,7 @@ def _text(index: int, text: str, scores: Mapping[str, Sequence[TextScore]], poli
 
 
 async def _put_on_record(
-    request: ModerateRequest, texts: Sequence[ModeratedText], gateway: "Gateway", sender: "Sender", job_id: str | None
+    request: ModerateRequest, texts: Sequence[ModeratedText], gateway: "Gateway", sender: Sender, job_id: str | None
 ) -> None:
     """Before the answer: what nobody was told needs no record."""
     screened = [

@@ -72,6 +72,12 @@ def plan_errors(plan: SafetyPlan, model: ModelInfo) -> Iterator[FieldError]:
                 yield FieldError(field=f"safety.output.rules.{index}.name", message=message)
 
 
+def crowding_errors(requested: SafetyPlan, in_force: InForce) -> list[FieldError]:
+    """Asked before the effective plan is made: a filter takes no more concepts, and no more rules, than these."""
+    why = in_force.crowding(requested)
+    return [FieldError(field="safety.output.concepts", message=why)] if why else []
+
+
 def renamed_concept_errors(requested: SafetyPlan, in_force: InForce, model: ModelInfo) -> Iterator[FieldError]:
     """Under a floor, nobody may put a text of their own in the place of a concept that the model's checker knows."""
     if in_force.floor.output is None or requested.output is None:

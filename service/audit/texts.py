@@ -4,15 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from dataclasses import field as column
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from contract.audit import JudgedText
 from contract.prompt_concepts import PromptScore
 from contract.verdict import Verdict
-from service.at_rest import prompt_at_rest
-
-if TYPE_CHECKING:
-    from service.admission import Sender
+from service.sender import Sender
 
 
 @dataclass(frozen=True)
@@ -26,7 +22,7 @@ class Screened:
     concepts: tuple[PromptScore, ...] = ()
 
 
-def entries_of(texts: Iterable[Screened], sender: "Sender", job_id: str | None = None) -> tuple[JudgedText, ...]:
+def entries_of(texts: Iterable[Screened], sender: Sender, job_id: str | None = None) -> tuple[JudgedText, ...]:
     """Their entries; each text as the policy lets prompts rest."""
     policy, now = sender.in_force.policy, datetime.now(UTC)
     return tuple(
@@ -36,7 +32,7 @@ def entries_of(texts: Iterable[Screened], sender: "Sender", job_id: str | None =
             job=job_id,
             request=sender.request_id,
             field=one.field,
-            text=prompt_at_rest(policy.prompts, one.text, "", sender.prompt_key),
+            text=sender.at_rest(one.text),
             verdict=one.verdict,
             lists=one.lists,
             concepts=one.concepts,

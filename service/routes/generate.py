@@ -20,7 +20,6 @@ from contract.job import Job
 from contract.logs import about
 from contract.request import GenerateRequest
 from contract.result import JobView, Status
-from service.admission import Sender
 from service.at_rest import PURPOSE
 from service.audit.texts import entries_of
 from service.authentication import Generating
@@ -51,7 +50,9 @@ from service.problems import (
 from service.queue import Standing
 from service.quotas import quota_headers
 from service.refused_prompts import PromptRefused
+from service.reproducing import again
 from service.routes.jobs import JobId, LinksFor
+from service.sender import Sender
 from service.tenants import UNLIMITED
 
 log = logging.getLogger(__name__)
@@ -288,13 +289,13 @@ async def reproduce(job_id: JobId, submission: Submitted) -> Response:
     A picture whose block a person has overturned without seeing it is held for a person now.
     """
     record = await submission.gateway.jobs.read(job_id, submission.caller.tenant)
-    sender, admission = await submission.sender(), submission.gateway.admission
+    sender, gateway = await submission.sender(), submission.gateway
     try:
-        made = await run_in_threadpool(admission.again, record, sender)
+        made = await run_in_threadpool(again, record, sender, gateway.catalogue)
     except PromptRefused as refused:
         await submission.remember(refused, sender)
         raise
-    job = await run_in_threadpool(admission.enqueue, made, sender, f"reproduce {record.job.id}")
+    job, _ = await run_in_threadpool(gateway.intake.enqueue, made, sender, f"reproduce {record.job.id}")
     submission.note(job)
     view = JobView(id=job.id, status=Status.QUEUED, created_at=job.created_at)
     return _answer(view, 202, {"Location": f"/jobs/{job.id}"})

@@ -1,0 +1,108 @@
+"""The way into the queue, for jobs of every kind."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from contract.acceptance import Priority, Terms
+from contract.job import Job
+from service.problems import FieldError, InvalidRequest
+from service.queue import JobQueue, Standing
+from service.sender import Sender
+from service.tenants import TenantLimits
+from service.webhooks.targets import Network, why_refused
+
+
+@dataclass(frozen=True)
+class Intake:
+    """Lets jobs in. Blocking; call it from a thread."""
+
+    queue: JobQueue
+    queue_limit: int
+    idempotency_ttl_s: int
+    webhook_networks: Sequence[Network] = ()
+
+    def earlier(self, tenant: str, key: str | None, fingerprint: str) -> Standing | None:
+        """The job that the digest of an Idempotency-Key stands for.
+
+        Raises:
+            IdempotencyKeyReused: when it came with another request.
+        """
+        return None if key is None else self.queue.replayed(tenant, key, fingerprint)
+
+    def check_webhook(self, url: str | None, tenant: str) -> None:
+        """See that a webhook may be sent where a request wants it, if it wants one.
+
+        Raises:
+            InvalidRequest: when it may not, or cannot be signed.
+        """
+        if url is None:
+            return
+        why = why_refused(url, self.webhook_networks)
+        if why is None and not self.queue.may_sign(tenant):
+            why = f"needs a signing secret: have one made with `seemly webhooks secret create {tenant}`"
+        if why is not None:
+            raise InvalidRequest(FieldError(field="webhook_url", message=why))
+
+    def terms(self, limits: TenantLimits, key: str | None, fingerprint: str, webhook_url: str | None) -> Terms:
+        """What holds for a job of any kind: its tenant's limits, and what came with its request."""
+        return Terms(
+            queue_limit=self.queue_limit,
+            service_s=None,
+            jobs=limits.jobs,
+            cost=limits.cost,
+            refusals=limits.refusals,
+            webhook_url=webhook_url,
+            webhooks=limits.webhooks,
+            idempotency_key=key,
+            fingerprint=fingerprint,
+            idempotency_ttl_s=self.idempotency_ttl_s,
+        )
+
+    def enqueue(
+        self,
+        job: Job,
+        sender: Sender,
+        fingerprint: str,
+        webhook_url: str | None = None,
+        *,
+        end_user: str | None = None,
+        priority: Priority = "normal",
+    ) -> tuple[Standing, float]:
+        """Put a job for pictures into the queue, or find the one that the sender's idempotency key stands for.
+
+        It carries the request's id and its trace on.
+
+        end_user: the digest of a name
+
+        Returns:
+            The job, and in how many seconds it should be finished; 0 of an earlier one.
+
+        Raises:
+            InvalidRequest: when it costs more than its tenant may ever have.
+            Refusal: when it is one too many, of whatever kind, or the key came with another request.
+        """
+        if sender.limits.cost is not None and job.cost > sender.limits.cost:
+            raise InvalidRequest(*_too_costly(job, sender.limits.cost))
+        load = self.queue.recent_load(job.model)
+        terms = replace(
+            self.terms(sender.limits, sender.idempotency_key, fingerprint, webhook_url),
+            service_s=load.mean_service_s,
+            in_flight=load.in_flight,
+            end_user=end_user,
+            priority=priority,
+        )
+        span = sender.span.child("accept", kind="producer", attributes={"seemly.job.id": job.id})
+        try:
+            carrying = {"request_id": sender.request_id, "traceparent": span.traceparent}
+            standing = self.queue.accept(job.model_copy(update=carrying), terms)
+        finally:
+            span.end()
+        return standing, load.finish_s(standing.position) if standing.position else 0
+
+
+def _too_costly(job: Job, limit: int) -> Iterator[FieldError]:
+    message = (
+        f"the request costs {job.cost} pixel-steps, and the tenant may have {limit} unfinished; ask for less of this"
+    )
+    for field in ("images",) if job.uploads else ("steps", "width", "height"):
+        yield FieldError(field=field, message=message)
