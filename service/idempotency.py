@@ -11,7 +11,7 @@ import hashlib
 import re
 from typing import Annotated
 
-from fastapi import Header
+from fastapi import Depends, Header
 
 from contract.strict import Strict
 from service.problems import BadRequest
@@ -33,6 +33,9 @@ async def idempotency_key(
     if found is None:
         raise BadRequest('Idempotency-Key takes 1 to 255 printable ASCII characters other than " and \\.')
     return hashlib.sha256((found[1] or found[2]).encode()).hexdigest()
+
+
+IdempotencyKey = Annotated[str | None, Depends(idempotency_key)]
 
 
 def fingerprint_of(request: Strict) -> str:

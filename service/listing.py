@@ -44,12 +44,14 @@ class Place:
         return base64.urlsafe_b64encode(f"{self.accepted_at!r} {self.job_id}".encode()).decode()
 
     @classmethod
-    def from_cursor(cls, cursor: str) -> "Place":
-        """Read a cursor.
+    def from_cursor(cls, cursor: str | None) -> "Place | None":
+        """Read a cursor; without one there is no place to begin after.
 
         Raises:
             InvalidRequest: when it is none.
         """
+        if cursor is None:
+            return None
         try:
             accepted_at, job_id = base64.b64decode(cursor, altchars=b"-_", validate=True).decode().split(" ")
             if not math.isfinite(float(accepted_at)):

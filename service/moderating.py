@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
@@ -31,11 +30,8 @@ from service.problems import (
     PictureNotFound,
 )
 from service.sender import Sender
+from service.submission import Submission
 from service.uploads import moderation_job
-
-if TYPE_CHECKING:
-    from service.gateway import Gateway
-    from service.routes.generate import Submission
 
 CHECKED_AT_ONCE = 2  # uploads decoded to see whether they can be: up to 370 MB each
 
@@ -53,7 +49,7 @@ class Moderator:
         """One for a process."""
         return cls(wait_s, asyncio.Semaphore(at_once), asyncio.Semaphore(CHECKED_AT_ONCE))
 
-    async def moderate(self, request: ModerateRequest, submission: "Submission") -> Moderation:
+    async def moderate(self, request: ModerateRequest, submission: Submission) -> Moderation:
         """The verdicts on everything that a request sends.
 
         Raises:
@@ -79,13 +75,13 @@ class Moderator:
             await run_in_threadpool(_remember, request, submission)
             model = (await run_in_threadpool(gateway.catalogue.model, request.model)).name
         flagged = _are_flagged((*pictures, *texts))
-        await _put_on_record(request, texts, submission.gateway, sender, job_id)
+        await _put_on_record(request, texts, submission, sender, job_id)
         return Moderation(
             id=job_id, model=model, policy=in_force.policy.ref, flagged=flagged, images=pictures, texts=texts
         )
 
     async def _judged(
-        self, request: ModerateRequest, submission: "Submission", sender: Sender, *, has_flagged_texts: bool
+        self, request: ModerateRequest, submission: Submission, sender: Sender, *, has_flagged_texts: bool
     ) -> JobRecord:
         tenant, key, intake = submission.caller.tenant, submission.idempotency_key, submission.gateway.intake
         if earlier := await run_in_threadpool(intake.earlier, tenant, key, fingerprint_of(request)):
@@ -95,7 +91,7 @@ class Moderator:
         async with self._kept(submission, sender, uploads, contents, request, has_flagged_texts) as job_id:
             return await self._verdicts(job_id, submission)
 
-    async def _verdicts(self, job_id: str, submission: "Submission") -> JobRecord:
+    async def _verdicts(self, job_id: str, submission: Submission) -> JobRecord:
         """The job with its verdicts. Without them its idempotency key stands for nothing again."""
         gateway, tenant, key = submission.gateway, submission.caller.tenant, submission.idempotency_key
         # Who has a key can ask again, so that hanging up ends nothing.
@@ -126,7 +122,7 @@ class Moderator:
     @asynccontextmanager
     async def _kept(
         self,
-        submission: "Submission",
+        submission: Submission,
         sender: Sender,
         uploads: Sequence[Upload],
         contents: Sequence[bytes],
@@ -178,18 +174,19 @@ def _text(index: int, text: str, scores: Mapping[str, Sequence[TextScore]], poli
 
 
 async def _put_on_record(
-    request: ModerateRequest, texts: Sequence[ModeratedText], gateway: "Gateway", sender: Sender, job_id: str | None
+    request: ModerateRequest, texts: Sequence[ModeratedText], submission: Submission, sender: Sender, job_id: str | None
 ) -> None:
     """Before the answer: what nobody was told needs no record."""
     screened = [
         Screened(field_of(one.index), request.texts[one.index], one.verdict, one.lists, one.concepts) for one in texts
     ]
     if screened:
+        gateway = submission.gateway
         async with gateway.silence.noticed_in_turn():
             await gateway.audit.append(*entries_of(screened, sender, job_id))
 
 
-def _remember(request: ModerateRequest, submission: "Submission") -> None:
+def _remember(request: ModerateRequest, submission: Submission) -> None:
     """Texts make no job; their key stands for the request alone, whose answer is the same whenever it is made."""
     if (key := submission.idempotency_key) is not None:
         ttl_s = submission.gateway.settings.idempotency_ttl_s

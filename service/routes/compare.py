@@ -6,7 +6,9 @@ from fastapi import APIRouter, Body, Depends, Response
 
 from contract.compare import CompareRequest
 from contract.result import JobView
-from service.routes.generate import ANSWERS, Preference, Submitted, require_json
+from service.json_only import require_json
+from service.preference import Preference
+from service.routes.submitted import ANSWERS, Submitted, answer
 
 router = APIRouter(tags=["pictures"])
 
@@ -47,4 +49,4 @@ async def compare(
     first plan's. Every plan must be one that `POST /generate` would take, and none may act by `regenerate`: a compare
     keeps to one seed. Where the policy's floor regenerates, a compare blocks.
     """
-    return await submission.answer(body, preferred)
+    return await answer(submission, body, preferred)

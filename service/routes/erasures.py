@@ -11,11 +11,10 @@ from service.authentication import Administering
 from service.erasures import view_of
 from service.following import LastEventId, answers_of_a_stream, followed
 from service.gateway import Here
-from service.idempotency import idempotency_key
-from service.listing import Place, Wanted
+from service.idempotency import IdempotencyKey
+from service.json_only import require_json
 from service.problem_json import documented
 from service.problems import (
-    AlreadyFinished,
     BadRequest,
     IdempotencyKeyReused,
     InvalidRequest,
@@ -29,8 +28,8 @@ from service.problems import (
     UnsupportedMediaType,
     VariantExists,
 )
-from service.routes.generate import require_json
 from service.routes.jobs import WantedJobs
+from service.routes.told import answers_of_a_cancel, canceled, told
 from service.tenants import UNLIMITED
 
 router = APIRouter(prefix="/erasures", tags=["erasures"])
@@ -57,9 +56,6 @@ _REFUSALS = (
     *(BadRequest, VariantExists, UnsupportedMediaType, InvalidRequest, IdempotencyKeyReused),
     *(TooManyJobs, TooManyWebhooks, NoModel, NoLab, QueueFull, NotReady),
 )
-_ASKED_TO_STOP: dict[int | str, dict[str, Any]] = {
-    202: {"model": ErasureView, "description": "It runs; its worker was asked to stop."}
-}
 
 
 @router.post(
@@ -75,7 +71,7 @@ _ASKED_TO_STOP: dict[int | str, dict[str, Any]] = {
 async def create_erasure(
     body: Annotated[ErasureRequest, Body(openapi_examples=_EXAMPLES)],
     caller: Administering,
-    key: Annotated[str | None, Depends(idempotency_key)],
+    key: IdempotencyKey,
     request: Request,
     gateway: Here,
 ) -> Response:
@@ -86,15 +82,13 @@ async def create_erasure(
     limits = request.scope["state"].get("limits", UNLIMITED)
     standing, job = await run_in_threadpool(gateway.erasing.admit, body, caller.tenant, limits, key)
     view = view_of(job) if job else (await gateway.erasures.read(standing.id, caller.tenant)).view
-    return _told(view, 202, {"Location": f"/erasures/{standing.id}"})
+    return told(view, 202, {"Location": f"/erasures/{standing.id}"})
 
 
 @router.get("", operation_id="list_erasures", summary="Your erasures, newest first")
 async def list_erasures(caller: Administering, gateway: Here, query: Annotated[WantedJobs, Query()]) -> ErasurePage:
     """The tenant's erasures whose records are still kept; the variants they made are kept for good."""
-    after = Place.from_cursor(query.cursor) if query.cursor is not None else None
-    wanted = Wanted(frozenset(query.status), query.model, query.since)
-    records, cursor = await gateway.erasure_listing.page(caller.tenant, wanted, query.limit, after)
+    records, cursor = await gateway.erasure_listing.page(caller.tenant, query.wanted, query.limit, query.after)
     return ErasurePage(erasures=tuple(record.view for record in records), next_cursor=cursor)
 
 
@@ -107,7 +101,7 @@ async def list_erasures(caller: Administering, gateway: Here, query: Annotated[W
 )
 async def get_erasure(erasure_id: ErasureId, caller: Administering, gateway: Here) -> Response:
     """The erasure as it stands. `succeeded` says that the weights were made; `made.gate`, whether they passed."""
-    return _told((await gateway.erasures.read(erasure_id, caller.tenant)).view)
+    return told((await gateway.erasures.read(erasure_id, caller.tenant)).view)
 
 
 @router.delete(
@@ -115,12 +109,11 @@ async def get_erasure(erasure_id: ErasureId, caller: Administering, gateway: Her
     operation_id="cancel_erasure",
     summary="Cancel an erasure",
     response_model=ErasureView,
-    responses={**_ASKED_TO_STOP, **documented(JobNotFound, AlreadyFinished)},
+    responses=answers_of_a_cancel(ErasureView),
 )
 async def cancel_erasure(erasure_id: ErasureId, caller: Administering, gateway: Here) -> Response:
     """End a waiting erasure, or ask the worker of a running one to stop, which leaves nothing of it behind."""
-    record = await gateway.erasures.cancel(erasure_id, caller.tenant)
-    return _told(record.view, 200 if record.status.is_terminal else 202)
+    return await canceled(gateway.erasures, erasure_id, caller.tenant)
 
 
 @router.get(
@@ -138,7 +131,3 @@ async def follow_erasure(
 ) -> Response:
     """Follow an erasure until it is finished. Reconnecting with `Last-Event-ID` repeats nothing but the snapshot."""
     return await followed(gateway.erasures, gateway.events, erasure_id, caller.tenant, last_event_id)
-
-
-def _told(view: ErasureView, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(view.model_dump_json(), status, headers, media_type="application/json")

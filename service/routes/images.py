@@ -20,10 +20,12 @@ from service.compatible.request import ImagesRequest
 from service.events import event_schema
 from service.following import PING_S
 from service.jobs import JobRecord
+from service.json_only import require_json
 from service.problem_json import documented
 from service.problems import AlreadyFinished, Refusal, StoreAway
-from service.routes.generate import REFUSALS, Submission, Submitted, require_json
 from service.routes.jobs import stored
+from service.routes.submitted import REFUSALS, Submitted
+from service.submission import Submission
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from obstore.exceptions import BaseError
@@ -22,11 +22,10 @@ from service.authentication import Generating, Reading
 from service.following import LastEventId, answers_of_a_stream, followed
 from service.gateway import Gateway, Here
 from service.jobs import JobRecord
-from service.links import LONGEST_S
 from service.listing import Place, Wanted
+from service.preference import LinksFor
 from service.problem_json import documented
 from service.problems import (
-    AlreadyFinished,
     InvalidLink,
     JobNotFound,
     LinkExpired,
@@ -35,14 +34,12 @@ from service.problems import (
     PictureWithheld,
     StoreAway,
 )
+from service.routes.told import answers_of_a_cancel, canceled, told
 
 log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
-_ASKED_TO_STOP: dict[int | str, dict[str, Any]] = {
-    202: {"model": JobView, "description": "It runs; its worker was asked to stop."}
-}
 MEDIA_TYPES = {fmt: f"image/{fmt.value}" for fmt in OutputFormat}
 
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.IGNORECASE)
@@ -60,15 +57,6 @@ JobId = Annotated[
     str, Path(description="As returned by `POST /generate`.", examples=["7f9c24e5b3f14c0c8a5b0c7d5f0e6a11"])
 ]
 
-LinksFor = Annotated[
-    int | None,
-    Query(
-        ge=1,
-        le=LONGEST_S,
-        description="Seconds. Every passed picture then has a `signed_url` that needs no key for so long.",
-    ),
-]
-
 
 class WantedJobs(Strict):
     """Which jobs are listed."""
@@ -79,13 +67,21 @@ class WantedJobs(Strict):
     limit: int = Field(20, ge=1, le=100)
     cursor: str | None = Field(None, max_length=200, description="`next_cursor` of the page before.")
 
+    @property
+    def wanted(self) -> Wanted:
+        """The same, as a listing takes it."""
+        return Wanted(frozenset(self.status), self.model, self.since)
+
+    @property
+    def after(self) -> Place | None:
+        """The job after which the page begins."""
+        return Place.from_cursor(self.cursor)
+
 
 @router.get("", operation_id="list_jobs", summary="Your jobs, newest first")
 async def list_jobs(caller: Generating, gateway: Here, query: Annotated[WantedJobs, Query()]) -> JobPage:
     """The tenant's jobs whose records are still kept. A page may hold fewer than `limit` and still have a next one."""
-    wanted = Wanted(frozenset(query.status), query.model, query.since)
-    after = Place.from_cursor(query.cursor) if query.cursor is not None else None
-    records, cursor = await gateway.listing.page(caller.tenant, wanted, query.limit, after)
+    records, cursor = await gateway.listing.page(caller.tenant, query.wanted, query.limit, query.after)
     return JobPage(jobs=tuple(map(_summary, records)), next_cursor=cursor)
 
 
@@ -103,7 +99,7 @@ async def get_job(
     view = (await gateway.jobs.read(job_id, caller.tenant)).seen_by(caller).view
     if links_for_s is not None:
         view = await gateway.links.signed(view, caller.tenant, str(request.base_url), links_for_s)
-    return Response(view.model_dump_json(), media_type="application/json")
+    return told(view)
 
 
 @router.delete(
@@ -111,19 +107,18 @@ async def get_job(
     operation_id="delete_job",
     summary="Cancel a job",
     response_model=JobView,
-    responses={**_ASKED_TO_STOP, **documented(JobNotFound, AlreadyFinished)},
+    responses=answers_of_a_cancel(JobView),
 )
 @router.post(
     "/{job_id}/cancel",
     operation_id="cancel_job",
     summary="Cancel a job",
     response_model=JobView,
-    responses={**_ASKED_TO_STOP, **documented(JobNotFound, AlreadyFinished)},
+    responses=answers_of_a_cancel(JobView),
 )
 async def cancel_job(job_id: JobId, caller: Generating, gateway: Here) -> Response:
     """End a waiting job, or ask the worker of a running one to stop. A finished job gets 409."""
-    record = await gateway.jobs.cancel(job_id, caller.tenant)
-    return _told(record, 200 if record.status.is_terminal else 202)
+    return await canceled(gateway.jobs, job_id, caller.tenant)
 
 
 @router.get(
@@ -197,10 +192,6 @@ def _summary(record: JobRecord) -> JobSummary:
         started_at=view.started_at,
         finished_at=view.finished_at,
     )
-
-
-def _told(record: JobRecord, status: int = 200) -> Response:
-    return Response(record.view.model_dump_json(), status, media_type="application/json")
 
 
 async def stored(gateway: Gateway, record: JobRecord, picture: Picture) -> bytes:

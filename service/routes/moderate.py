@@ -10,8 +10,9 @@ from service.authentication import Moderating
 from service.callers import Caller
 from service.forms import DESCRIBED, FormOrJson
 from service.gateway import Gateway, Here
-from service.idempotency import idempotency_key
+from service.idempotency import IdempotencyKey
 from service.jobs import JobRecord
+from service.json_only import require_json
 from service.moderating import moderation_of
 from service.problem_json import documented
 from service.problems import (
@@ -35,8 +36,8 @@ from service.problems import (
     TooMuchWork,
     UnsupportedMediaType,
 )
-from service.routes.generate import Submission, require_json
 from service.routes.reviews import APPEALS
+from service.submission import Submission
 
 router = APIRouter(tags=["moderation"], route_class=FormOrJson)
 
@@ -62,9 +63,7 @@ _EXAMPLES: dict[str, Any] = {
 }
 
 
-async def _submission(
-    caller: Moderating, key: Annotated[str | None, Depends(idempotency_key)], request: Request, gateway: Here
-) -> Submission:
+async def _submission(caller: Moderating, key: IdempotencyKey, request: Request, gateway: Here) -> Submission:
     return Submission(caller, key, request, gateway)
 
 

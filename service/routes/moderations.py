@@ -5,11 +5,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Depends
 
 from service.compatible.moderations import ModerationsAnswer, ModerationsRequest, answer_of
+from service.json_only import require_json
 from service.moderating import is_judged
 from service.observing import request_id_of
 from service.problem_json import documented
 from service.problems import NotJudged
-from service.routes.generate import require_json
 from service.routes.moderate import PICTURE, REFUSALS, ToModerate
 
 router = APIRouter(prefix="/v1", tags=["compatible"])

@@ -11,10 +11,10 @@ from contract.replay import Replay
 from service.audit.reading import Audit
 from service.authentication import Administering
 from service.gateway import Here
+from service.json_only import require_json
 from service.problem_json import documented
 from service.problems import BadRequest, FieldError, InvalidRequest, PolicyExists, PolicyNotFound, UnsupportedMediaType
 from service.replaying import Window, replay
-from service.routes.generate import require_json
 from service.routes.jobs import Moment
 
 router = APIRouter(tags=["policies"])

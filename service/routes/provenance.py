@@ -9,9 +9,9 @@ from contract.provenance import Provenances
 from service.authentication import Anyone
 from service.forms import DESCRIBED_FILES, FormOrJson
 from service.gateway import Here
+from service.json_only import require_json
 from service.problem_json import documented
 from service.problems import BadRequest, InvalidRequest, UnsupportedMediaType
-from service.routes.generate import require_json
 from service.routes.moderate import PICTURE
 
 router = APIRouter(prefix="/v1/provenance", tags=["provenance"], route_class=FormOrJson)

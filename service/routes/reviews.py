@@ -15,6 +15,7 @@ from contract.strict import Strict
 from service.authentication import Generating, Reviewing
 from service.gateway import Here
 from service.jobs import JobRecord
+from service.json_only import require_json
 from service.listing import Place
 from service.problem_json import documented
 from service.problems import (
@@ -31,7 +32,6 @@ from service.problems import (
     UnsupportedMediaType,
 )
 from service.reviews import WantedReviews
-from service.routes.generate import require_json
 from service.routes.jobs import MEDIA_TYPES, JobId, Moment, bytes_at
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class ListedReviews(Strict):
 async def list_reviews(caller: Reviewing, gateway: Here, query: Annotated[ListedReviews, Query()]) -> ReviewPage:
     """The tenant's reviews. A page may hold fewer than `limit` and still have a next one."""
     wanted = WantedReviews(frozenset(query.state), query.cause, query.concept, query.since)
-    after = Place.from_cursor(query.cursor) if query.cursor is not None else None
+    after = Place.from_cursor(query.cursor)
     return await gateway.reviews.page(caller.tenant, wanted, query.limit, after)
 
 

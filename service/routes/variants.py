@@ -9,6 +9,7 @@ from contract.model import VariantStatus
 from contract.standing import PromoteRequest, RetireRequest
 from service.authentication import Administering
 from service.gateway import Here
+from service.json_only import require_json
 from service.problem_json import documented
 from service.problems import (
     BadRequest,
@@ -21,7 +22,6 @@ from service.problems import (
     UnsupportedMediaType,
     VariantNotFound,
 )
-from service.routes.generate import require_json
 from service.standings import Change
 
 router = APIRouter(prefix="/variants", tags=["catalogue"], dependencies=[Depends(require_json)])

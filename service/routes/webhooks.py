@@ -37,7 +37,7 @@ async def list_deliveries(
 ) -> DeliveryPage:
     """One for each finished job that came with a `webhook_url`, and for each decision of a person on a picture of one;
     `state=dead` lists those that were given up."""
-    after = Place.from_cursor(wanted.cursor) if wanted.cursor is not None else None
+    after = Place.from_cursor(wanted.cursor)
     return await gateway.deliveries.page(caller.tenant, frozenset(wanted.state), wanted.limit, after)
 
 
