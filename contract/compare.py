@@ -4,8 +4,10 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
-from contract.plan import Action, Erased, Filter, Guidance, SafetyPlan, Safree, Sld, Unguidance
+from contract.filter import Action, Filter
+from contract.plan import SafetyPlan
 from contract.request import AskedPlan, PicturesRequest, plan_of
+from contract.steering import Erased, Guidance, Safree, Sld, Unguidance
 from contract.strict import Text
 
 MOST_PLANS = 8

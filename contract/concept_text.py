@@ -1,6 +1,7 @@
-"""Texts of concepts: their bounds, and when two are the same to a model."""
+"""Names and texts of concepts: their bounds, and when two texts are the same to a model."""
 
 import unicodedata
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints
@@ -8,6 +9,8 @@ from pydantic import AfterValidator, Field, StringConstraints
 from contract.strict import Text
 
 MAX_CONCEPTS = 64
+
+ConceptName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*( [a-z0-9_-]+)*$", max_length=40)]
 
 # Stripped first and measured then: StringConstraints alone would measure first and let blanks pass as an empty text.
 ConceptText = Annotated[Text, StringConstraints(strip_whitespace=True), Field(min_length=1, max_length=300)]
@@ -30,3 +33,8 @@ def distinct(texts: tuple[str, ...]) -> tuple[str, ...]:
 ConceptTexts = Annotated[
     tuple[ConceptText, ...], Field(min_length=1, max_length=MAX_CONCEPTS), AfterValidator(distinct)
 ]
+
+
+def joined(concepts: Sequence[str]) -> str:
+    """Concepts as the one text that a guidance steers away from (Schramowski et al. 2023)."""
+    return "an image showing " + ", ".join(concepts)

@@ -8,10 +8,10 @@ from contract import keys
 from contract.gate import Assessment, Gate
 from contract.job import AnyJob
 from contract.model import ErasureEffect
-from contract.plan import VariantName
 from contract.recipe import TaggedRecipe, Uce
 from contract.request import ModelName
 from contract.result import Ended, JobError, Status
+from contract.steering import VariantName
 from contract.strict import Number, Strict
 from contract.webhook_url import WebhookUrl
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-from contract.plan import SafetyPlan, Sega, SegaConcept, Sld, Unguidance
+from contract.plan import SafetyPlan
 from contract.request import Scheduler
+from contract.steering import Sega, SegaConcept, Sld, Unguidance
 
 
 def idle_settings(

@@ -6,8 +6,9 @@ from pydantic import AwareDatetime, Field, model_validator
 
 from contract import keys
 from contract.at_rest import PromptAtRest
-from contract.plan import SafetyPlan, Sega, Sld
+from contract.plan import SafetyPlan
 from contract.request import OutputFormat, RequestedPlan, Scheduler
+from contract.steering import Sega, Sld
 from contract.strict import Number, Strict
 from contract.verdict import Verdict
 

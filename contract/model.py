@@ -6,9 +6,10 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from contract.effect import MeasuredEffects
+from contract.filter import Action
 from contract.gate import Assessment
-from contract.plan import Action, VariantName
 from contract.request import Scheduler
+from contract.steering import VariantName
 from contract.strict import Strict
 
 # A setting: what a model is served as. It names a queue, and stands before a `|` among the ready workers.

@@ -7,8 +7,8 @@ from typing import Annotated, Final, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
+from contract.filter import Action, Filter
 from contract.job import PolicyRef
-from contract.plan import Action, Filter
 from contract.prompt_concepts import PromptScore
 from contract.request import MAX_PICTURES, AskedFilter, ModelName
 from contract.result import Decided, JobError

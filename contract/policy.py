@@ -12,13 +12,16 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, StrictBool, StringConstraints, model_validator
 
 from contract.at_rest import PromptForm
+from contract.concept_text import MAX_CONCEPTS
 from contract.detail import ScoreDetail
+from contract.filter import Action
 from contract.job import Job, PolicyRef
-from contract.plan import MAX_CONCEPTS, METHODS, Action, SafetyPlan, Sega, Sld
+from contract.plan import METHODS, SafetyPlan
 from contract.prompt_concepts import NO_PROMPT, PromptDecision, TextScore, judged_prompt
 from contract.prompt_rules import PromptRules
 from contract.request import WrittenPlan, plan_of
 from contract.retention import Retention
+from contract.steering import Sega, Sld
 from contract.strict import Number, Strict, Text
 from contract.strictness import NO_FLOOR, joint_floor, shortfalls, strictest
 

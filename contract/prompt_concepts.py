@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from contract.plan import Action, stricter
+from contract.filter import Action, stricter
 from contract.prompt_rules import PromptConcept, PromptRules
 from contract.strict import Strict
 from contract.verdict import ConceptScore, Verdict, reason_of

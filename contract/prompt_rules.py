@@ -16,8 +16,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints
 
+from contract.concept_text import MAX_CONCEPTS, ConceptName, ConceptText
+from contract.filter import Action
 from contract.folding import EITHER, fold
-from contract.plan import MAX_CONCEPTS, Action, ConceptName, ConceptText
 from contract.strict import Number, Strict, Text
 
 MAX_WORDS = 2000

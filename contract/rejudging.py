@@ -5,8 +5,9 @@ What was not scored then cannot be judged now: a picture is not passed on scores
 
 from pydantic import Field, ValidationError
 
+from contract.filter import Action, Filter, stricter
 from contract.job import Job, PolicyRef
-from contract.plan import Action, Filter, SafetyPlan, stricter
+from contract.plan import SafetyPlan
 from contract.prompt_concepts import PromptDecision
 from contract.request import plan_of
 from contract.result import JobError, Picture

@@ -8,8 +8,8 @@ from pydantic import AwareDatetime, Field
 
 from contract.at_rest import PromptAtRest, PromptForm
 from contract.audit import Verdicts
+from contract.filter import Filter
 from contract.job import PolicyRef
-from contract.plan import Filter
 from contract.policy import InForce, shown_texts
 from contract.prompt_concepts import NO_PROMPT, judged_prompt
 from contract.rejudging import rejudged, under_prompt

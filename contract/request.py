@@ -17,7 +17,9 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from contract.plan import MAX_STEPS, Filter, SafetyPlan
+from contract.filter import Filter
+from contract.plan import SafetyPlan
+from contract.steering import MAX_STEPS
 from contract.strict import Number, Strict, Text
 from contract.webhook_url import WebhookUrl
 

@@ -6,8 +6,8 @@ from typing import Any, Protocol, Self
 
 from pydantic import AwareDatetime, Field
 
+from contract.filter import Action
 from contract.job import PolicyRef
-from contract.plan import Action
 from contract.prompt_concepts import PromptScore, TextScore
 from contract.request import RequestedPlan
 from contract.steps import GuidanceRecord, TrajectoryRecord

@@ -23,9 +23,10 @@ from pydantic import AwareDatetime, Field, StrictBool, StringConstraints
 
 from contract import keys
 from contract.chain import APPENDING
+from contract.concept_text import ConceptName
+from contract.filter import Action
 from contract.job import PolicyRef
 from contract.outbox import TELL
-from contract.plan import Action, ConceptName
 from contract.result import Status
 from contract.strict import Number, Strict, Text
 from contract.verdict import ConceptScore, Verdict

@@ -7,9 +7,9 @@ from pydantic import Field, StringConstraints
 from contract import keys
 from contract.job import AnyJob
 from contract.model import VariantInfo, VariantStatus
-from contract.plan import VariantName
 from contract.request import ModelName
 from contract.result import Ended
+from contract.steering import VariantName
 from contract.strict import Strict, Text
 
 Why = Annotated[Text, StringConstraints(strip_whitespace=True), Field(min_length=1, max_length=500)]

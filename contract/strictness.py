@@ -20,7 +20,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 from pydantic_settings import NoDecode
 
-from contract.plan import Action, ConceptRule, Filter, FilterConcept, Guidance, SafetyPlan, Sld, SomeNamed, stricter
+from contract.filter import Action, ConceptRule, Filter, FilterConcept, SomeNamed, stricter
+from contract.plan import SafetyPlan
+from contract.steering import Guidance, Sld
 
 NO_FLOOR = SafetyPlan()
 SLD_PRESETS = ("weak", "medium", "strong", "max")

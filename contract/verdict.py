@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from contract.plan import Action, ConceptRule, Filter, stricter
+from contract.filter import Action, ConceptRule, Filter, stricter
 from contract.strict import Strict
 
 TEXT_CONCEPTS = "clip-concepts"  # the detector of concepts given as text

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
+from contract.filter import Action, Filter
 from contract.job import Job
-from contract.plan import Action, Filter, SafetyPlan
+from contract.plan import SafetyPlan
 from contract.request import plan_of
 from service.problems import FieldError
 

@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from contract.drift import Bin, ConceptDrift, DriftReport
 from contract.erasure import ErasurePage, ErasureView, Made
+from contract.filter import Action, ConceptRule, Filter
 from contract.gate import Assessment, Gate
 from contract.job import PolicyRef
 from contract.listing import (
@@ -23,7 +24,7 @@ from contract.listing import (
 from contract.model import ErasureEffect, ModelInfo, VariantInfo
 from contract.moderation import ModeratedPicture, Moderation
 from contract.outbox import DeliveryState
-from contract.plan import Action, ConceptRule, Filter, SafetyPlan
+from contract.plan import SafetyPlan
 from contract.policy import Policy
 from contract.provenance import DIGITAL_SOURCE, Manifest, Origin, Provenance, Provenances
 from contract.recipe import Uce

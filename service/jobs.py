@@ -7,8 +7,9 @@ from functools import cached_property, partial
 from typing import Any
 
 from contract.detail import ScoreDetail, as_told, told
+from contract.filter import Action
 from contract.job import Job
-from contract.plan import Action, SafetyPlan
+from contract.plan import SafetyPlan
 from contract.policy import InForce
 from contract.prompt_concepts import NO_PROMPT, PromptDecision
 from contract.rejudging import under_floor, under_prompt

@@ -5,13 +5,16 @@ from operator import itemgetter
 
 from tokenizers import Tokenizer
 
+from contract.concept_text import joined
 from contract.detail import ScoreDetail
+from contract.filter import Action
 from contract.idle import idle_settings
 from contract.job import Job
 from contract.model import ModelInfo, VariantStatus
-from contract.plan import Action, Negative, SafetyPlan, Sega, Sld, joined
+from contract.plan import SafetyPlan
 from contract.policy import InForce
 from contract.request import plan_of
+from contract.steering import Negative, Sega, Sld
 from service.models import count_tokens, holds_mark, too_long
 from service.problems import FieldError, PolicyNotServed
 

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.filter import Action
 from contract.idle import idle_settings
 from contract.job import Job
 from contract.model import ModelInfo
-from contract.plan import Action
 from contract.policy import InForce
 from contract.prompt_concepts import TextScore
 from contract.rejudging import ShadowVerdict, rejudged, under_floor, under_prompt

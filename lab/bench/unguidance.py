@@ -12,7 +12,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from contract.plan import SafetyPlan, Unguidance
+from contract.plan import SafetyPlan
+from contract.steering import Unguidance
 from lab.bench.engine import run_engine, specs_for
 from lab.bench.interleaved import Run, Timing, time_interleaved
 from workers import models

@@ -135,7 +135,7 @@ def check_name(name: str, option: str) -> None:
     """Refuse a name for a variant that requests cannot say."""
     from pydantic import TypeAdapter, ValidationError
 
-    from contract.plan import VariantName
+    from contract.steering import VariantName
 
     try:
         TypeAdapter(VariantName).validate_python(name)

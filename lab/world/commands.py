@@ -93,7 +93,7 @@ def measure(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON rather than tables")] = False,
 ) -> None:
     """Measure the figures the model must show; writes figures.json into it."""
-    from contract.plan import joined
+    from contract.concept_text import joined
     from lab.world import quality
     from lab.world.assembly import read_serving
     from lab.world.card import FIGURES

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from contract.plan import joined
+from contract.concept_text import joined
 from lab.world import judge as judging
 from lab.world.assembly import load_checker, load_pipeline, read_serving
 from lab.world.captions import (

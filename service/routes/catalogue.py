@@ -4,9 +4,11 @@ from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 
 from contract.effect import MeasuredEffects
+from contract.filter import Action, Filter
 from contract.listing import Models, SafetyMethod, SafetyMethods, Variant, Variants
 from contract.model import ModelInfo
-from contract.plan import Action, Erased, Filter, Negative, SafetyPlan, Safree, Sega, Sld, Unguidance
+from contract.plan import SafetyPlan
+from contract.steering import Erased, Negative, Safree, Sega, Sld, Unguidance
 from contract.strict import Strict
 from service.authentication import Anyone
 from service.gateway import Here

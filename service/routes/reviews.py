@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Depends, Path, Query, Response
 from pydantic import Field
 
+from contract.concept_text import ConceptName
 from contract.job import picture_key, thumbnail_key
-from contract.plan import ConceptName
 from contract.result import Picture
 from contract.review import Appealed, AppealRequest, Cause, DecisionRequest, Review, ReviewPage, ReviewState
 from contract.strict import Strict

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from contract.drift import LEAST, SHIFTED_FROM, STEP, counted, drift_of, read, stability
-from contract.plan import Filter, FilterConcept, SafetyPlan
+from contract.filter import Filter, FilterConcept
+from contract.plan import SafetyPlan
 from tests.service.parts import picture, score, some_job
 
 RNG = np.random.default_rng(4)

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from contract.plan import Action, Filter, SafetyPlan, Sega
+from contract.filter import Action, Filter
+from contract.plan import SafetyPlan
+from contract.steering import Sega
 
 CONCEPTS_OF = {
     "safree": ("prompt", {}),

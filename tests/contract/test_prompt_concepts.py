@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from contract.plan import Action
+from contract.filter import Action
 from contract.prompt_concepts import NO_PROMPT, TextScore, judged_prompt, without_score
 from contract.prompt_rules import PromptConcept, PromptRules
 from contract.rejudging import under_prompt

@@ -6,19 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.plan import (
-    Action,
-    ConceptRule,
-    Erased,
-    Filter,
-    FilterConcept,
-    Negative,
-    SafetyPlan,
-    Safree,
-    Sld,
-    Unguidance,
-)
+from contract.filter import Action, ConceptRule, Filter, FilterConcept
+from contract.plan import SafetyPlan
 from contract.policy import InForce, Policy
+from contract.steering import Erased, Negative, Safree, Sld, Unguidance
 from contract.strictness import NO_FLOOR, SLD_PRESETS, joint_floor, shortfalls, strictest
 from contract.verdict import TEXT_CONCEPTS, ConceptScore, at_thresholds_of, decide
 

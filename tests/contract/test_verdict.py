@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from contract.plan import Action, Filter, FilterConcept
+from contract.filter import Action, Filter, FilterConcept
 from contract.verdict import ConceptScore, Verdict, decide
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from contract.plan import MAX_STEPS
 from contract.request import MAX_PICTURES
+from contract.steering import MAX_STEPS
 from lab.bench.autoscale.arrivals import mean_row_steps
 from service.webhooks.settings import Settings as DeliverySettings
 from tests.deploy.compose import COMPOSE, ROOT, SERVICES

@@ -9,7 +9,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from contract.plan import SafetyPlan, Unguidance
+from contract.plan import SafetyPlan
+from contract.steering import Unguidance
 from lab.bench.commands import app
 from lab.bench.engine import specs_for
 from lab.bench.gateway import compare_gateway

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from contract.plan import joined
+from contract.concept_text import joined
 from lab.evaluation import prompts
 from lab.evaluation.calibration import Calibrating
 from lab.evaluation.commands import app

@@ -3,7 +3,7 @@
 import pytest
 from transformers import CLIPTokenizer
 
-from contract.plan import joined
+from contract.concept_text import joined
 from lab.world.captions import SAFETY_CONCEPTS, SLD_DEFAULT_TEXT, all_words, caption
 from lab.world.scenes import generator, random_scene
 from lab.world.tokenizer import MAX_TOKENS, build_tokenizer, encode

@@ -13,8 +13,8 @@ from diffusers import (
 )
 from torch import Tensor
 
-from contract.plan import Sega, SegaConcept, Sld
 from contract.sld import PRESETS
+from contract.steering import Sega, SegaConcept, Sld
 from tests import engines
 from workers.engine.engine import Engine
 from workers.models import LoadedModel

@@ -19,7 +19,8 @@ from PIL import Image
 from redis import Redis
 from typer.testing import CliRunner
 
-from contract.plan import Action, Filter, FilterConcept, SafetyPlan
+from contract.filter import Action, Filter, FilterConcept
+from contract.plan import SafetyPlan
 from contract.request import GenerateRequest
 from contract.result import JobView, Picture, Status
 from contract.verdict import Verdict

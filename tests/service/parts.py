@@ -15,9 +15,10 @@ from contract import keys, record
 from contract.audit import words_of
 from contract.detail import ScoreDetail, telling_of
 from contract.erasure import Lab
+from contract.filter import Action
 from contract.job import Job, PolicyRef, picture_key
 from contract.model import ModelInfo, VariantInfo
-from contract.plan import Action, SafetyPlan
+from contract.plan import SafetyPlan
 from contract.request import OutputFormat, Scheduler
 from contract.result import AppliedSafety, Picture, Result, Status
 from contract.verdict import ConceptScore, Verdict

@@ -9,8 +9,8 @@ import pytest
 from redis import Redis
 
 from contract import keys
+from contract.filter import Action
 from contract.job import Job
-from contract.plan import Action
 from service.models import count_tokens
 from tests import tiny
 from tests.service import parts

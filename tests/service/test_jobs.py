@@ -9,8 +9,9 @@ import pytest
 from redis import Redis
 
 from contract import keys
+from contract.filter import Action, Filter, FilterConcept
 from contract.job import Job
-from contract.plan import Action, Filter, FilterConcept, SafetyPlan
+from contract.plan import SafetyPlan
 from contract.result import Status
 from service.jobs import doubt_about
 from tests.service import parts

@@ -8,8 +8,9 @@ import pytest
 from redis import Redis
 
 from contract import keys
+from contract.filter import Action, Filter, FilterConcept
 from contract.job import Job
-from contract.plan import Action, Filter, FilterConcept, SafetyPlan
+from contract.plan import SafetyPlan
 from contract.policy import Policy
 from service.policy import SHIPPED, load_policy
 from tests.redis_server import RedisServer

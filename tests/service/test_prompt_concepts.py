@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from contract.plan import Action
+from contract.filter import Action
 from contract.policy import InForce, Policy
 from contract.prompt_concepts import TextScore, judged_prompt
 from contract.prompt_rules import PromptConcept, PromptRules

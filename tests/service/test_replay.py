@@ -8,8 +8,9 @@ from random import Random
 from contract.at_rest import PromptAtRest, PromptForm
 from contract.audit import words_of
 from contract.chain import APPEND
+from contract.filter import Action, ConceptRule, Filter, FilterConcept
 from contract.job import Job
-from contract.plan import Action, ConceptRule, Filter, FilterConcept, SafetyPlan
+from contract.plan import SafetyPlan
 from contract.rejudging import rejudged
 from contract.result import Picture, Status
 from contract.verdict import Verdict, decide

@@ -18,8 +18,8 @@ from PIL import Image
 
 from contract import keys
 from contract.audit import ENTRY, Decision, Look
+from contract.filter import Action
 from contract.job import Job, picture_key, thumbnail_key
-from contract.plan import Action
 from contract.result import Status, status_of
 from contract.review import review_id
 from contract.verdict import ConceptScore, Verdict, decide

@@ -9,7 +9,7 @@ import pytest
 
 from contract import keys
 from contract.detail import ScoreDetail, as_told
-from contract.plan import Action, Filter
+from contract.filter import Action, Filter
 from contract.result import Discarded, Status
 from contract.review import review_id
 from contract.steps import TrajectoryRecord

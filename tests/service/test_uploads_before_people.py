@@ -13,8 +13,8 @@ import pytest
 from redis import Redis
 
 from contract import keys
+from contract.filter import Action
 from contract.job import Job
-from contract.plan import Action
 from contract.result import status_of
 from contract.review import review_id
 from contract.verdict import Verdict, decide

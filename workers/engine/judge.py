@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from contract.plan import Filter
+from contract.filter import Filter
 from contract.verdict import ConceptScore
 from workers.engine.model import EngineModel, to_pixels
 from workers.engine.picture import Failure, Outcome, PictureSpec, Stage

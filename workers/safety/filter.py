@@ -32,8 +32,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPImageProcessor
 
+from contract.filter import Filter
 from contract.model import DetectorInfo
-from contract.plan import Filter
 from contract.verdict import ConceptScore
 from workers.safety.checker_concepts import CheckerConcept, CheckerConcepts
 from workers.safety.prompt_concepts import PromptConcepts

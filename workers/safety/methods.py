@@ -7,8 +7,10 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
-from contract import plan as plans
-from contract.plan import Action, SafetyPlan, SegaConcept
+from contract import steering
+from contract.concept_text import joined
+from contract.filter import Action
+from contract.plan import SafetyPlan
 from workers.safety.classifier_free import ClassifierFreeGuidance
 from workers.safety.negative import NegativePrompt
 from workers.safety.protocol import Conditioning, Corrector, Guidance, PromptReader, RowSafety
@@ -74,29 +76,29 @@ class SafetyMethods:
             trajectory=self._trajectory(plan.trajectory, conditioning) if plan.trajectory else None,
         )
 
-    def _guidance(self, plan: plans.Guidance | None, conditioning: Conditioning) -> Guidance:
+    def _guidance(self, plan: steering.Guidance | None, conditioning: Conditioning) -> Guidance:
         match plan:
             case None:
                 return ClassifierFreeGuidance(conditioning)
-            case plans.Negative():
+            case steering.Negative():
                 return NegativePrompt(conditioning, self._text(plan.concepts))
-            case plans.Sld():
+            case steering.Sld():
                 return SafeLatentDiffusion(conditioning, plan.parameters, self._text(plan.concepts))
-            case plans.Sega():
-                concepts = plan.concepts or (SegaConcept(text=self._text(None)),)
+            case steering.Sega():
+                concepts = plan.concepts or (steering.SegaConcept(text=self._text(None)),)
                 return SemanticGuidance(conditioning, concepts, plan.momentum_scale, plan.momentum_beta)
             case _:
                 assert_never(plan)
 
     def _text(self, concepts: Sequence[str] | None) -> str:
-        return plans.joined(concepts or self.default_concepts)
+        return joined(concepts or self.default_concepts)
 
-    def _prompt(self, plan: plans.Safree, conditioning: Conditioning) -> SteeredPrompt:
+    def _prompt(self, plan: steering.Safree, conditioning: Conditioning) -> SteeredPrompt:
         texts = plan.concepts or self.default_concepts
         concepts = torch.stack([self.prompts.pooled(text) for text in texts])
         return SteeredPrompt(self.prompts.read(conditioning.prompt), concepts, texts)
 
-    def _trajectory(self, plan: plans.Unguidance, conditioning: Conditioning) -> CorrectedRow:
+    def _trajectory(self, plan: steering.Unguidance, conditioning: Conditioning) -> CorrectedRow:
         names, concepts = self._unguidance_concepts(plan)
         return CorrectedRow(
             corrector=self.corrector,
@@ -109,13 +111,13 @@ class SafetyMethods:
             schedule=self._schedule(plan, conditioning.steps),
         )
 
-    def _schedule(self, plan: plans.Unguidance, steps: int) -> StrengthSchedule:
+    def _schedule(self, plan: steering.Unguidance, steps: int) -> StrengthSchedule:
         if plan.schedule is not None:
             return StrengthSchedule(plan.schedule, plan.start_step, plan.end_step)
         start = int(self.unguidance.settled_after * steps)
         return StrengthSchedule("window", start) if start else StrengthSchedule()
 
-    def _unguidance_concepts(self, plan: plans.Unguidance) -> tuple[tuple[str, ...], Tensor]:
+    def _unguidance_concepts(self, plan: steering.Unguidance) -> tuple[tuple[str, ...], Tensor]:
         if plan.concepts is None and plan.preset == "filter":
             return self.checker_concepts
         texts = plan.concepts or (self.unguidance.single if plan.preset == "single" else self.unguidance.multi)

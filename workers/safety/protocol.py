@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from contract.plan import Filter, SafetyPlan
+from contract.filter import Filter
+from contract.plan import SafetyPlan
 from contract.steps import GuidanceRecord, PerStep, TrajectoryRecord
 from contract.verdict import ConceptScore
 

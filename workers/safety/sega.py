@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contract.plan import SegaConcept
+from contract.steering import SegaConcept
 from contract.steps import GuidanceRecord
 from workers.safety.protocol import Conditioning, StepRecord
 

@@ -9,9 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, JsonValue, StringConstraints
 
+from contract.concept_text import ConceptText
 from contract.gate import Assessment
 from contract.model import ErasureEffect, VariantStatus
-from contract.plan import ConceptText, VariantName
+from contract.steering import VariantName
 from contract.strict import Strict
 
 CARD, WEIGHTS = "card.json", "variant.safetensors"

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from contract.plan import Filter, SafetyPlan
+from contract.filter import Filter
+from contract.plan import SafetyPlan
 from contract.request import Scheduler
 from contract.verdict import ConceptScore
 from tests import engines

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from contract.plan import Filter
+from contract.filter import Filter
 from contract.verdict import ConceptScore
 from tests import engines
 from tests.workers.safety.faulty import FAULTS, INFO, LIMIT_S, Colours

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.filter import Action
 from contract.model import ModelInfo
-from contract.plan import Action
 from contract.request import Scheduler
 from contract.verdict import ConceptScore
 from workers.engine.picture import Failure, Outcome, PictureSpec, Progress

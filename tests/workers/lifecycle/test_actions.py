@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contract.plan import Action, ConceptRule, Filter, FilterConcept, SafetyPlan
+from contract.filter import Action, ConceptRule, Filter, FilterConcept
+from contract.plan import SafetyPlan
 from contract.result import Result, Status
 from contract.verdict import Verdict
 from tests.seemly.processes import eventually

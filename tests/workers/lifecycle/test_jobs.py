@@ -3,7 +3,8 @@
 import pytest
 
 from contract import keys
-from contract.plan import Action, Filter, FilterConcept, SafetyPlan
+from contract.filter import Action, Filter, FilterConcept
+from contract.plan import SafetyPlan
 from contract.result import Status
 from contract.verdict import Verdict
 from tests.workers.lifecycle.client import Client, job

@@ -8,8 +8,9 @@ import pytest
 from contract import keys
 from contract.audit import ENTRY, Verdicts
 from contract.detail import ScoreDetail
+from contract.filter import Action, ConceptRule, Filter, FilterConcept
 from contract.job import Job, PolicyRef
-from contract.plan import Action, ConceptRule, Filter, FilterConcept, SafetyPlan
+from contract.plan import SafetyPlan
 from contract.policy import Assignment, Policy, field_of
 from contract.rejudging import ShadowVerdict
 from contract.result import Result, Status

@@ -9,8 +9,9 @@ import pytest
 
 from contract import keys
 from contract.audit import ENTRY, Verdicts
+from contract.filter import Action
 from contract.job import ComparedPlan, Job
-from contract.plan import Action, SafetyPlan
+from contract.plan import SafetyPlan
 from contract.policy import Assignment, Policy, field_of
 from contract.prompt_rules import PromptConcept, PromptRules
 from contract.result import Result, Status

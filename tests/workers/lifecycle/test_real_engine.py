@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from contract.plan import Action, Filter, FilterConcept, SafetyPlan
+from contract.filter import Action, Filter, FilterConcept
+from contract.plan import SafetyPlan
 from contract.request import OutputFormat
 from contract.result import Status
 from contract.verdict import Verdict

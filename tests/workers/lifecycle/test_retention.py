@@ -8,8 +8,9 @@ from typer.testing import CliRunner
 
 from contract import keys
 from contract.audit import ENTRY, Deleted, Entry, Erased
+from contract.filter import Action, Filter
 from contract.job import PolicyRef
-from contract.plan import Action, Filter, SafetyPlan
+from contract.plan import SafetyPlan
 from contract.policy import Policy, field_of
 from contract.result import Status
 from contract.retention import ERASE, Lifetimes, Retention

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from contract import keys
+from contract.filter import Action, Filter
 from contract.job import Job, picture_key
-from contract.plan import Action, Filter, SafetyPlan
+from contract.plan import SafetyPlan
 from contract.request import OutputFormat
 from contract.result import Status
 from contract.verdict import Verdict

@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 
 from contract import keys
-from contract.plan import Action, ConceptRule, Filter, SafetyPlan
+from contract.filter import Action, ConceptRule, Filter
+from contract.plan import SafetyPlan
 from contract.provenance import Origin
 from contract.result import Status
 from contract.review import review_id

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from contract.filter import Filter
 from contract.model import DetectorInfo
-from contract.plan import Filter
 from contract.verdict import ConceptScore
 from workers.safety.detectors.detector import Pixels, score_of
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from contract.plan import Filter, FilterConcept
+from contract.filter import Filter, FilterConcept
 from tests import engines
 from tests.workers.safety.faulty import FAULTS, INFO, LIMIT_S, Colours, Fault
 from workers.engine.picture import Outcome

@@ -10,7 +10,7 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from PIL import Image
 from transformers import CLIPImageProcessor
 
-from contract.plan import Action, Filter, FilterConcept
+from contract.filter import Action, Filter, FilterConcept
 from contract.verdict import Verdict, decide
 from tests import tiny
 from workers.models import LoadedModel

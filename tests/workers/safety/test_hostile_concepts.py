@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from contract.plan import Action, Filter, FilterConcept, SafetyPlan, SegaConcept
+from contract.filter import Action, Filter, FilterConcept
+from contract.plan import SafetyPlan
+from contract.steering import SegaConcept
 from contract.verdict import decide
 from tests import engines
 from workers.models import LoadedModel

@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from contract.filter import Action, ConceptRule, Filter, FilterConcept
 from contract.job import Job, Original
-from contract.plan import Action, ConceptRule, Filter, FilterConcept, SafetyPlan
+from contract.plan import SafetyPlan
 from contract.policy import InForce, Policy
 from contract.rejudging import rejudged
 from contract.result import Picture

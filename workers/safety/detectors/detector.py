@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.filter import Filter
 from contract.model import DetectorInfo
-from contract.plan import Filter
 from contract.verdict import ConceptScore
 from workers.safety.protocol import Pictures
 

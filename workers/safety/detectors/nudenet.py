@@ -11,8 +11,8 @@ from typing import Final
 
 import numpy as np
 
+from contract.filter import Filter
 from contract.model import DetectorInfo
-from contract.plan import Filter
 from contract.verdict import ConceptScore
 from workers.safety.detectors.detector import Pixels, UnusableDetector, hash_file, score_of
 from workers.safety.protocol import Pictures

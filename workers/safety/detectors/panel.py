@@ -5,8 +5,8 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
+from contract.filter import Filter, FilterConcept
 from contract.model import DetectorInfo, ModelInfo
-from contract.plan import Filter, FilterConcept
 from contract.prompt_concepts import PROMPT_CONCEPTS, TextScore
 from contract.verdict import ConceptScore
 from workers.safety.detectors.detector import NamedDetector, UnusableDetector

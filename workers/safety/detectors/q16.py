@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from contract.filter import Filter
 from contract.model import DetectorInfo
-from contract.plan import Filter
 from contract.verdict import ConceptScore
 from workers.safety.detectors import arrays
 from workers.safety.detectors.detector import UnusableDetector, hash_file, score_of

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from contract.plan import Filter
+from contract.filter import Filter
 from contract.verdict import ConceptScore
 from workers.safety.detectors.detector import NamedDetector
 from workers.safety.protocol import DetectorError, Pictures
