@@ -15,18 +15,18 @@ import asyncio
 import ipaddress
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
+from contextlib import aclosing, closing
 from datetime import datetime
 from functools import wraps
-from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
 
 from contract.listing import JobSummary
 from contract.result import JobView, Status
-from seemly.errors import Busy, TimedOut
+from seemly.errors import Busy
 from seemly.events import Event, Subscription
-from seemly.exchange import Exchange, Exchanges, Pause, problem_of
+from seemly.exchange import Answer, Exchange, Exchanges, Pause, Step, problem_of
 
 TIMEOUT_S = 30.0
 RETRIES = 5
@@ -37,32 +37,15 @@ Value = TypeVar("Value")
 OnEvent = Callable[[Event], None]
 
 
-def _ignore(event: Event) -> None:
-    """What `wait` does with events nobody asked for."""
-
-
-def _headers(api_key: str | None) -> dict[str, str]:
-    return {"authorization": f"Bearer {api_key}"} if api_key else {}
-
-
-def _is_loopback(url: str) -> bool:
-    """Whether the service is on this machine, where no proxy of the environment's would find it."""
+def _connection(url: str, api_key: str | None, timeout_s: float) -> dict[str, Any]:
+    """How httpx is to reach the service. No proxy of the environment's would find one on this machine."""
     host = httpx.URL(url).host
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return False
-
-
-def _deadline(timeout_s: float | None) -> float:
-    return time.monotonic() + timeout_s if timeout_s is not None else float("inf")
-
-
-def _time_left(deadline: float, job_id: str) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimedOut(f"job {job_id} did not finish in time; it goes on and can be waited for again")
-    return left
+        is_loopback = False
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    return {"base_url": url, "headers": headers, "timeout": timeout_s, "trust_env": not is_loopback}
 
 
 def _blocking(
@@ -101,21 +84,13 @@ class Client:
         retries: int = RETRIES,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._http = httpx.Client(
-            base_url=url,
-            headers=_headers(api_key),
-            timeout=timeout_s,
-            transport=transport,
-            trust_env=not _is_loopback(url),
-        )
+        self._http = httpx.Client(transport=transport, **_connection(url, api_key, timeout_s))
         self._exchanges = Exchanges(self._http.build_request, retries)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -160,7 +135,7 @@ class Client:
             if (cursor := page.next_cursor) is None:
                 return
 
-    def wait(self, job_id: str, *, timeout_s: float | None = None, on_event: OnEvent = _ignore) -> JobView:
+    def wait(self, job_id: str, *, timeout_s: float | None = None, on_event: OnEvent = lambda _: None) -> JobView:
         """Wait until a job is over, telling its events on the way.
 
         Raises:
@@ -172,14 +147,11 @@ class Client:
 
     def events(self, job_id: str, *, timeout_s: float | None = None) -> Iterator[Event]:
         """A job's events until it is over, over as many connections as it takes."""
-        deadline = _deadline(timeout_s)
-        subscription = Subscription(self._http.build_request, job_id)
+        subscription = Subscription(self._http.build_request, job_id, timeout_s)
         while True:
             error: Exception | None = None
-            request = subscription.request(read_timeout_s=_time_left(deadline, job_id))
             try:
-                response = self._http.send(request, stream=True)
-                try:
+                with closing(self._http.send(subscription.request(), stream=True)) as response:
                     if not response.is_success:
                         response.read()
                         raise problem_of(response)
@@ -190,30 +162,28 @@ class Client:
                             yield event
                             if event.is_last:
                                 return
-                        _time_left(deadline, job_id)
-                finally:
-                    response.close()
+                        subscription.time_left_s()
             except (httpx.TransportError, Busy) as broken:
                 error = broken
-            time.sleep(min(subscription.pause_s(error), _time_left(deadline, job_id)))
+            time.sleep(subscription.pause_s(error))
 
     def _run(self, exchange: Exchange[Value]) -> Value:
+        answer: Answer = None
         try:
-            step = next(exchange)
             while True:
-                if isinstance(step, Pause):
-                    time.sleep(step.seconds)
-                    step = next(exchange)
-                    continue
-                try:
-                    response = self._http.send(step)
-                except httpx.TransportError as error:
-                    step = exchange.throw(error)
-                else:
-                    step = exchange.send(response)
+                answer = self._answer_to(exchange.send(answer))
         except StopIteration as end:
             value: Value = end.value
             return value
+
+    def _answer_to(self, step: Step) -> Answer:
+        if isinstance(step, Pause):
+            time.sleep(step.seconds)
+            return None
+        try:
+            return self._http.send(step)
+        except httpx.TransportError as error:
+            return error
 
 
 class AsyncClient:
@@ -228,21 +198,13 @@ class AsyncClient:
         retries: int = RETRIES,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._http = httpx.AsyncClient(
-            base_url=url,
-            headers=_headers(api_key),
-            timeout=timeout_s,
-            transport=transport,
-            trust_env=not _is_loopback(url),
-        )
+        self._http = httpx.AsyncClient(transport=transport, **_connection(url, api_key, timeout_s))
         self._exchanges = Exchanges(self._http.build_request, retries)
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *raised: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -288,7 +250,7 @@ class AsyncClient:
             if (cursor := page.next_cursor) is None:
                 return
 
-    async def wait(self, job_id: str, *, timeout_s: float | None = None, on_event: OnEvent = _ignore) -> JobView:
+    async def wait(self, job_id: str, *, timeout_s: float | None = None, on_event: OnEvent = lambda _: None) -> JobView:
         """Wait until a job is over, telling its events on the way.
 
         Raises:
@@ -300,14 +262,11 @@ class AsyncClient:
 
     async def events(self, job_id: str, *, timeout_s: float | None = None) -> AsyncIterator[Event]:
         """A job's events until it is over, over as many connections as it takes."""
-        deadline = _deadline(timeout_s)
-        subscription = Subscription(self._http.build_request, job_id)
+        subscription = Subscription(self._http.build_request, job_id, timeout_s)
         while True:
             error: Exception | None = None
-            request = subscription.request(read_timeout_s=_time_left(deadline, job_id))
             try:
-                response = await self._http.send(request, stream=True)
-                try:
+                async with aclosing(await self._http.send(subscription.request(), stream=True)) as response:
                     if not response.is_success:
                         await response.aread()
                         raise problem_of(response)
@@ -318,27 +277,25 @@ class AsyncClient:
                             yield event
                             if event.is_last:
                                 return
-                        _time_left(deadline, job_id)
-                finally:
-                    await response.aclose()
+                        subscription.time_left_s()
             except (httpx.TransportError, Busy) as broken:
                 error = broken
-            await asyncio.sleep(min(subscription.pause_s(error), _time_left(deadline, job_id)))
+            await asyncio.sleep(subscription.pause_s(error))
 
     async def _run(self, exchange: Exchange[Value]) -> Value:
+        answer: Answer = None
         try:
-            step = next(exchange)
             while True:
-                if isinstance(step, Pause):
-                    await asyncio.sleep(step.seconds)
-                    step = next(exchange)
-                    continue
-                try:
-                    response = await self._http.send(step)
-                except httpx.TransportError as error:
-                    step = exchange.throw(error)
-                else:
-                    step = exchange.send(response)
+                answer = await self._answer_to(exchange.send(answer))
         except StopIteration as end:
             value: Value = end.value
             return value
+
+    async def _answer_to(self, step: Step) -> Answer:
+        if isinstance(step, Pause):
+            await asyncio.sleep(step.seconds)
+            return None
+        try:
+            return await self._http.send(step)
+        except httpx.TransportError as error:
+            return error

@@ -1,6 +1,7 @@
 """A job's events as the service streams them, and how a reader keeps hold of the stream."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import httpx
 
 from contract.result import Status
-from seemly.errors import Busy, Unreachable
+from seemly.errors import Busy, TimedOut, Unreachable
 from seemly.exchange import MAX_PAUSE_S, backoff_s
 
 MAX_FRUITLESS_CONNECTIONS = 5
@@ -56,21 +57,37 @@ class EventReader:
 
 
 class Subscription:
-    """One job's stream over as many connections as it takes."""
+    """One job's stream over as many connections as it takes, for `timeout_s` at most."""
 
-    def __init__(self, build_request: Callable[..., httpx.Request], job_id: str) -> None:
+    def __init__(self, build_request: Callable[..., httpx.Request], job_id: str, timeout_s: float | None) -> None:
         self._build = build_request
-        self._path = f"/jobs/{job_id}/events"
+        self._job_id = job_id
         self._reader = EventReader()
         self._fruitless = 0
+        self._ends = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
 
-    def request(self, read_timeout_s: float) -> httpx.Request:
-        """The request of the next connection; it resumes after the last event that was read."""
+    def time_left_s(self) -> float:
+        """How much longer the job is followed.
+
+        Raises:
+            TimedOut: no longer.
+        """
+        left_s = self._ends - time.monotonic()
+        if left_s <= 0:
+            raise TimedOut(f"job {self._job_id} did not finish in time; it goes on and can be waited for again")
+        return left_s
+
+    def request(self) -> httpx.Request:
+        """The request of the next connection; it resumes after the last event that was read.
+
+        Raises:
+            TimedOut: there is no time for one.
+        """
         last_id = self._reader.last_id
         self._reader = EventReader(last_id)
         headers = {"accept": "text/event-stream"} | ({"last-event-id": last_id} if last_id else {})
-        timeout = httpx.Timeout(10.0, read=min(READ_TIMEOUT_S, read_timeout_s))
-        return self._build("GET", self._path, headers=headers, timeout=timeout)
+        timeout = httpx.Timeout(10.0, read=min(READ_TIMEOUT_S, self.time_left_s()))
+        return self._build("GET", f"/jobs/{self._job_id}/events", headers=headers, timeout=timeout)
 
     def feed(self, line: str) -> Event | None:
         """The event that this line completes, if it does."""
@@ -85,6 +102,7 @@ class Subscription:
         Raises:
             Busy: it asks for longer than anyone waits, or too often in a row.
             Unreachable: after too many connections in a row without any event.
+            TimedOut: there is no time for it.
         """
         self._fruitless += 1
         is_over = self._fruitless > MAX_FRUITLESS_CONNECTIONS
@@ -97,4 +115,4 @@ class Subscription:
             raise Unreachable(
                 f"the stream of events broke {self._fruitless} times in a row ({error or 'closed early'})"
             )
-        return asked_s or backoff_s(self._fruitless - 1)
+        return min(asked_s or backoff_s(self._fruitless - 1), self.time_left_s())

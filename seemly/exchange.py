@@ -1,7 +1,7 @@
 """What the client says and understands, without the sending: one exchange per call, driven by Client and AsyncClient.
 
-An exchange is a generator. It yields a request, and is sent the response (or is thrown httpx's error); or it yields a
-Pause, and is resumed when that is over. Retries, problems and parsing are therefore written once.
+An exchange is a generator. It yields a request, and is sent the response or httpx's error; or it yields a Pause, and is
+resumed when that is over. Retries, problems and parsing are therefore written once.
 """
 
 import random
@@ -39,7 +39,9 @@ class Pause:
     seconds: float
 
 
-Exchange = Generator[httpx.Request | Pause, httpx.Response | None, Value]
+Step = httpx.Request | Pause
+Answer = httpx.Response | httpx.TransportError | None  # None to a pause
+Exchange = Generator[Step, Answer, Value]
 
 
 class Exchanges:
@@ -177,27 +179,23 @@ class Exchanges:
     def _send(self, request: httpx.Request, *, counts_once: bool = False) -> Exchange[httpx.Response]:
         failures = 0
         while True:
-            try:
-                response = yield request
-            except httpx.UnsupportedProtocol:
-                raise Unreachable(
-                    f"{request.url} is no address of a service; it begins with http:// or https://"
-                ) from None
-            except httpx.TransportError as error:
-                # What may have arrived is sent again only where it counts once.
-                is_unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-                if failures >= self._retries or not (is_unsent or counts_once):
-                    raise Unreachable(f"no answer from {request.url}: {error or type(error).__name__}") from None
-                wait_s = backoff_s(failures)
-            else:
-                assert response is not None  # noqa: S101 - the driver answers a request with a response
-                if response.is_success:
-                    return response
-                if response.status_code not in _BUSY or failures >= self._retries:
-                    raise problem_of(response)
-                wait_s = retry_after_s(response) or backoff_s(failures)
+            answer = yield request
+            if isinstance(answer, httpx.UnsupportedProtocol):
+                raise Unreachable(f"{request.url} is no address of a service; it begins with http:// or https://")
+            if isinstance(answer, httpx.Response):
+                if answer.is_success:
+                    return answer
+                if answer.status_code not in _BUSY or failures >= self._retries:
+                    raise problem_of(answer)
+                wait_s = retry_after_s(answer) or backoff_s(failures)
                 if wait_s > MAX_PAUSE_S:
-                    raise problem_of(response)
+                    raise problem_of(answer)
+            else:
+                # What may have arrived is sent again only where it counts once.
+                is_unsent = isinstance(answer, httpx.ConnectError | httpx.ConnectTimeout)
+                if failures >= self._retries or not (is_unsent or counts_once):
+                    raise Unreachable(f"no answer from {request.url}: {answer or type(answer).__name__}")
+                wait_s = backoff_s(failures)
             failures += 1
             yield Pause(wait_s)
 
