@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from service.compatible.errors import PREFIX, ErrorAnswer, error_of
-from service.examples import EXAMPLES
+from service.examples import a_job, judged, policies, served, webhooks
 from service.problem_json import MEDIA_TYPE, Problem, documented
 from service.problems import (
     BodyTooLarge,
@@ -74,7 +74,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}", mode="serialization")
             schemas.update(schema.pop("$defs", {}))
             schemas[model.__name__] = schema
-        for example in EXAMPLES:
+        for example in (one for part in (a_job, judged, served, policies, webhooks) for one in part.EXAMPLES):
             schemas[type(example).__name__]["examples"] = [example.model_dump(mode="json")]
         operations = list(operations_of(described))
         for path, method, operation in operations:
