@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -17,6 +16,7 @@ from contract.acceptance import Terms
 from contract.policy import Policy
 from contract.prompt_concepts import TextScore
 from contract.reading import MAX_CHARACTERS, ReadingJob, ReadingResult
+from service.awaiting import ended
 from service.events import EventStreams
 from service.kept import KeptJobs, KeptRecord
 from service.models import Catalogue
@@ -77,14 +77,15 @@ class Readings:
             for name, text in zip(names, texts, strict=True):
                 pipe.set(name, text, ex=int(self.wait_s) + 60)
             await pipe.execute()
-        result = None
+        record = None
         try:
             terms = Terms(queue_limit=self.queue_limit, service_s=None, jobs=limits.jobs, cost=limits.cost)
             await run_in_threadpool(self.queue.accept, job, terms)
-            result = await self._result(job)
+            record = await ended(self.kept, self.events, job, self.wait_s)
         finally:
             with suppress(RedisError):  # they end by themselves
-                await self._forget(job, names, is_over=result is not None)
+                await self._forget(job, names, is_over=record is not None)
+        result = record.result if record else None
         if result is None or not result.texts:
             error = result.error if result else None
             raise NotJudged(f"The texts could not be judged{f': {error.message}' if error else ' in time'}.", 5)
@@ -116,16 +117,3 @@ class Readings:
                 pipe.delete(keys.job_key(job.id), keys.events_key(job.id))
                 pipe.zrem(keys.tenant_jobs_key(job.tenant, job.kind), job.id)
             await pipe.execute()
-
-    async def _result(self, job: ReadingJob) -> ReadingResult | None:
-        """What came of the job; reading one that waits past its deadline ends it. None: not in time."""
-        async with self.events.follow(job.id) as subscription:
-            ends = job.created_at + timedelta(seconds=self.wait_s + 1)
-            while datetime.now(UTC) < ends:
-                record = await self.kept.read(job.id, job.tenant)
-                if record.status.is_terminal:
-                    return record.result
-                event: Any = await subscription.next_event(min(1.0, self.wait_s))
-                while event is not None and event.type != "finished":
-                    event = await subscription.next_event(min(1.0, self.wait_s))
-        return None

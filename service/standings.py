@@ -11,6 +11,7 @@ from contract.acceptance import Terms
 from contract.model import VariantInfo, VariantStatus
 from contract.result import JobError, Status
 from contract.standing import StandingJob, StandingResult
+from service.awaiting import ended
 from service.events import EventStreams
 from service.kept import KeptJobs, KeptRecord
 from service.models import Catalogue
@@ -64,7 +65,8 @@ class Standings:
             Refusal: there is no such model, or its queue is full.
         """
         job = await run_in_threadpool(self._accepted, tenant, model, change)
-        result = await self._result(job)
+        record = await ended(self.kept, self.events, job, LONGEST_S)
+        result = record.result if record else None
         await run_in_threadpool(self.catalogue.renew)
         if result is not None and result.variant is not None:
             return job.model, result.variant
@@ -93,14 +95,3 @@ class Standings:
         )
         self.queue.accept(job, Terms(queue_limit=self.queue_limit + BESIDE_QUEUE, service_s=None))
         return job
-
-    async def _result(self, job: StandingJob) -> StandingResult | None:
-        """What became of the job; reading one that waits past its deadline ends it. None: its worker died meanwhile."""
-        async with self.events.follow(job.id) as subscription:
-            for _ in range(int(LONGEST_S) + 2):
-                record = await self.kept.read(job.id, job.tenant)
-                if record.status.is_terminal:
-                    return record.result
-                while (event := await subscription.next_event(1)) is not None and event.type != "finished":
-                    pass
-        return None

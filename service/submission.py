@@ -1,26 +1,23 @@
 """A request for a job on its way: on whose behalf, accepted, awaited."""
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from contract.compare import CompareRequest
-from contract.job import Job
 from contract.logs import about
 from contract.request import GenerateRequest
 from contract.result import JobView
 from service.at_rest import PURPOSE
 from service.audit.texts import entries_of
+from service.awaiting import End, finished, first_of
 from service.callers import Caller
-from service.events import EventStreams
 from service.jobs import JobRecord
 from service.queue import Standing
 from service.quotas import quota_headers
@@ -33,10 +30,6 @@ if TYPE_CHECKING:
     from service.gateway import Gateway
 
 log = logging.getLogger(__name__)
-
-End = Callable[[], Coroutine[Any, Any, object]]
-
-JUST_AFTER_S = 0.02  # a timer that is early by a little must not look before the deadline
 
 
 @dataclass(frozen=True)
@@ -109,7 +102,7 @@ class Submission:
         record = (await jobs.read(job_id, tenant)).seen_by(self.caller)
         if record.status.is_terminal:
             return record
-        await _first_of(partial(_finished, self.gateway.events, record.job, wait_s), self.gateway.leaving.wait, *ends)
+        await first_of(partial(finished, self.gateway.events, record.job, wait_s), self.gateway.leaving.wait, *ends)
         return (await jobs.read(job_id, tenant)).seen_by(self.caller)
 
     async def signed(self, view: JobView, for_s: int) -> JobView:
@@ -120,29 +113,3 @@ class Submission:
         """Return once the client has hung up."""
         while (await self.request.receive())["type"] != "http.disconnect":
             pass
-
-
-async def _finished(events: EventStreams, job: Job, wait_s: float) -> None:
-    """Return once the job is finished, when the time is over, or when the job's deadline has passed."""
-    if job.deadline_at is not None:
-        wait_s = min(wait_s, (job.deadline_at - datetime.now(UTC)).total_seconds() + JUST_AFTER_S)
-    loop = asyncio.get_running_loop()
-    ends = loop.time() + wait_s
-    async with events.follow(job.id) as subscription:
-        while (left_s := ends - loop.time()) > 0:
-            event = await subscription.next_event(left_s)
-            if event is not None and event.type == "finished":
-                return
-
-
-async def _first_of(*ways: End) -> None:
-    """Await several things at once, until the first is there."""
-    tasks = [asyncio.ensure_future(way()) for way in ways]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -8,9 +8,8 @@ from contract.job import Job
 from contract.verdict import Verdict
 from service.authentication import Generating
 from service.gateway import Here
-from service.problem_json import documented
 from service.problems import JobNotFound, PictureNotFound, PictureNotReady, StoreAway
-from service.routes.drawn import headers_of, unchanged
+from service.routes.drawn import answers_of_a_drawing, headers_of, unchanged
 from service.routes.jobs import JobId, stored
 from service.sheet import SheetRow, png_of_sheet, tile_of
 
@@ -22,16 +21,14 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
     operation_id="get_contact_sheet",
     summary="A job's pictures on one sheet",
     response_class=Response,
-    responses={
-        200: {
-            "description": "Every picture, small, with its verdict and the scores nearest to their thresholds; of a "
-            "compare, with its plan and its distance from the first. A withheld picture is an empty tile that says so.",
-            "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
-            "headers": {"ETag": {"description": "Of the result that was drawn.", "schema": {"type": "string"}}},
-        },
-        304: {"description": "As the caller has it."},
-        **documented(JobNotFound, PictureNotFound, PictureNotReady, StoreAway),
-    },
+    responses=answers_of_a_drawing(
+        "Every picture, small, with its verdict and the scores nearest to their thresholds; of a "
+        "compare, with its plan and its distance from the first. A withheld picture is an empty tile that says so.",
+        JobNotFound,
+        PictureNotFound,
+        PictureNotReady,
+        StoreAway,
+    ),
 )
 async def get_contact_sheet(job_id: JobId, caller: Generating, request: Request, gateway: Here) -> Response:
     """Drawn from the stored pictures that passed."""

@@ -1,10 +1,26 @@
 """What the pictures drawn of a job's result have in common over HTTP."""
 
 import hashlib
+from typing import Any
 
 from fastapi import Request, Response
 
 from contract.result import JobView
+from service.problem_json import documented
+from service.problems import Refusal
+
+
+def answers_of_a_drawing(description: str, *refusals: type[Refusal]) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says of a route that draws."""
+    return {
+        200: {
+            "description": description,
+            "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+            "headers": {"ETag": {"description": "Of the result that was drawn.", "schema": {"type": "string"}}},
+        },
+        304: {"description": "As the caller has it."},
+        **documented(*refusals),
+    }
 
 
 def headers_of(view: JobView) -> dict[str, str]:

@@ -4,9 +4,8 @@ from fastapi import APIRouter, Request, Response
 
 from service.authentication import Generating
 from service.gateway import Here
-from service.problem_json import documented
 from service.problems import DrawingBusy, JobNotFound, NothingToDraw, PictureNotReady
-from service.routes.drawn import headers_of, unchanged
+from service.routes.drawn import answers_of_a_drawing, headers_of, unchanged
 from service.routes.jobs import JobId
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -17,16 +16,14 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
     operation_id="explain_job",
     summary="A job's scores, drawn",
     response_class=Response,
-    responses={
-        200: {
-            "description": "For every picture: its concepts' scores over the steps with the corrections made, the "
-            "strength of the guidance's push, and its final scores against their thresholds; as much as is on record.",
-            "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
-            "headers": {"ETag": {"description": "Of the result that was drawn.", "schema": {"type": "string"}}},
-        },
-        304: {"description": "As the caller has it."},
-        **documented(JobNotFound, PictureNotReady, NothingToDraw, DrawingBusy),
-    },
+    responses=answers_of_a_drawing(
+        "For every picture: its concepts' scores over the steps with the corrections made, the "
+        "strength of the guidance's push, and its final scores against their thresholds; as much as is on record.",
+        JobNotFound,
+        PictureNotReady,
+        NothingToDraw,
+        DrawingBusy,
+    ),
 )
 async def explain_job(job_id: JobId, caller: Generating, request: Request, gateway: Here) -> Response:
     """What was seen and done while a job's pictures were made, as one picture. It shows none of them."""
