@@ -17,35 +17,21 @@ from service.moderating import moderation_of
 from service.problem_json import documented
 from service.problems import (
     BadRequest,
-    ForbiddenByPolicy,
-    IdempotencyKeyReused,
     InvalidRequest,
     JobNotFound,
     ModerationBusy,
-    NoModel,
     NotAppealable,
     NotJudged,
-    NotReady,
     PictureNotFound,
-    PolicyNotServed,
-    QueueFull,
-    Refusal,
-    TooManyJobs,
-    TooManyRefusals,
-    TooManyWebhooks,
-    TooMuchWork,
     UnsupportedMediaType,
 )
 from service.routes.reviews import APPEALS
+from service.routes.submitted import OF_A_JOB
 from service.submission import Submission
 
 router = APIRouter(tags=["moderation"], route_class=FormOrJson)
 
-REFUSALS: tuple[type[Refusal], ...] = (
-    *(BadRequest, ForbiddenByPolicy, UnsupportedMediaType, InvalidRequest, IdempotencyKeyReused, TooManyJobs),
-    *(TooMuchWork, TooManyRefusals, TooManyWebhooks, NoModel, PolicyNotServed, QueueFull, NotReady),
-    *(ModerationBusy, NotJudged),
-)
+REFUSALS = (*OF_A_JOB, ModerationBusy, NotJudged)
 PICTURE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAGUlEQVR42mOUs4liIAUwMZAIRjWMahg6"
     "GgBZygDUav3KNQAAAABJRU5ErkJggg=="

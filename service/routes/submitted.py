@@ -42,10 +42,11 @@ HEADERS = {
     "Retry-After": {"description": "Seconds after which to look.", "schema": {"type": "string", "pattern": "^[0-9]+$"}},
 }
 _APPLIED = {"description": "The wait that was kept.", "schema": {"type": "string", "pattern": "^wait=[0-9]+$"}}
-REFUSALS: tuple[type[Refusal], ...] = (
-    *(BadRequest, ForbiddenByPolicy, PromptRefused, UnsupportedMediaType, InvalidRequest, IdempotencyKeyReused),
-    *(TooManyJobs, TooMuchWork, TooManyRefusals, TooManyWebhooks, NoModel, PolicyNotServed, QueueFull, NotReady),
+OF_A_JOB: tuple[type[Refusal], ...] = (
+    *(BadRequest, ForbiddenByPolicy, UnsupportedMediaType, InvalidRequest, IdempotencyKeyReused, TooManyJobs),
+    *(TooMuchWork, TooManyRefusals, TooManyWebhooks, NoModel, PolicyNotServed, QueueFull, NotReady),
 )
+REFUSALS = (*OF_A_JOB, PromptRefused)
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "model": JobView,
