@@ -1,1 +1,1 @@
-"""What answers look like: one example of each kind, for the OpenAPI document. All tell of one job."""
+"""What answers look like: one example of each kind, for the OpenAPI document."""
