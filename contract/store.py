@@ -3,9 +3,8 @@
     file:///folder    s3://bucket/prefix    gs://bucket/prefix    az://account/container/prefix
 
 Credentials and endpoint come from the provider's own environment variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
-AWS_REGION, AWS_ENDPOINT_URL, AWS_ALLOW_HTTP, GOOGLE_APPLICATION_CREDENTIALS,
-AZURE_STORAGE_ACCOUNT_KEY, …), as obstore reads them. A connection is made within 5 s and answered within 30 s, as is
-its default.
+AWS_REGION, AWS_ENDPOINT_URL, AWS_ALLOW_HTTP, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_KEY, …), as obstore
+reads them. Its own defaults hold for a connection, 5 s, and for an answer, 30 s.
 """
 
 import re
