@@ -85,6 +85,11 @@ def comparison_table(job: JobView) -> Table:
     return table
 
 
+def why_unmade(job: JobView) -> tuple[str, ...]:
+    """The reasons of pictures that are withheld and were never made: no scores in a table tell those."""
+    return tuple(dict.fromkeys(why for picture in job.images if not picture.concepts for why in picture.reasons))
+
+
 def moderation_table(judged: Sequence[tuple[Sequence[Path], Moderation]], scores_shown: int = SCORES_SHOWN) -> Table:
     """A line for each of the concepts nearest to their thresholds, by file."""
     table = Table(header_style="bold")

@@ -67,7 +67,7 @@ def generate(
     """Make pictures. Exit code 0: all were written; 3: some were withheld; 1: it failed."""
     with told(as_json) as console:
         from contract.request import GenerateRequest
-        from seemly.display import JobBars, verdict_table
+        from seemly.display import JobBars, verdict_table, why_unmade
 
         check_folder(out)
         settings = read_settings(url, api_key)
@@ -86,6 +86,8 @@ def generate(
             write_json(job.model_dump(mode="json") | {"files": [str(path) for path in paths]})
         else:
             console.print(verdict_table([(_plan_name(safety), job)]))
+            for why in why_unmade(job):
+                console.print(why, markup=False)
             for path in paths:
                 console.print(f"Wrote {path}")
         leave_as(job, len(paths), request.num_images)
@@ -112,7 +114,7 @@ def compare(
     with told(as_json) as console:
         from contract.compare import CompareRequest
         from seemly.compare import plan_named, write_files
-        from seemly.display import JobBars, comparison_table
+        from seemly.display import JobBars, comparison_table, why_unmade
 
         check_folder(out)
         settings = read_settings(url, api_key)
@@ -137,6 +139,8 @@ def compare(
             write_json(job.model_dump(mode="json") | {"files": [str(path) for path in paths]})
         else:
             console.print(comparison_table(job))
+            for why in why_unmade(job):
+                console.print(why, markup=False)
             console.print(f"Pictures, result.json and contact-sheet.png are in {out}")
         leave_as(job, len(files), len(request.plans))
 

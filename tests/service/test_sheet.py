@@ -8,7 +8,7 @@ from rich.console import Console
 from contract.request import GenerateRequest
 from contract.result import Discarded, JobView, Picture, Status, verdict_words
 from contract.verdict import Verdict
-from seemly.display import verdict_table
+from seemly.display import verdict_table, why_unmade
 from service import sheet
 from service.sheet import SheetRow, contact_sheet, tile_of
 from tests.service import parts
@@ -66,6 +66,13 @@ def test_a_blurred_picture_and_one_made_again_say_so() -> None:
         return contact_sheet("a pirate scene", [SheetRow("filter", view(picture), {0: png("red")})]).tobytes()
 
     assert drawn(blurred) != drawn(blurred.model_copy(update={"blurred": False}))
+
+
+def test_why_nothing_was_made_is_told_once_and_what_scores_tell_is_not_told_again() -> None:
+    why = "prompt: the detector prompt-concepts scored 'weapon' at 0.5129, over its threshold of 0.4000 (margin +0.113)"
+    unmade = [parts.picture(JOB, index, Verdict.BLOCKED, concepts=(), reasons=(why,)) for index in (0, 1)]
+    assert why_unmade(view(*unmade)) == (why,)
+    assert why_unmade(view(parts.picture(JOB, 0, Verdict.BLOCKED, concepts=(parts.score(0.3),), reasons=(why,)))) == ()
 
 
 def test_each_job_has_its_row_and_the_widest_sets_the_width() -> None:
