@@ -141,6 +141,7 @@ class Training:
 
         Raises:
             Diverged: the loss is not finite.
+            OSError: a checkpoint could not be written; the one before it stays.
         """
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         started, before_s, losses = time.monotonic(), self.elapsed_s, list[float]()
@@ -206,7 +207,11 @@ class Training:
             "scaler": self.scaler.state_dict(),
         }
         part = self.folder / f"{CHECKPOINT}.part"
-        torch.save(state, part)
+        try:
+            torch.save(state, part)
+        except RuntimeError as error:  # what torch makes of a full disk
+            part.unlink(missing_ok=True)
+            raise OSError(f"{part} could not be written, as on a full disk: {error}") from error
         line = {"iteration": self.iteration, "loss": sum(losses) / len(losses), "elapsed_s": round(self.elapsed_s, 1)}
         with (self.folder / LOG).open("a") as log:  # first: a kill in between leaves a line that is written again
             log.write("\n" + json.dumps(line))  # a line torn by a kill ends here

@@ -1,5 +1,6 @@
 """Erasing from end to end on a tiny model: what changes, what resumes, what is refused."""
 
+import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -154,3 +155,19 @@ def test_a_checkpoint_outlives_its_log_and_is_told_when_it_is_damaged(tmp_path: 
         checkpoint.write_bytes(damaged)
         with pytest.raises(OtherTraining, match="is damaged: remove the folder to begin anew"):
             made(recipe, tmp_path)
+
+
+def test_a_full_disk_is_told_and_costs_no_more_than_since_the_last_checkpoint(tmp_path: Path) -> None:
+    recipe = Esd(method="esd-x", iterations=4, **QUICK)
+    assert erase(tiny_original(torch.float32), recipe, tmp_path / "v", keeping(tmp_path, limit_s=0), CONSOLE) is None
+    before = (tmp_path / "work" / "checkpoint.pt").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))  # no file may be larger
+    try:
+        with pytest.raises(OSError, match="as on a full disk"):
+            made(recipe, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path.name for path in (tmp_path / "work").iterdir()} == {"checkpoint.pt", "log.jsonl"}
+    assert (tmp_path / "work" / "checkpoint.pt").read_bytes() == before
+    assert made(recipe, tmp_path).training["last_loss"]
