@@ -38,7 +38,7 @@ class Terms:
     jobs: int | None = None  # of this tenant, unfinished
     cost: int | None = None  # of these, in pixel-steps
     end_user: str | None = None  # a digest
-    refusals: int | None = None  # blocked pictures of this end user, in a window of `record.REFUSALS_WINDOW_S`
+    refusals: int | None = None  # of this end user, in a window of `record.REFUSALS_WINDOW_S`
     webhook_url: str | None = None
     webhooks: int | None = None  # of this tenant, undelivered
     idempotency_key: str | None = None  # a digest

@@ -30,7 +30,7 @@ from contract.review import HOLDING
 
 EVENTS_MAXLEN = 400
 EVENTS_TTL_S = 3600
-REFUSALS_WINDOW_S = 3600  # in which blocked pictures of one end user are counted, from the first of them on
+REFUSALS_WINDOW_S = 3600  # in which what is refused to one end user is counted, from the first of it on
 
 
 def accepted_fields(

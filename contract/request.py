@@ -153,8 +153,8 @@ class PicturesRequest(Strict):
     )
     end_user: EndUser | None = Field(
         None,
-        description="Whom the tenant makes this for, in any stable form, best a pseudonym. Blocked pictures count"
-        " against the end user's budget, so that one does not use up the tenant's.",
+        description="Whom the tenant makes this for, in any stable form, best a pseudonym. Blocked pictures and"
+        " refused prompts count against the end user's budget, so that one does not use up the tenant's.",
     )
     webhook_url: WebhookUrl | None = Field(
         None,

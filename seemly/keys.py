@@ -111,7 +111,7 @@ def limits_(
     requests: Annotated[str | None, typer.Option(help="Requests in a time, as in 600/minute; or none.")] = None,
     jobs: Annotated[str | None, typer.Option(help="Unfinished jobs at once; or none.")] = None,
     cost: Annotated[str | None, typer.Option(help="Their pixels × steps × branches × pictures; or none.")] = None,
-    refusals: Annotated[str | None, typer.Option(help="Blocked pictures of one end user in an hour; or none.")] = None,
+    refusals: Annotated[str | None, typer.Option(help="What is refused to one end user in an hour; or none.")] = None,
     webhooks: Annotated[str | None, typer.Option(help="Webhooks that could not be delivered yet; or none.")] = None,
     reset: Annotated[bool, typer.Option("--reset", help="Take the service's defaults again.")] = False,
     as_json: AsJson = False,

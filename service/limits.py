@@ -1,4 +1,4 @@
-"""What a tenant may use: requests in a time, unfinished jobs, their cost, blocked pictures of one end user.
+"""What a tenant may use: requests in a time, unfinished jobs, their cost, and what is refused to one end user.
 
 Requests are counted here, over a sliding window, before a route runs. The others are looked at where a job is accepted,
 in its one script (`contract.acceptance`); unfinished jobs count until they end, in whichever way.

@@ -128,7 +128,7 @@ class ForbiddenByPolicy(Refusal, status=403, code="forbidden_by_policy"):
 
 
 class NotReproducible(Refusal, status=409, code="not_reproducible"):
-    """The job made no pictures that could be made again."""
+    """The job made no pictures, or asked for what is served no more."""
 
 
 class VariantExists(Refusal, status=409, code="variant_exists"):
@@ -251,7 +251,7 @@ class ModerationBusy(Unavailable, code="moderation_busy"):
 
 
 class NotJudged(Unavailable, code="not_judged"):
-    """Uploads could not be judged, or not in time; nothing is known of them."""
+    """What was sent could not be judged, or not in time; nothing is known of it."""
 
 
 class ReviewNotFound(Refusal, status=404, code="review_not_found"):

@@ -78,7 +78,9 @@ class Settings(BaseSettings):
     limit_requests: Rate | None = Field("600/minute", description="Of a tenant with a key; null: none.")
     limit_jobs: int | None = Field(500, ge=1, description="Unfinished jobs of a tenant with a key; null: any number.")
     limit_cost: int | None = Field(None, ge=1, description="Their pixels × steps × branches × pictures; null: any.")
-    limit_refusals: int | None = Field(50, ge=1, description="Blocked pictures of one end user in an hour; null: any.")
+    limit_refusals: int | None = Field(
+        50, ge=1, description="Blocked pictures and refused prompts of one end user in an hour; null: any."
+    )
     limit_webhooks: int | None = Field(
         10_000, ge=1, description="Undelivered webhooks of a tenant with a key; null: any."
     )

@@ -28,7 +28,7 @@ class TenantLimits(Strict):
     jobs: int | None = Field(None, ge=1, description="Unfinished jobs at once.")
     cost: int | None = Field(None, ge=1, description="Pixels × steps × branches × pictures of these, together.")
     webhooks: int | None = Field(None, ge=1, description="Webhooks that could not be delivered yet.")
-    refusals: int | None = Field(None, ge=1, description="Blocked pictures of one end user within an hour.")
+    refusals: int | None = Field(None, ge=1, description="Blocked pictures and refused prompts of an end user an hour.")
 
 
 UNLIMITED = TenantLimits()
