@@ -9,8 +9,9 @@ Any other answer is 503. The server starts before a model is loaded, which may t
 
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
+
+from contract.side_server import SideServer
 
 
 class Observed(Protocol):
@@ -27,26 +28,14 @@ class Observed(Protocol):
         ...
 
 
-class HealthServer:
-    """Answers while it is entered; on port 0, nothing. `observed` is set once it works."""
+class HealthServer(SideServer):
+    """Answers from `observed`, which is set once it works."""
 
     def __init__(self, port: int, host: str) -> None:
+        super().__init__(port, host)
         self.observed: Observed | None = None
-        self._address = (host, port)
-        self._running: tuple[ThreadingHTTPServer, Thread] | None = None
 
-    @property
-    def port(self) -> int:
-        """The port it listens on."""
-        return self._running[0].server_address[1] if self._running else 0
-
-    def __enter__(self) -> Self:
-        if self._address[1]:
-            self.listen()
-        return self
-
-    def listen(self) -> None:
-        """Start to answer; on port 0, on any that is free."""
+    def _start(self, host: str, port: int) -> tuple[ThreadingHTTPServer, Thread]:
         health = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -60,21 +49,11 @@ class HealthServer:
             def log_message(self, *_: object) -> None:
                 """Probes are no news."""
 
-        server = ThreadingHTTPServer(self._address, Handler)
+        server = ThreadingHTTPServer((host, port), Handler)
         server.daemon_threads = True
         thread = Thread(target=server.serve_forever, name="health", daemon=True)
         thread.start()
-        self._running = server, thread
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._running is not None:
-            server, thread = self._running
-            server.shutdown()
-            server.server_close()
-            thread.join()
-            self._running = None
+        return server, thread
 
     def status(self, path: str) -> int:
         """The answer's status."""

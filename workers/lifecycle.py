@@ -1,8 +1,7 @@
 """A worker of RQ 3.0 that holds many jobs at once. The one file that touches RQ's private methods.
 
-RQ knows a job as a `Ticket`: its own job, its queue and the execution that leases it. What the job is, and what
-becomes of it, stands in our own record (`contract.record`); RQ carries the id, finds abandoned leases and shows us to
-`rq info`.
+RQ knows a job as a `Ticket`: its own job and the execution that leases it. What the job is, and what becomes of it,
+stands in our own record (`contract.record`); RQ carries the id, finds abandoned leases and shows us to `rq info`.
 
     take → (begin → finish | fail | retry) | release
 
@@ -12,7 +11,6 @@ Nothing that is named in Redis is ever imported: functions are keys of a table o
 
 import contextlib
 import logging
-import os
 import signal
 import threading
 import time
@@ -24,10 +22,8 @@ from uuid import uuid4
 
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import RedisError
 from rq import Queue
-from rq.command import parse_payload
-from rq.exceptions import DequeueTimeout, DeserializationError
+from rq.exceptions import DeserializationError
 from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
@@ -35,33 +31,13 @@ from rq.suspension import WORKERS_SUSPENDED
 from rq.worker.base import BaseWorker, WorkerStatus
 from rq.worker_registration import register
 
-from contract import keys
-from contract.acceptance import PLACES_WITHOUT_TURN
+from workers.commands import obey
+from workers.popping import DEQUEUE_TIMEOUT_S, discard, pop
 from workers.rq_disarmed import InertJob, NoDeathPenalty
 
 log = logging.getLogger(__name__)
 
-DEQUEUE_TIMEOUT_S = 1
 SECOND_SIGNAL_AFTER_S = 1.0
-
-# KEYS = queue, intermediate queue; ARGV = function. Pops as RQ does, but only what asks for this, near the front.
-_POP_FIRST = f"""
-for _, id in ipairs(redis.call('LRANGE', KEYS[1], 0, {PLACES_WITHOUT_TURN - 1})) do
-  if redis.pcall('HGET', '{keys.job_key("")}' .. id, 'function') == ARGV[1] then
-    redis.call('LREM', KEYS[1], 1, id)
-    redis.call('RPUSH', KEYS[2], id)
-    return id
-  end
-end
-"""
-
-
-class Unreadable(Exception):
-    """A job was popped whose hash RQ cannot read."""
-
-    def __init__(self, job_id: str) -> None:
-        super().__init__(job_id)
-        self.job_id = job_id
 
 
 class JobFailed(Exception):
@@ -73,7 +49,6 @@ class Ticket:
     """A popped job, as RQ knows it."""
 
     job: InertJob
-    queue: Queue
     execution: Execution
 
     @property
@@ -179,45 +154,14 @@ class RqWorker(BaseWorker):
         Raises:
             Unreadable: the job's hash makes no sense; its id stays in the intermediate queue until `discard`.
         """
-        how = {
-            "connection": self.connection,
-            "job_class": self.job_class,
-            "serializer": self.serializer,
-            "death_penalty_class": self.death_penalty_class,
-        }
-        try:
-            if only is None:
-                popped = self.queue_class.dequeue_any([self.queue], DEQUEUE_TIMEOUT_S, **how)
-            else:
-                popped = self._pop_first(only, how)
-        except DequeueTimeout:
+        job = pop(self.queue, only)
+        if job is None:
             return None
-        except RedisError:
-            raise
-        except Exception as error:
-            job_id = getattr(error, "job_id", None)
-            if job_id is None:
-                raise
-            raise Unreadable(job_id) from None
-        if popped is None:
-            return None
-        job, queue = popped
         if self._runs_already(job):
-            self.discard(job.id)
+            discard(self.queue, job.id)
             return None
         with self._state_lock:
-            return Ticket(job, queue, self.prepare_execution(job))
-
-    def _pop_first(self, function: str, how: dict[str, Any]) -> tuple[RqJob, Queue] | None:
-        places = self.queue.key, self.queue.intermediate_queue_key
-        job_id: bytes | None = self.connection.eval(_POP_FIRST, 2, *places, function)
-        if job_id is None:
-            return None
-        return self.queue_class._fetch_dequeued_job(queue_key=self.queue.key, job_id=job_id.decode(), **how)
-
-    def discard(self, job_id: str) -> None:
-        """Drop a popped id that nobody is to run."""
-        self.connection.lrem(self.queue.intermediate_queue_key, 1, job_id)
+            return Ticket(job, self.prepare_execution(job))
 
     def _runs_already(self, job: RqJob) -> bool:
         """Whether a lease on this job is alive: RQ's own clean-ups can list an abandoned job more than once."""
@@ -237,18 +181,18 @@ class RqWorker(BaseWorker):
 
     def finish(self, ticket: Ticket) -> None:
         """The job is over."""
-        self._finalize_success(ticket.job, ticket.queue, ticket.execution, None)
+        self._finalize_success(ticket.job, self.queue, ticket.execution, None)
         self._settle_state()
 
     def fail(self, ticket: Ticket, code: str) -> None:
         """The job is over, as a failure that is not tried again."""
         ticket.job.retries_left = 0
-        self._finalize_failure(ticket.job, ticket.queue, ticket.execution, (JobFailed, JobFailed(code), None))
+        self._finalize_failure(ticket.job, self.queue, ticket.execution, (JobFailed, JobFailed(code), None))
         self._settle_state()
 
     def retry(self, ticket: Ticket, why: str) -> None:
         """Back into the queue, while RQ's retries last; without any the reaper decides."""
-        self.handle_job_failure(ticket.job, ticket.queue, exc_string=why, execution=ticket.execution)
+        self.handle_job_failure(ticket.job, self.queue, exc_string=why, execution=ticket.execution)
         self._settle_state()
 
     def release(self, ticket: Ticket) -> None:
@@ -299,23 +243,8 @@ class RqWorker(BaseWorker):
     # Commands over pub/sub
 
     def handle_payload(self, message: Any) -> None:
-        """Obey `stop-job`, `stop-execution` and `shutdown`. Whatever else arrives must not end the thread."""
-        try:
-            self._obey(parse_payload(message))
-        except Exception as error:  # noqa: BLE001 - anyone can publish anything
-            log.warning("ignored a malformed command: %s", type(error).__name__)
-
-    def _obey(self, payload: Any) -> None:
-        command = payload["command"]
-        if command == "shutdown":
-            os.kill(os.getpid(), signal.SIGINT)
-        elif command in ("stop-job", "stop-execution"):
-            job_id, execution_id = payload.get("job_id"), payload.get("execution_id")
-            for execution in list(self.executions.values()):
-                if execution.id == execution_id or (command == "stop-job" and execution.job_id == job_id):
-                    self._on_stop_job(execution.job_id)
-        else:
-            log.warning("ignored an unknown command")
+        """Obey a command."""
+        obey(message, list(self.executions.values()), self._on_stop_job)
 
     def _pubsub_exception_handler(self, exc: Exception, pubsub: Any, pubsub_thread: Any) -> None:
         """Keep listening: redis-py subscribes again once Redis is back."""

@@ -6,8 +6,6 @@ What a request names itself is counted together; prompts, tenants and users are 
 
 from collections.abc import Callable, Iterable, Mapping
 from threading import Thread
-from types import TracebackType
-from typing import Self
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import (
@@ -25,6 +23,7 @@ from contract import keys
 from contract.job import Job
 from contract.model import ModelInfo
 from contract.result import Picture, Status
+from contract.side_server import SideServer
 from contract.verdict import Verdict
 from workers.engine.picture import Stage, Tick
 
@@ -197,25 +196,12 @@ class WorkerMetrics:
         self.jobs.labels(mode, outcome).inc()
 
 
-class MetricsServer:
-    """Serves /metrics while it is entered; on port 0, nothing."""
+class MetricsServer(SideServer):
+    """Answers with what was counted."""
 
     def __init__(self, metrics: WorkerMetrics, port: int, host: str) -> None:
-        self._metrics = metrics
-        self._port = port
-        self._host = host
-        self._running: tuple[WSGIServer, Thread] | None = None
+        super().__init__(port, host)
+        self._registry = metrics.registry
 
-    def __enter__(self) -> Self:
-        if self._port:
-            self._running = start_http_server(self._port, self._host, registry=self._metrics.registry)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._running is not None:
-            server, thread = self._running
-            server.shutdown()
-            server.server_close()
-            thread.join()
+    def _start(self, host: str, port: int) -> tuple[WSGIServer, Thread]:
+        return start_http_server(port, host, registry=self._registry)

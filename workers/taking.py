@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from contract.job import AnyJob
 from contract.result import Ended, Status
 from workers.ending import Ending
-from workers.lifecycle import RqWorker, Ticket, Unreadable
+from workers.lifecycle import RqWorker, Ticket
+from workers.popping import Unreadable, discard
 from workers.records import JobRecords, Started
 from workers.results import expired, failed
 
@@ -36,7 +37,7 @@ class Taking:
             return self.rq.take(only)
         except Unreadable as unreadable:
             self.ending.end_without_ticket(unreadable.job_id, failed("invalid_job", "the queued job cannot be read"))
-            self.rq.discard(unreadable.job_id)
+            discard(self.rq.queue, unreadable.job_id)
             return None
 
     def start(self, ticket: Ticket) -> Started | None:
