@@ -1,6 +1,7 @@
 """What is over its time is deleted, tenant by tenant, as long as its policy of now says; each audit says what went."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,15 +10,18 @@ from functools import cache, partial
 from typing import Any, TypeAlias
 
 from redis import Redis
+from redis.exceptions import RedisError
 
 from contract import chain, keys
 from contract.audit import Erased, words_of
 from contract.policy import Policy
 from contract.retention import ERASE, Lifetimes, Retention
 from workers.delivery import Stores
+from workers.metrics import WorkerMetrics
 from workers.policies import PolicyReader, UnknownPolicy
 from workers.records import persistently
 from workers.sweeper import Sweeper
+from workers.trouble import log_redis_error
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +38,20 @@ class Forgetting:
     policies: PolicyReader
     most: Lifetimes  # the deployment's
     margin_s: float  # how much longer than its record a picture is kept
+    every_s: float
+    metrics: WorkerMetrics
 
-    def run(self, is_closing: Callable[[], bool]) -> None:
-        """One sweep of everything.
+    def run(self, is_closing: threading.Event) -> None:
+        """Sweep everything again and again until the worker closes."""
+        while True:
+            try:
+                self._sweep(is_closing.is_set)
+            except RedisError as error:
+                log_redis_error("deleting what is over its time", error, self.metrics)
+            if is_closing.wait(self.every_s):
+                return
 
-        Raises:
-            RedisError: it does not answer.
-        """
+    def _sweep(self, is_closing: Callable[[], bool]) -> None:
         lifetimes = cache(self._lifetimes)
         for tenant in self._tenants(keys.ENDED):
             self._erase_results(tenant, *lifetimes(tenant), is_closing)

@@ -6,7 +6,6 @@ It knows neither what jobs are for nor what runs them, so every kind of worker h
 
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from workers.metrics import WorkerMetrics
 from workers.reaper import Reaper
 from workers.records import JobRecords
 from workers.settings import Settings
+from workers.shift import Shift
 from workers.trouble import log_error, log_redis_error
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Readiness(Protocol):
 
 @dataclass(frozen=True)
 class Keeper:
-    """Looks after the jobs in flight; sets `has_failed` when a step of the engine does not end."""
+    """Looks after the jobs in flight; the shift has failed when a step of the engine does not end."""
 
     settings: Settings
     rq: RqWorker
@@ -58,16 +58,15 @@ class Keeper:
     metrics: WorkerMetrics
     in_flight: Mapping[str, InFlight]
     step_began: Callable[[], float | None]  # monotonic; None between two steps
-    is_closing: threading.Event
-    has_failed: threading.Event
+    shift: Shift
 
     def run(self) -> None:
         """Keep what is in flight alive until the worker closes, or until the engine hangs."""
         next_beat = next_maintenance = 0.0
-        while not self.is_closing.wait(self.settings.watch_s):
+        while not self.shift.is_closing.wait(self.settings.watch_s):
             if self._engine_hangs():
                 log.error("a step of the engine lasts longer than %s s; the worker ends", self.settings.step_limit_s)
-                self.has_failed.set()
+                self.shift.has_failed.set()
                 with contextlib.suppress(RedisError):  # readiness ends by itself
                     self.readiness.withdraw()
                 return

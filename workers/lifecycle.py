@@ -22,6 +22,7 @@ from uuid import uuid4
 
 from redis import Redis
 from redis.client import Pipeline
+from redis.exceptions import RedisError
 from rq import Queue
 from rq.exceptions import DeserializationError
 from rq.executions import Execution, ExecutionRegistry
@@ -123,9 +124,12 @@ class RqWorker(BaseWorker):
             self._install_signal_handlers()
 
     def retire(self) -> None:
-        """Disappear from `rq info`."""
-        self.register_death()
-        self.unsubscribe()
+        """Disappear from `rq info`; while Redis fails, not before the entry ends by itself."""
+        try:
+            self.register_death()
+            self.unsubscribe()
+        except RedisError:
+            log.warning("Redis failed while taking leave")
 
     def stop_soon(self) -> None:
         """Take no further job."""

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 from obstore.store import ObjectStore
@@ -164,17 +165,27 @@ def refuse_unsafe(redis: Redis) -> None:
         raise UnusableSetting(f"{'; '.join(faults)}{OVERRIDE}")
 
 
-def main() -> None:
-    """Run a worker until it is told to stop; the exit code is 0 only after it has drained, EX_CONFIG over a setting."""
+def begin(*checks: Callable[[Settings], None]) -> Settings:
+    """What every worker's process begins with: its settings, checked, its logs, an RQ that runs nothing by itself.
+
+    Ends the process over a setting that cannot be used.
+    """
     try:
         settings = Settings()
-        check_places(settings)
+        for check in checks:
+            check(settings)
     except ValidationError as error:
         give_up(f"the settings cannot be used: {settings_wording(error)}")
     except UnusableSetting as error:
         give_up(str(error))
     set_up_logs(settings.log_level, settings.log_format)
     disarm_rq()
+    return settings
+
+
+def main() -> None:
+    """Run a worker until it is told to stop; the exit code is 0 only after it has drained, EX_CONFIG over a setting."""
+    settings = begin(check_places)
     threads = settings.torch_threads or torch.get_num_threads()
     # Every thread that computes gets an OpenMP pool of its own. Two pools are more threads than cores, and then OpenMP
     # puts them to sleep between any two operators instead of letting them spin: a quarter of the throughput. The
