@@ -25,13 +25,18 @@ class Driver:
     def run(self) -> None:
         """Step while there is work, wait while there is none."""
         while not self.is_closing.is_set():
-            self.step_began = self.turned_at = time.monotonic()
-            events = self.engine.step()
-            self.step_began = None
-            for event in events:
-                self._pass_on(event)
-            if not events and self.engine.is_idle:
+            if not self._turn() and self.engine.is_idle:
                 self.engine.wait_for_work(timeout_s=0.2)
+
+    def _turn(self) -> bool:
+        """One step. Whether anything came of it; of that nothing is kept here, so that a picture that is done frees its
+        weights."""
+        self.step_began = self.turned_at = time.monotonic()
+        events = self.engine.step()
+        self.step_began = None
+        for event in events:
+            self._pass_on(event)
+        return bool(events)
 
     def _pass_on(self, event: Progress | Outcome) -> None:
         """Pictures judged to their job, which may want one made again."""
