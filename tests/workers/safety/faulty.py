@@ -13,7 +13,7 @@ from contract.model import DetectorInfo
 from contract.verdict import ConceptScore
 from workers.safety.detectors.detector import Pixels, score_of
 
-LIMIT_S = 0.25
+LIMIT_S = 1.0
 INFO = DetectorInfo(name="colours", version="1", sha256="0" * 64, concepts=("redness", "blueness"))
 POISON = 7  # the value of a picture's first byte that trips it
 
