@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from typing import Final
 
 import torch
 from obstore.store import ObjectStore
@@ -36,6 +37,8 @@ from workers.settings import Settings
 from workers.variants.shelf import VariantShelf
 from workers.worker import Worker
 
+NO_GPU: Final = "set it to auto or cpu, or give this machine or container that GPU and a torch built for it"
+
 
 class UnusableSetting(ValueError):
     """A setting that this machine cannot serve; the message names its variable."""
@@ -52,7 +55,8 @@ def choose_device(name: str) -> torch.device:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # the latter from a torch built without CUDA
-        raise UnusableSetting(f"SEEMLY_DEVICE={name!r} cannot be used: {str(error).partition(chr(10))[0]}") from error
+        told = f"SEEMLY_DEVICE={name!r} cannot be used: {str(error).partition(chr(10))[0]}"
+        raise UnusableSetting(f"{told}; {NO_GPU}" if name.startswith("cuda") else told) from error
     return torch.device(name)
 
 

@@ -43,6 +43,11 @@ def test_the_device_of_this_machine_is_found() -> None:
     assert choose_device("auto").type in ("cpu", "cuda")
 
 
+def test_who_asks_for_a_gpu_that_is_not_there_is_told_what_to_set(tmp_path: Path) -> None:
+    with pytest.raises(UnusableSetting, match=r"^SEEMLY_DEVICE='cuda:99' .*; set it to auto or cpu, or give"):
+        prepare(Settings(data=tmp_path, device="cuda:99"))
+
+
 @pytest.mark.parametrize(
     "options", [("--appendonly", "no"), ("--maxmemory", "1gb", "--maxmemory-policy", "volatile-lru")]
 )
