@@ -41,6 +41,7 @@ from workers.settings import Settings
 from workers.shift import Shift
 from workers.taking import Taking, unknown_function, why_over
 from workers.trouble import log_error, log_redis_error
+from workers.variants.standing import withdraw
 from workers.worker import THREADS_END_WITHIN_S
 
 log = logging.getLogger(__name__)
@@ -153,6 +154,8 @@ class LabWorker:
         if job.id != ticket.job_id or job.model != self._announcement.lab.model:
             return failed("invalid_job", "the job's record holds another job")
         if (end := why_over(job, started)) is not None:
+            if started.is_canceled:
+                self._withdraw(job)
             return end
         one = self._in_hand[job.id] = Attempt(job, started.attempt)
         try:
@@ -166,6 +169,13 @@ class LabWorker:
             return None
         finally:
             del self._in_hand[job.id]
+
+    def _withdraw(self, job: ErasureJob) -> None:
+        """Take off the shelf what an attempt put there that was killed before it could say so."""
+        try:
+            withdraw(self._workshop.variants / job.name, job.id)
+        except OSError as error:
+            log_error(f"the canceled erasure {job.id} leaves its variant {job.name!r} behind", error)
 
     def _pause(self, one: Attempt) -> None:
         """Leave time for what is wrong to be mended; none when it was stopped."""

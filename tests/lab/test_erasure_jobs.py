@@ -35,7 +35,9 @@ from tests.seemly.processes import eventually, serving
 from tests.workers.lifecycle.client import Client
 from tests.workers.lifecycle.conftest import client, server
 from workers.checkpoint import hash_weights
+from workers.records import JobRecords
 from workers.variants.card import read_card
+from workers.variants.standing import promote
 
 __all__ = ["client", "server"]
 
@@ -173,6 +175,22 @@ def test_a_lab_that_is_told_to_end_hands_its_job_on_and_a_canceled_one_leaves_no
     assert eventually(lambda: not list((tmp_path / "work").iterdir()))
     assert not (tmp_path / "variants").exists()
     assert client.redis.zcard(keys.ACCEPTED) == 0
+
+
+@pytest.mark.parametrize("is_promoted", [False, True])
+def test_a_canceled_job_takes_its_candidate_off_the_shelf_but_not_what_was_promoted(
+    server: RedisServer, client: Client, tiny_folder: Path, tmp_path: Path, is_promoted: bool
+) -> None:
+    job = accepted(server, tiny_folder, recipe=Uce(concepts=("knife",)))
+    JobRecords(client.redis, 60).start(job.id, starter="killed before its commit")
+    workshop = Workshop(str(tiny_folder), tmp_path / "variants", tmp_path / "work", torch.device("cpu"))
+    workshop.make(job, lambda told: True)
+    if is_promoted:
+        promote(workshop.variants / job.name, "asked for")
+    assert client.cancel(job.id) == "running"
+    with lab_at_work(server.url, tmp_path, tiny_folder):
+        assert client.wait_for([job.id]) == {job.id: Status.CANCELED}
+    assert (workshop.variants / job.name).exists() is is_promoted
 
 
 def test_a_lab_whose_device_is_lost_ends_and_hands_its_job_on(

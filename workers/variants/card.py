@@ -2,7 +2,8 @@
 
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -112,14 +113,24 @@ def change_card(
     Raises:
         OSError, ValueError: there is no readable card, or one of other weights by now.
     """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        card = read_card(folder)
+    with held(folder) as card:
         if weights_sha256 not in (None, card.weights_sha256):
             raise ValueError(f"the variant {card.name!r} was made anew meanwhile: measure it again")
         card = change(card)
         write_card(folder, card)
+    return card
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[VariantCard]:
+    """The card of a variant's folder, which no other process of this machine changes meanwhile.
+
+    Raises:
+        OSError, ValueError: there is no readable one.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield read_card(folder)
     finally:
         os.close(handle)
-    return card

@@ -3,11 +3,12 @@
 Both are written into its card, with when and why; workers see it without a restart.
 """
 
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
 from contract.model import VariantStatus
-from workers.variants.card import StatusChange, VariantCard, change_card
+from workers.variants.card import CARD, StatusChange, VariantCard, change_card, held
 
 
 class NotPromoted(ValueError):
@@ -35,6 +36,22 @@ def retire(folder: Path, reason: str) -> VariantCard:
         OSError, ValueError: it has no readable card.
     """
     return change_card(folder, lambda card: _moved(card, VariantStatus.RETIRED, reason))
+
+
+def withdraw(folder: Path, job: str) -> None:
+    """Remove a candidate that this erasure has put here, which nobody is to have after all; nothing when there is none,
+    or when it was promoted meanwhile.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    try:
+        with held(folder) as card:
+            if card.job == job and card.status is VariantStatus.CANDIDATE:
+                (folder / CARD).unlink()  # first: without one a folder is no variant
+                shutil.rmtree(folder)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # no card, or none that says whose it is
+        pass
 
 
 def _promoted(card: VariantCard, forced_because: str | None) -> VariantCard:
