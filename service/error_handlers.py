@@ -37,7 +37,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        refusal = InvalidRequest(*map(_field_error, error.errors()))
+        refusal = InvalidRequest(*map(_field_error, filter(_is_a_cause, error.errors())))
         return refusal_response(refusal, request_id_of(request.scope))
 
     @app.exception_handler(HTTPException)
@@ -79,6 +79,12 @@ def allowed_methods(app: FastAPI, path: str) -> str:
         method.upper() for template, methods in described if compile_path(template)[0].match(path) for method in methods
     }
     return ", ".join(sorted(found | {"HEAD"} if "GET" in found else found))
+
+
+def _is_a_cause(error: dict[str, Any]) -> bool:
+    """False of an array that is too short only as pydantic counts: without the entries that are wrong themselves."""
+    sent = error["input"]
+    return not (error["type"] == "too_short" and isinstance(sent, list) and len(sent) >= error["ctx"]["min_length"])
 
 
 def _field_error(error: dict[str, Any]) -> FieldError:

@@ -1,5 +1,6 @@
 """`/erasures` and what becomes of variants, at the gateway: what is refused, who may, and what is kept apart."""
 
+import json
 from typing import Any
 
 import httpx
@@ -27,6 +28,9 @@ def with_recipe(**changes: Any) -> dict[str, Any]:
     [
         (with_recipe(concepts=[]), "recipe.concepts", "must not be empty"),
         (with_recipe(concepts=["knife", " "]), "recipe.concepts.1", "must not be empty"),
+        (with_recipe(concepts=[" "]), "recipe.concepts.0", "must not be empty"),
+        (with_recipe(concepts=["a \x00 knife"]), "recipe.concepts.0", "holds a NUL character"),
+        (with_recipe(concepts=["a \ud800 knife"]), "recipe.concepts.0", "holds a lone surrogate (U+D800)"),
         (with_recipe(concepts=["knife", "KNIFE"]), "recipe.concepts", "the same text"),
         (with_recipe(concepts=["x" * 40, "y" * 40]), "recipe.concepts", "tokens of at most 77"),
         (with_recipe(method="xyz"), "recipe", "its 'method' must be one of 'esd-x'"),
@@ -55,7 +59,8 @@ def with_recipe(**changes: Any) -> dict[str, Any]:
 def test_what_cannot_be_made_is_refused_by_name(
     http: httpx.Client, redis: "Redis", body: dict[str, Any], field: str, told: str
 ) -> None:
-    answer = http.post("/erasures", json=body)
+    content = json.dumps(body)  # in ASCII, so that lone surrogates arrive
+    answer = http.post("/erasures", content=content, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422, answer.text
     [error] = answer.json()["errors"]
     assert error["field"] == field, error
