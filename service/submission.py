@@ -72,9 +72,12 @@ class Submission:
     async def accept_again(self, record: JobRecord) -> Standing:
         """Accept a finished job once more, as a job of its own."""
         gateway, sender = self.gateway, await self.sender()
+        key, fingerprint = sender.idempotency_key, f"reproduce {record.job.id}"
+        if earlier := await run_in_threadpool(gateway.intake.earlier, sender.tenant, key, fingerprint):
+            return earlier
         async with self._refusals_on_record(sender):
             made = await run_in_threadpool(again, record, sender, gateway.catalogue)
-        job, _ = await run_in_threadpool(gateway.intake.enqueue, made, sender, f"reproduce {record.job.id}")
+        job, _ = await run_in_threadpool(gateway.intake.enqueue, made, sender, fingerprint)
         self.note(job)
         return job
 

@@ -49,6 +49,19 @@ def test_with_a_wait_the_end_of_the_same_job_is_told(
         assert (answer.status_code, answer.json()["id"], answer.json()["status"]) == (200, job_id, "succeeded")
 
 
+def test_a_job_is_made_again_once_whatever_has_become_of_it(http: httpx.Client, redis: "Redis") -> None:
+    job_id = http.post("/generate", json=BODY).json()["id"]
+    attempt, job = parts.take(redis, job_id)
+    parts.commit(redis, job_id, attempt, parts.result(job, Status.SUCCEEDED, parts.picture(job, 0)))
+    first = http.post(f"/jobs/{job_id}/reproduce", headers=KEY)
+    redis.hdel(keys.job_key(job_id), "result")
+    assert http.post(f"/jobs/{job_id}/reproduce").status_code == 409
+    again = http.post(f"/jobs/{job_id}/reproduce", headers=KEY)
+    assert (again.status_code, again.json()) == (202, first.json())
+    assert again.headers["Location"] == first.headers["Location"]
+    assert http.post("/generate", json=BODY, headers=KEY).json()["code"] == "idempotency_key_reused"
+
+
 @pytest.mark.parametrize("body", [{"prompt": "another"}, {**BODY, "seed": 1}])
 def test_another_body_under_the_same_key_is_refused(http: httpx.Client, redis: "Redis", body: dict[str, str]) -> None:
     http.post("/generate", json=BODY, headers=KEY)
