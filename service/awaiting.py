@@ -3,23 +3,34 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
+
+from fastapi import Request
 
 from contract.job import AnyJob
 from service.events import EventStreams
 from service.kept import KeptJobs, SomeRecord
 
+Found = TypeVar("Found")
 End = Callable[[], Coroutine[Any, Any, object]]
 
 JUST_AFTER_S = 0.02  # a timer that is early by a little must not look before the deadline
 LOOKED_EVERY_S = 1.0  # at the record itself, where no event tells
 
 
-async def ended(kept: KeptJobs[SomeRecord], events: EventStreams, job: AnyJob, wait_s: float) -> SomeRecord | None:
-    """A job once it is over; None when that is not within `wait_s` of its making, and a second.
+async def ended(
+    kept: KeptJobs[SomeRecord], events: EventStreams, job: AnyJob, wait_s: float, *ends: End
+) -> SomeRecord | None:
+    """A job once it is over; None when one of `ends` comes first, or that is not within `wait_s` and a second of its
+    making.
 
     Looking at one that waits past its deadline ends it.
     """
+    return await first_of(partial(_over, kept, events, job, wait_s), *ends)
+
+
+async def _over(kept: KeptJobs[SomeRecord], events: EventStreams, job: AnyJob, wait_s: float) -> SomeRecord | None:
     async with events.follow(job.id) as subscription:
         ends = job.created_at + timedelta(seconds=wait_s + 1)
         while datetime.now(UTC) < ends:
@@ -45,13 +56,21 @@ async def finished(events: EventStreams, job: AnyJob, wait_s: float) -> None:
                 return
 
 
-async def first_of(*ways: End) -> None:
-    """Await several things at once, until the first is there."""
-    tasks = [asyncio.ensure_future(way()) for way in ways]
+async def gone(request: Request) -> None:
+    """Return once the client has hung up."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def first_of(way: Callable[[], Coroutine[Any, Any, Found]], *ends: End) -> Found | None:
+    """What comes of `way`; None when one of `ends` is there before it."""
+    wanted = asyncio.ensure_future(way())
+    tasks: list[asyncio.Future[Any]] = [wanted, *(asyncio.ensure_future(end()) for end in ends)]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
+        return wanted.result() if wanted in done else None
     finally:
         for task in tasks:
             task.cancel()

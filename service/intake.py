@@ -1,6 +1,6 @@
 """The way into the queue, for jobs of every kind."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from contract.acceptance import Priority, Terms
@@ -81,8 +81,7 @@ class Intake:
             InvalidRequest: when it costs more than its tenant may ever have.
             Refusal: when it is one too many, of whatever kind, or the key came with another request.
         """
-        if sender.limits.cost is not None and job.cost > sender.limits.cost:
-            raise InvalidRequest(*_too_costly(job, sender.limits.cost))
+        check_cost(job.cost, sender.limits, *(("images",) if job.uploads else ("steps", "width", "height")))
         load = self.queue.recent_load(job.model)
         terms = replace(
             self.terms(sender.limits, sender.idempotency_key, fingerprint, webhook_url),
@@ -100,9 +99,16 @@ class Intake:
         return standing, load.finish_s(standing.position) if standing.position else 0
 
 
-def _too_costly(job: Job, limit: int) -> Iterator[FieldError]:
-    message = (
-        f"the request costs {job.cost} pixel-steps, and the tenant may have {limit} unfinished; ask for less of this"
-    )
-    for field in ("images",) if job.uploads else ("steps", "width", "height"):
-        yield FieldError(field=field, message=message)
+def check_cost(cost: int, limits: TenantLimits, *fields: str) -> None:
+    """See that a tenant may ever have so much unfinished.
+
+    cost: pixel-steps
+    fields: those of the request that make it up
+
+    Raises:
+        InvalidRequest: when it may not.
+    """
+    if limits.cost is not None and cost > limits.cost:
+        may = f"the tenant may have {limits.cost} unfinished; ask for less of this"
+        message = f"the request costs {cost} pixel-steps, and {may}"
+        raise InvalidRequest(*(FieldError(field=field, message=message) for field in fields))

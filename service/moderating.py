@@ -60,7 +60,10 @@ class Moderator:
         """
         gateway, sender = submission.gateway, await submission.sender()
         in_force, policy = sender.in_force, sender.in_force.policy
-        scores = await gateway.readings.scores(request.texts, policy, request.model, sender.tenant, sender.limits)
+        ends = submission.gone, gateway.leaving.wait  # also under a key, with which texts are scored anew
+        scores = await gateway.readings.scores(
+            request.texts, policy, request.model, sender.tenant, sender.limits, *ends
+        )
         texts = await run_in_threadpool(_screened, request.texts, scores, policy)
         job_id: str | None = None
         pictures: tuple[ModeratedPicture, ...] = ()

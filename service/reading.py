@@ -16,11 +16,12 @@ from contract.acceptance import Terms
 from contract.policy import Policy
 from contract.prompt_concepts import TextScore
 from contract.reading import MAX_CHARACTERS, ReadingJob, ReadingResult
-from service.awaiting import ended
+from service.awaiting import End, ended
 from service.events import EventStreams
+from service.intake import check_cost
 from service.kept import KeptJobs, KeptRecord
 from service.models import Catalogue
-from service.problems import FieldError, InvalidRequest, NotJudged, PolicyNotServed
+from service.problems import AlreadyFinished, FieldError, InvalidRequest, NotJudged, PolicyNotServed
 from service.queue import JobQueue
 from service.silence import Silence
 from service.tenants import TenantLimits
@@ -55,14 +56,16 @@ class Readings:
     wait_s: float
 
     async def scores(
-        self, texts: Sequence[str], policy: Policy, model: str | None, tenant: str, limits: TenantLimits
+        self, texts: Sequence[str], policy: Policy, model: str | None, tenant: str, limits: TenantLimits, *ends: End
     ) -> tuple[TextScore, ...]:
         """What texts are scored for under a policy; nothing where it names no concepts.
 
+        ends: each of them ends the waiting, and the job with it
+
         Raises:
-            InvalidRequest: there is too much of them.
+            InvalidRequest: there is too much of them, or more than the tenant may ever have unfinished.
             PolicyNotServed: the model has no text tower.
-            NotJudged: they were not scored, or not in time.
+            NotJudged: they were not scored, or not in time, or not before one of `ends`.
             Refusal: there is no such model, or it is one job too many.
         """
         concepts = tuple(dict.fromkeys(concept.text for concept in policy.prompt_rules.concepts))
@@ -72,6 +75,7 @@ class Readings:
             message = f"have more than {MAX_CHARACTERS} characters together, all that is read at once; send some apart"
             raise InvalidRequest(FieldError(field="texts", message=message))
         job = await run_in_threadpool(self._job, texts, concepts, model, tenant, policy)
+        check_cost(job.cost, limits, "texts")
         names = [keys.upload_key(job.id, index) for index in range(len(texts))]
         async with self.silence.noticed_in_turn(), self.redis.pipeline(transaction=False) as pipe:
             for name, text in zip(names, texts, strict=True):
@@ -81,10 +85,13 @@ class Readings:
         try:
             terms = Terms(queue_limit=self.queue_limit, service_s=None, jobs=limits.jobs, cost=limits.cost)
             await run_in_threadpool(self.queue.accept, job, terms)
-            record = await ended(self.kept, self.events, job, self.wait_s)
+            record = await ended(self.kept, self.events, job, self.wait_s, *ends)
+            if record is None:
+                with suppress(AlreadyFinished, RedisError):
+                    record = await self.kept.cancel(job.id, tenant)
         finally:
             with suppress(RedisError):  # they end by themselves
-                await self._forget(job, names, is_over=record is not None)
+                await self._forget(job, names, is_over=record is not None and record.status.is_terminal)
         result = record.result if record else None
         if result is None or not result.texts:
             error = result.error if result else None

@@ -11,7 +11,7 @@ from contract.acceptance import Terms
 from contract.model import VariantInfo, VariantStatus
 from contract.result import JobError, Status
 from contract.standing import StandingJob, StandingResult
-from service.awaiting import ended
+from service.awaiting import End, ended
 from service.events import EventStreams
 from service.kept import KeptJobs, KeptRecord
 from service.models import Catalogue
@@ -56,16 +56,18 @@ class Standings:
     events: EventStreams
     queue_limit: int
 
-    async def change(self, tenant: str, model: str | None, change: Change) -> tuple[str, VariantInfo]:
+    async def change(self, tenant: str, model: str | None, change: Change, *ends: End) -> tuple[str, VariantInfo]:
         """Promote or retire a variant. Its model, and the variant as it is then.
+
+        ends: each of them ends the waiting, not what was asked for
 
         Raises:
             VariantNotFound, NotPromoted: as the worker says.
-            NotMoved: no worker has answered in time, or the one that did could not do it.
+            NotMoved: no worker has answered in time, or before one of `ends`, or the one that did could not do it.
             Refusal: there is no such model, or its queue is full.
         """
         job = await run_in_threadpool(self._accepted, tenant, model, change)
-        record = await ended(self.kept, self.events, job, LONGEST_S)
+        record = await ended(self.kept, self.events, job, LONGEST_S, *ends)
         result = record.result if record else None
         await run_in_threadpool(self.catalogue.renew)
         if result is not None and result.variant is not None:

@@ -16,7 +16,7 @@ from contract.request import GenerateRequest
 from contract.result import JobView
 from service.at_rest import PURPOSE
 from service.audit.texts import entries_of
-from service.awaiting import End, finished, first_of
+from service.awaiting import End, finished, first_of, gone
 from service.callers import Caller
 from service.jobs import JobRecord
 from service.queue import Standing
@@ -114,5 +114,4 @@ class Submission:
 
     async def gone(self) -> None:
         """Return once the client has hung up."""
-        while (await self.request.receive())["type"] != "http.disconnect":
-            pass
+        await gone(self.request)

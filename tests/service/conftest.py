@@ -1,5 +1,6 @@
 """A real Redis, a real gateway process, a model announced."""
 
+import json
 import os
 import socket
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -81,6 +83,16 @@ def gateway(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory)
     # Patient, as a starved machine is no outage; test_outages.py has gateways with the limits that are shipped.
     with running_gateway(redis_server.url, tmp_path_factory.mktemp("gateway"), redis_timeout_s="20") as running:
         yield running
+
+
+@contextmanager
+def on_the_line(http: httpx.Client, path: str, body: Any) -> Iterator[None]:
+    """A POST whose client hangs up when this is left, whatever became of it."""
+    content = json.dumps(body).encode()
+    told = f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+    with socket.create_connection((http.base_url.host, http.base_url.port or 80), timeout=10) as line:
+        line.sendall(f"POST {path} HTTP/1.1\r\n{told}\r\n\r\n".encode() + content)
+        yield
 
 
 @dataclass(frozen=True)

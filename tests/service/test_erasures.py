@@ -11,9 +11,11 @@ from contract import keys, record
 from contract.erasure import ErasureJob, Lab
 from contract.result import Ended, JobError, Status
 from service.api_keys import Scope
+from service.standings import LONGEST_S
 from service.webhooks.messages import message_of
+from tests.seemly.processes import eventually
 from tests.service import parts
-from tests.service.conftest import KeyedGateway
+from tests.service.conftest import KeyedGateway, on_the_line
 
 UCE: dict[str, Any] = {"name": "uce-x", "recipe": {"method": "uce", "concepts": ["knife"]}}
 SDD: dict[str, Any] = {"name": "sdd-x", "recipe": {"method": "sdd", "concepts": ["knife"]}}
@@ -152,6 +154,13 @@ def test_a_status_that_cannot_be_changed_is_refused(
 ) -> None:
     answer = http.post(f"/variants/{path}", json=body)
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+
+
+def test_nobody_waits_for_a_variant_once_the_client_has_hung_up(http: httpx.Client, redis: "Redis") -> None:
+    with on_the_line(http, f"/variants/{parts.VARIANT.name}/retire", {"reason": "old"}):
+        assert eventually(lambda: "seemly_event_listeners 1.0" in http.get("/metrics").text)
+    assert eventually(lambda: "seemly_event_listeners 0.0" in http.get("/metrics").text, LONGEST_S - 4)
+    assert redis.zcard(keys.ACCEPTED) == 1  # what was asked for is still to be done
 
 
 def test_a_webhook_leads_to_the_erasure(http: httpx.Client, redis: "Redis") -> None:

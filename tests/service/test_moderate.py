@@ -20,10 +20,15 @@ from tests.contract.test_upload import BOMBS, COLOURS, file_of
 from tests.redis_server import RedisServer
 from tests.seemly.processes import eventually
 from tests.service import parts
-from tests.service.conftest import KeyedGateway
+from tests.service.conftest import KeyedGateway, on_the_line
 
 PICTURE = b64encode(file_of(COLOURS)).decode()
 TEXT = {"name": "hat", "text": "a hat", "threshold": 0.2}
+READING: dict[str, Any] = {
+    "id": "read-texts",
+    "version": 1,
+    "prompt_rules": {"concepts": [{"name": "violence", "text": "a knife", "threshold": 0.4}]},
+}
 
 
 @pytest.fixture
@@ -57,6 +62,16 @@ def judging(redis: "Redis", url: str, verdict: Verdict, seen: list[bytes]) -> It
     thread.start()
     yield
     thread.join(30)
+
+
+@contextmanager
+def reading_texts(keyed: KeyedGateway, tenant: str) -> Iterator[None]:
+    """The tenant is under a policy that has texts scored."""
+    with keyed.http("boss", Scope.ADMIN) as boss:
+        boss.post("/policies", json=READING).raise_for_status()
+        boss.put(f"/tenants/{tenant}/policy", json={"enforce": {"id": READING["id"], "version": 1}}).raise_for_status()
+        yield
+        boss.delete(f"/tenants/{tenant}/policy")
 
 
 @pytest.mark.parametrize("verdict", [Verdict.PASSED, Verdict.BLOCKED])
@@ -111,6 +126,28 @@ def test_what_costs_more_than_a_tenant_may_have_is_not_asked_for_again(keyed: Ke
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "images")
     assert "the tenant may have 100 unfinished" in answer.json()["errors"][0]["message"]
     assert not uploads(keyed.redis)
+
+
+def test_neither_are_texts_that_cost_more(keyed: KeyedGateway) -> None:
+    keyed.redis.hset(keys.TENANTS, "terse", '{"cost": 100}')
+    with reading_texts(keyed, "terse"), keyed.http("terse", Scope.MODERATE) as client:
+        answer = client.post("/moderate", json={"texts": ["a cat"]})
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "texts")
+    assert "the tenant may have 100 unfinished" in answer.json()["errors"][0]["message"]
+    assert not uploads(keyed.redis)
+
+
+def test_texts_of_a_client_that_hangs_up_are_scored_for_nobody(http: httpx.Client, redis: "Redis") -> None:
+    http.post("/policies", json=READING).raise_for_status()
+    http.put("/tenants/local/policy", json={"enforce": {"id": READING["id"], "version": 1}}).raise_for_status()
+    try:
+        with on_the_line(http, "/moderate", {"texts": ["a cat"]}):
+            assert eventually(lambda: redis.zcard(keys.ACCEPTED) == 1)
+        assert eventually(lambda: not redis.keys(keys.job_key("*")))
+    finally:
+        http.delete("/tenants/local/policy")
+    assert (redis.zcard(keys.ACCEPTED), redis.llen(f"rq:queue:{keys.queue_name(parts.MODEL)}")) == (0, 0)
+    assert uploads(redis) == []
 
 
 @pytest.mark.parametrize("path", ["/moderate", "/v1/moderations"])
@@ -224,17 +261,10 @@ def test_texts_are_screened_by_the_rules_of_the_policy(keyed: KeyedGateway, mode
 def test_texts_that_nobody_scores_for_the_policys_concepts_are_not_judged(
     keyed: KeyedGateway, moderator: httpx.Client
 ) -> None:
-    concept = {"name": "violence", "text": "a knife", "threshold": 0.4}
-    policy = {"id": "read-texts", "version": 1, "prompt_rules": {"concepts": [concept]}}
-    with keyed.http("boss", Scope.ADMIN) as boss:
-        assert boss.post("/policies", json=policy).status_code in (200, 201)
-        boss.put("/tenants/moderator/policy", json={"enforce": {"id": "read-texts", "version": 1}})
-        try:
-            answer = moderator.post("/moderate", json={"texts": ["a cat"]})
-            openais = moderator.post("/v1/moderations", json={"input": "a cat"})
-            long = moderator.post("/moderate", json={"texts": ["a cat " * 2000] * 2})
-        finally:
-            boss.delete("/tenants/moderator/policy")
+    with reading_texts(keyed, "moderator"):
+        answer = moderator.post("/moderate", json={"texts": ["a cat"]})
+        openais = moderator.post("/v1/moderations", json={"input": "a cat"})
+        long = moderator.post("/moderate", json={"texts": ["a cat " * 2000] * 2})
     assert (answer.status_code, answer.json()["code"]) == (503, "not_judged"), answer.text
     assert (openais.status_code, openais.json()["error"]["code"]) == (503, "not_judged")
     assert (long.status_code, long.json()["errors"][0]["field"]) == (422, "texts")

@@ -163,15 +163,20 @@ def test_whoever_waits_for_a_job_is_given_its_address_when_the_process_ends(
             f"{gateway.url}/generate", json={"prompt": "a harbour"}, headers={"Prefer": "wait=60"}, timeout=60
         )
 
-    with running_gateway(redis_server.url, tmp_path) as gateway, ThreadPoolExecutor(5) as pool:
+    def retire() -> httpx.Response:
+        return httpx.post(f"{gateway.url}/variants/{parts.VARIANT.name}/retire", json={"reason": "old"}, timeout=60)
+
+    with running_gateway(redis_server.url, tmp_path) as gateway, ThreadPoolExecutor(6) as pool:
         asked = [pool.submit(ask) for _ in range(5)]
         assert eventually(lambda: redis.zcard(keys.ACCEPTED) == 5)
-        assert eventually(lambda: "seemly_event_listeners 5.0" in httpx.get(f"{gateway.url}/metrics").text)
+        changing = pool.submit(retire)
+        assert eventually(lambda: "seemly_event_listeners 6.0" in httpx.get(f"{gateway.url}/metrics").text)
         began = time.monotonic()
         gateway.process.send_signal(number)
         answers = [answer.result() for answer in asked]
         assert gateway.process.wait(15) in (0, -number)
         assert time.monotonic() - began < 8
+    assert (changing.result().status_code, changing.result().json()["code"]) == (503, "not_moved")
     for answer in answers:
         assert (answer.status_code, answer.json()["status"]) == (202, "queued")
         assert answer.headers["Location"] == f"/jobs/{answer.json()['id']}"
