@@ -31,6 +31,8 @@ async def replay(
     links: list[Link] = []
     is_complete = True
     async for link in audit.links(window.tenant, since, until):
+        if not link.has_verdicts:
+            continue
         if len(links) == window.jobs:
             is_complete = False
             break

@@ -37,6 +37,11 @@ class Link:
         return cls(int(sequence) if sequence.isdigit() else 0, *(fields.get(name, "") for name in _HASHED))
 
     @property
+    def has_verdicts(self) -> bool:
+        """Whether it tells of a job's verdicts, without reading it: within a text of JSON, quotes are escaped."""
+        return '"kind":"verdicts"' in self.body
+
+    @property
     def entry(self) -> Entry:
         """What the entry says.
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 
 from contract.at_rest import PromptAtRest, PromptForm
-from contract.audit import words_of
+from contract.audit import JudgedText, words_of
 from contract.chain import APPEND
 from contract.filter import Action, ConceptRule, Filter, FilterConcept
 from contract.job import Job
@@ -89,6 +89,17 @@ def test_a_replay_tells_what_it_cannot_judge(keyed: KeyedGateway) -> None:
     words = PromptAtRest(form=PromptForm.KEPT, prompt="a quiet street", negative_prompt="a gun")
     sld = SafetyPlan.from_short_form(("sld", "filter"))
     kept = job.model_copy(update={"tenant": "keeps-words", "plan": sld, "prompt_at_rest": words})
+    text = JudgedText(
+        tenant="asks-more",
+        at=datetime.now(UTC),
+        field="texts.0",
+        text=PromptAtRest(),
+        verdict=Verdict.PASSED,
+        lists=(),
+        policy=job.policy,
+    )
+    for _ in range(2):
+        keyed.redis.register_script(APPEND)(args=[text.tenant, *words_of(text)])
     for one in (job, kept):
         entry = verdicts_of(one, 1, parts.result(one, Status.SUCCEEDED, *pictures))
         assert entry is not None
@@ -109,6 +120,8 @@ def test_a_replay_tells_what_it_cannot_judge(keyed: KeyedGateway) -> None:
 
         found = replay()
         assert (found["after"], found["prompts_unknown"]) == ({"error": 2}, 1)
+        of_one = replay(jobs=1)  # the texts beside it are no jobs
+        assert (of_one["jobs"], of_one["pictures"], of_one["is_complete"]) == (1, 2, True)
         later = (datetime.now(UTC) + timedelta(minutes=1)).isoformat()
         assert replay(since=later)["pictures"] == 0
         forbids = {**policy, "floor": {}, "forbidden": ["filter"]}
