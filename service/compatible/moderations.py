@@ -96,6 +96,15 @@ class ModerationsRequest(Strict):
         own = None if self.model is None or self.model.startswith(OPENAIS_MODELS) else self.model
         return ModerateRequest(images=self.pictures, texts=self.texts, model=own)
 
+    def place_of(self, field: str) -> str:
+        """Where a field of `wanted` stands here: "images.0" may be "input.2"."""
+        kind, _, number = field.partition(".")
+        if kind not in ("images", "texts"):
+            return field
+        parts = () if isinstance(self.input, str) else self.input
+        places = [at for at, part in enumerate(parts) if isinstance(part, ImageInput) == (kind == "images")]
+        return f"input.{places[int(number)]}" if number and places else "input"
+
 
 InputType = Literal["text", "image"]
 

@@ -9,7 +9,7 @@ from service.json_only import require_json
 from service.moderating import is_judged
 from service.observing import request_id_of
 from service.problem_json import documented
-from service.problems import NotJudged
+from service.problems import FieldError, InvalidRequest, NotJudged
 from service.routes.moderate import PICTURE, REFUSALS, ToModerate
 
 router = APIRouter(prefix="/v1", tags=["compatible"])
@@ -42,7 +42,11 @@ async def create_moderation(
 
     A picture that could not be judged is an error, never a result. Errors have OpenAI's shape.
     """
-    moderation = await submission.gateway.moderator.moderate(body.wanted, submission)
+    try:
+        moderation = await submission.gateway.moderator.moderate(body.wanted, submission)
+    except InvalidRequest as refused:
+        errors = (FieldError(field=body.place_of(error.field), message=error.message) for error in refused.errors)
+        raise InvalidRequest(*errors) from None
     if not is_judged(moderation):
         raise NotJudged("A picture could not be judged; send it again.", 5)
     return answer_of(body, moderation, request_id_of(submission.request.scope))

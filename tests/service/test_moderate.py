@@ -287,6 +287,15 @@ def test_other_routes_take_no_larger_bodies_than_before(moderator: httpx.Client)
         ({"input": [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]}, "input"),
         ({"input": "a", "user": "x"}, "user"),
         ({"input": "a", "model": "nobody's"}, "model"),
+        (
+            {
+                "input": [
+                    {"type": "text", "text": "a"},
+                    {"type": "image_url", "image_url": {"url": b64encode(b"no picture").decode()}},
+                ]
+            },
+            "input.1",
+        ),
     ],
 )
 def test_openais_clients_are_told_in_their_own_words(moderator: httpx.Client, body: dict[str, Any], field: str) -> None:
