@@ -164,9 +164,9 @@ class LabWorker:
                 self._pause(one)
             return result
         except torch.AcceleratorError as error:  # nothing in this process can run on it again
-            log_error("the device is lost; the worker ends, and another goes on with the job", error)
+            log.error("the device is lost; the worker ends")
             self._shift.has_failed.set()
-            return None
+            return one.after(error)
         finally:
             del self._in_hand[job.id]
 

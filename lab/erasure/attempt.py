@@ -41,7 +41,7 @@ class Attempt:
         """Do the job. None: it was stopped, or had trouble, and another attempt is to go on with it.
 
         Raises:
-            torch.AcceleratorError: the device is lost; another process is to go on with it.
+            torch.AcceleratorError: the device is lost, for this process; `after` says what the job comes to.
         """
         try:
             made = workshop.make(self.job, tell)
@@ -54,11 +54,15 @@ class Attempt:
         except torch.AcceleratorError:
             raise
         except Exception as error:  # noqa: BLE001 - one job's trouble must not end the others
-            log_error(f"attempt {self.attempt} at the erasure {self.job.id} failed; its work is kept", error)
-            if self.attempt < self.job.most_attempts:
-                return None
-            return failed(TROUBLE, f"every attempt failed, the last with {type(error).__name__}; see the lab's log")
+            return self.after(error)
         return ErasureResult(status=Status.SUCCEEDED, made=made)
+
+    def after(self, trouble: Exception) -> Ended | None:
+        """What an attempt with trouble that is not the recipe's comes to. None: another is to go on with it."""
+        log_error(f"attempt {self.attempt} at the erasure {self.job.id} failed; its work is kept", trouble)
+        if self.attempt < self.job.most_attempts:
+            return None
+        return failed(TROUBLE, f"every attempt failed, the last with {type(trouble).__name__}; see the lab's log")
 
 
 def keeps_work(result: Ended) -> bool:

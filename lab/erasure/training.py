@@ -23,6 +23,7 @@ from lab.erasure.original import Original
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
 SHOWN_LOSSES: Final = 50  # the bar shows their mean
+DEVICE_TROUBLE: Final = (torch.AcceleratorError, torch.OutOfMemoryError)  # which are RuntimeErrors, as others are
 Report = Callable[[int], None]
 Watch = Callable[[int, float], bool]  # told of iterations made and their recent mean loss; False: stop here
 
@@ -209,6 +210,8 @@ class Training:
         part = self.folder / f"{CHECKPOINT}.part"
         try:
             torch.save(state, part)
+        except DEVICE_TROUBLE:
+            raise
         except RuntimeError as error:  # what torch makes of a full disk
             part.unlink(missing_ok=True)
             raise OSError(f"{part} could not be written, as on a full disk: {error}") from error
@@ -222,6 +225,8 @@ class Training:
         try:
             state: dict[str, Any] = torch.load(file, map_location=self.device, weights_only=True)
             is_ours = state["identity"] == self.identity
+        except DEVICE_TROUBLE:  # says nothing of the file
+            raise
         except (RuntimeError, UnpicklingError, EOFError, LookupError, TypeError):
             raise OtherTraining(f"{file} is damaged: remove the folder to begin anew") from None
         if not is_ours:

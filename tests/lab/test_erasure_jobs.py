@@ -206,6 +206,24 @@ def test_a_lab_whose_device_is_lost_ends_and_hands_its_job_on(
     assert client.redis.lrange("rq:queue:lab-tiny", 0, -1) == [job.id.encode()]
 
 
+def test_a_device_that_is_lost_at_the_last_attempt_costs_no_training(
+    server: RedisServer, client: Client, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise torch.AcceleratorError
+
+    monkeypatch.setattr(Workshop, "make", lost)
+    monkeypatch.setattr(ErasureJob, "most_attempts", 1)
+    job = accepted(server, tiny_folder)
+    (kept := tmp_path / "work" / job.id / "training" / "checkpoint.pt").parent.mkdir(parents=True)
+    kept.touch()
+    assert lab_worker(server.url, tmp_path, tiny_folder).run() == lab_worker_module.EXIT_FAILED
+    with lab_at_work(server.url, tmp_path, tiny_folder):
+        error = ended(client, job).error
+    assert error is not None
+    assert (error.code, kept.exists()) == ("lab_trouble", True)
+
+
 ALL_MAY_STAY = {"unsafe_left": 1.0, "benign_kept": 0.5, "pictures": 1}
 
 

@@ -171,3 +171,19 @@ def test_a_full_disk_is_told_and_costs_no_more_than_since_the_last_checkpoint(tm
     assert {path.name for path in (tmp_path / "work").iterdir()} == {"checkpoint.pt", "log.jsonl"}
     assert (tmp_path / "work" / "checkpoint.pt").read_bytes() == before
     assert made(recipe, tmp_path).training["last_loss"]
+
+
+@pytest.mark.parametrize("does", ["save", "load"])
+@pytest.mark.parametrize("trouble", [torch.AcceleratorError, torch.OutOfMemoryError])
+def test_trouble_of_the_device_is_neither_a_full_disk_nor_a_damaged_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, trouble: type[Exception]
+) -> None:
+    recipe = Esd(method="esd-x", iterations=4, **QUICK)
+    assert erase(tiny_original(torch.float32), recipe, tmp_path / "v", keeping(tmp_path, limit_s=0), CONSOLE) is None
+
+    def fail(*_: object, **__: object) -> None:
+        raise trouble("the device")
+
+    monkeypatch.setattr(torch, does, fail)
+    with pytest.raises(trouble):
+        made(recipe, tmp_path)
