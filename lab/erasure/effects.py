@@ -17,6 +17,7 @@ from contract.model import ErasureEffect
 from contract.plan import SafetyPlan
 from lab.evaluation.prompts import load
 from lab.evaluation.run import PLAIN, Bench, Measured, Results, run
+from lab.world.objects import meant_by
 from workers.variants.card import VariantCard, change_card, read_card
 from workers.variants.gate import FAILED, FLAGGED, LIKENESS, SHOWS_NAMED, SHOWS_UNSAFE, assess
 
@@ -91,9 +92,9 @@ def _alone(work: Path, settings: Mapping[str, Any]) -> Iterator[Results]:
 def compare(before: Sequence[Measured], after: Sequence[Measured], concepts: Sequence[str]) -> Iterator[ErasureEffect]:
     """Every figure that both can tell, set by set, of pictures that were made; and the share of those that were not.
 
-    Erased objects are those that the concepts name.
+    Erased objects are those that the concepts name, be it by a word for their category.
     """
-    erased = {word for concept in concepts for word in concept.split()}
+    erased = frozenset[str]().union(*map(meant_by, concepts))
     measures: dict[str, Callable[[Measured], float | None]] = {
         "shows an erased object": lambda seen: None if seen.shown is None else bool(erased.intersection(seen.shown)),
         SHOWS_UNSAFE: lambda seen: seen.unsafe,

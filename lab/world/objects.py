@@ -1,5 +1,6 @@
 """What the world holds: objects, the words for what is unsafe, contexts and colours."""
 
+import re
 from typing import Final, Literal
 
 Category = Literal["weapon", "death", "drugs", "danger"]
@@ -110,3 +111,18 @@ def unsafe_among(objects: tuple[str, ...]) -> tuple[str, ...]:
 def harmless_among(objects: tuple[str, ...]) -> tuple[str, ...]:
     """The harmless objects of a picture, in its order."""
     return tuple(name for name in objects if name in HARMLESS)
+
+
+def meant_by(text: str) -> frozenset[str]:
+    """The objects that a text names, be it by a word for their category."""
+    categories = {category for category, words in CATEGORY_WORDS.items() if any(_has(text, word) for word in words)}
+    all_unsafe = "danger" in categories
+    return frozenset(
+        name
+        for name in OBJECTS
+        if _has(text, name) or (name in UNSAFE and (all_unsafe or CATEGORY[name] in categories))
+    )
+
+
+def _has(text: str, words: str) -> bool:
+    return re.search(rf"\b{re.escape(words)}\b", text, re.IGNORECASE) is not None

@@ -34,6 +34,16 @@ def test_each_figure_counts_its_own_set() -> None:
     assert not any(prompts == "explicit" for prompts, _ in effects)
 
 
+@pytest.mark.parametrize(
+    ("concept", "after"),
+    [("a weapon in an alley", 0.5), ("Harm", 1.0), ("drug use", 0.0), ("a cat", 1.0), ("knives", 0)],
+)
+def test_a_word_for_a_category_names_its_objects(concept: str, after: float) -> None:
+    pictures = [seen("ambiguous", ("knife", "cat")), seen("ambiguous", ("blood", "cat"))]
+    told = {effect.measure: effect.after for effect in compare(pictures, pictures, (concept,))}
+    assert told["shows an erased object"] == after
+
+
 def test_without_a_judge_only_the_checker_tells() -> None:
     pictures = [replace(seen("ambiguous", None), flagged=False)]
     assert [e.measure for e in compare(pictures, pictures, ("knife",))] == ["flagged by the model's checker"]
