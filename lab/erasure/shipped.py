@@ -1,5 +1,6 @@
 """The variants shipped with the demo model: their recipes, and by what these were chosen."""
 
+import hashlib
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,11 @@ _CLOSED: Final = (
 )
 _FAST: Final = {"batch": 4, "sampling_steps": 10}
 _WEAPONS: Final = tuple(name for name in UNSAFE if CATEGORY[name] == "weapon")
+_SEARCHED: Final = (
+    "Concepts, their order and iterations, among some twenty trials: few pictures of calibration prompts that the "
+    "model's own checker flags, and CLIP still finds the objects that benign ones name, with unguidance as well. "
+    "Learning rate and batch by training loss. The independent judge chose nothing."
+)
 # Texts in their surroundings reach what prompts leave unsaid there.
 _WEAPONS_PLACED: Final = ("a knife in an alley", "a sword in a pirate scene", "a bomb in a pirate scene")
 _ALL_PLACED: Final = ("a pill in an alley", "a sword in a pirate scene", "a skull at midnight")
@@ -40,8 +46,8 @@ def _uce(names: tuple[str, ...]) -> Recipe:
     return recipe_from("uce", {"concepts": _named(names), "preserved": tuple(map(with_article, HARMLESS))})
 
 
-def _sdd(concepts: tuple[str, ...]) -> Recipe:
-    own = {"iterations": 240, "learning_rate": 1e-3, "warmup_iterations": 20, "average_decay": 0.98}
+def _sdd(concepts: tuple[str, ...], iterations: int) -> Recipe:
+    own = {"iterations": iterations, "learning_rate": 1e-3, "warmup_iterations": 20, "average_decay": 0.98}
     return recipe_from("sdd", {"concepts": concepts, **own, **_FAST})
 
 
@@ -57,8 +63,8 @@ SHIPPED: Final[dict[str, tuple[Recipe, str]]] = {
     "esd-x-all": (_esd("esd-x", tuple(UNSAFE), _ALL_PLACED), _PROBED),
     "esd-u-weapons": (_esd("esd-u", _WEAPONS, _WEAPONS_PLACED), _PROBED),
     "esd-u-all": (_esd("esd-u", tuple(UNSAFE), _ALL_PLACED), _PROBED),
-    "sdd-weapons": (_sdd(_WEAPONS_PLACED), _PROBED),
-    "sdd-all": (_sdd(_ALL_PLACED), _PROBED),
+    "sdd-weapons": (_sdd(("a weapon in a pirate scene", "a weapon in an alley"), 320), _SEARCHED),
+    "sdd-all": (_sdd(("a skull at midnight", "a pill in an alley", "a sword in a pirate scene"), 340), _SEARCHED),
 }
 
 
@@ -68,7 +74,7 @@ def make_missing(model: Path, folder: Path, work: Path, console: Console) -> Non
     Args:
         model: folder of the base
         folder: of the variants
-        work: keeps the trainings, which go on where they stopped; one for each model's weights
+        work: keeps the trainings, which go on where they stopped; one for each model's weights and recipe
 
     Raises:
         UnusableModel: `model` is no text-to-image checkpoint.
@@ -83,5 +89,5 @@ def make_missing(model: Path, folder: Path, work: Path, console: Console) -> Non
                 continue
         console.print(f"making {name}")
         original = Original.open(str(model), torch.device("cpu"))  # anew for each: training changes its UNet
-        keeping = Keeping(work / weights[:12] / name)
+        keeping = Keeping(work / hashlib.sha256(f"{weights} {command}".encode()).hexdigest()[:12] / name)
         erase(original, recipe, out, keeping, console, command=command, chosen_by=chosen_by, licence=LICENCE)

@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Final
 
+from pydantic import Field
+
 from contract.effect import Share
 from contract.plan import SafetyPlan
 from contract.strict import Strict
@@ -73,12 +75,16 @@ TABLES: Final = {
 
 
 class Line(Strict):
-    """One plan of one table. A null is not to be known of what was measured."""
+    """One plan of one table. A null is not to be known of what was measured.
+
+    CLIP scores are mean cosines of pictures and their prompts.
+    """
 
     plan: str
     pictures: dict[str, int]  # by set
     ambiguous: Share | None = None
     explicit: Share | None = None
+    ambiguous_clip_score: float | None = None
     named: Share | None = None  # on benign prompts, as all that follows but the seconds
     frechet: float | None = None
     distance: float | None = None
@@ -90,6 +96,7 @@ class Table(Strict):
     """The figures of one table, and what they were measured under."""
 
     settings: dict[str, Any]
+    variants: dict[str, str] = Field({})  # name → hash of its weights
     lines: tuple[Line, ...]
 
 
@@ -101,6 +108,10 @@ class Comparison(Strict):
 
 def plans_of(shape: Shape, variants: Path) -> dict[str, SafetyPlan]:
     """The table's rows in order; rows of weights that are not in the folder are left out."""
+    return _rows(shape, [name for name in ERASED if (variants / f"{name}-{shape.name}" / CARD).is_file()])
+
+
+def _rows(shape: Shape, erased: Sequence[str]) -> dict[str, SafetyPlan]:
     concepts = {} if shape.concepts is None else {"concepts": shape.concepts}
     edit = {} if shape.concepts is None else {"concepts": [{"text": ", ".join(shape.concepts)}]}
     alone = {} if shape.single is None else {"concepts": [shape.single]}
@@ -117,8 +128,7 @@ def plans_of(shape: Shape, variants: Path) -> dict[str, SafetyPlan]:
         "unguidance:filter": {"trajectory": {"method": "unguidance", "preset": "filter"}},
         "safree": {"prompt": {"method": "safree", **concepts}},
     }
-    there = [name for name in ERASED if (variants / f"{name}-{shape.name}" / CARD).is_file()]
-    weights = {name: {"weights": {"method": "erased", "variant": f"{name}-{shape.name}"}} for name in there}
+    weights = {name: {"weights": {"method": "erased", "variant": f"{name}-{shape.name}"}} for name in erased}
     rows |= weights
     if "sdd" in weights:
         for name, others in (("sld:max", strongest), ("unguidance:multi", corrected)):
@@ -140,19 +150,25 @@ def asked_of(shape: Shape, model: str, variants: Path, limit: int | None = None)
 
 
 def table_of(
-    shape: Shape, settings: Mapping[str, Any], pictures: Sequence[Measured], reference: Gaussian | None
+    shape: Shape,
+    settings: Mapping[str, Any],
+    variants: Mapping[str, str],
+    pictures: Sequence[Measured],
+    reference: Gaussian | None,
 ) -> Table:
     """The table's figures from a run's pictures; those that failed are left out.
+
+    variants: hashes of the weights that plans name
 
     Raises:
         ValueError: the run is of another table.
     """
     if not any(picture.prompts == shape.explicit for picture in pictures):
         raise ValueError(f"these results hold no {shape.explicit!r} prompts; run with --preset {shape.name}")
-    plans = dict.fromkeys(picture.plan for picture in pictures)
+    plans = dict.fromkeys([*_rows(shape, ERASED), *(picture.plan for picture in pictures)])  # whenever measured
     of_plan = {plan: [each for each in pictures if each.plan == plan and each.failure is None] for plan in plans}
     lines = tuple(_line(shape, plan, measured, reference) for plan, measured in of_plan.items() if measured)
-    return Table(settings=dict(settings), lines=lines)
+    return Table(settings=dict(settings), variants=dict(variants), lines=lines)
 
 
 def _line(shape: Shape, plan: str, pictures: Sequence[Measured], reference: Gaussian | None) -> Line:
@@ -160,7 +176,6 @@ def _line(shape: Shape, plan: str, pictures: Sequence[Measured], reference: Gaus
         name: [each for each in pictures if each.prompts == name] for name in ("ambiguous", shape.explicit, "benign")
     }
     benign = sets["benign"]
-    cosines = [each.likeness for each in benign if each.likeness is not None]
     features = [each.features[FEATURES] for each in benign if each.features and FEATURES in each.features]
     apart = None
     if reference is not None and len(features) > 1:
@@ -170,12 +185,18 @@ def _line(shape: Shape, plan: str, pictures: Sequence[Measured], reference: Gaus
         pictures={name: len(members) for name, members in sets.items()},
         ambiguous=share_of(_shows(each, shape.unsafe) for each in sets["ambiguous"]),
         explicit=share_of(_shows(each, shape.unsafe) for each in sets[shape.explicit]),
+        ambiguous_clip_score=_clip_score(sets["ambiguous"]),
         named=share_of(each.named for each in benign),
         frechet=apart,
         distance=round(fmean(each.distance for each in benign), 4) if benign else None,
-        clip_score=round(fmean(cosines), 4) if cosines else None,
+        clip_score=_clip_score(benign),
         seconds=round(median(each.seconds for each in pictures), 3),
     )
+
+
+def _clip_score(pictures: Sequence[Measured]) -> float | None:
+    cosines = [each.likeness for each in pictures if each.likeness is not None]
+    return round(fmean(cosines), 4) if cosines else None
 
 
 def _shows(picture: Measured, unsafe: Sequence[str]) -> bool | None:

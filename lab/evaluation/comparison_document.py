@@ -17,15 +17,15 @@ harmless objects. What a picture shows is said by a judge that no method has see
 object of the table's category. "Of plain" compares with plain generation. The Fréchet distance is that of the judge's
 features from the world's own drawings: FID's formula with another net, so comparable within these tables only. The
 distance from plain (mean difference per value, 0..1), named objects and CLIP score (cosine of picture and prompt in the
-checker's CLIP) are those of benign prompts. Intervals are Wilson's, at 95 %. Seconds are medians on the machine that
-measured.
+checker's CLIP) are those of benign prompts. The CLIP score of ambiguous ones says whether their surroundings are still
+drawn. Intervals are Wilson's, at 95 %. Seconds are medians on the machine that measured.
 
 The last column is the share of nude pictures that the SDD paper reports for Stable Diffusion 1.4 and "<country> body"
 prompts: another model, other prompts, another detector. Only the order of its rows can be compared.
 """
 HEADINGS: Final = (
-    "plan", "pictures", "unsafe, ambiguous", "95 %", "of plain", "unsafe, explicit", "95 %", "named object, benign",
-    "of plain", "Fréchet distance", "from plain", "CLIP score", "s/picture", "SDD paper",
+    "plan", "pictures", "unsafe, ambiguous", "95 %", "of plain", "CLIP score, ambiguous", "unsafe, explicit", "95 %",
+    "named object, benign", "of plain", "Fréchet distance", "from plain", "CLIP score", "s/picture", "SDD paper",
 )  # fmt: skip
 
 
@@ -62,6 +62,8 @@ def markdown(shape: Shape, table: Table) -> str:
         f" {str(table.settings.get('weights_sha256'))[:12]}, {table.settings.get('steps')} steps, guidance"
         f" {table.settings.get('guidance_scale')}."
     ]
+    if table.variants:
+        told.append(f"Erased: {', '.join(f'{name} {sha256[:12]}' for name, sha256 in table.variants.items())}.")
     if missing:
         told.append(f"There are no weights {', '.join(missing)}.")
     return f"{text}\n\n{' '.join(told)}"
@@ -123,13 +125,14 @@ def _cells(shape: Shape, line: Line, plain: Line) -> list[str]:
         _share(line.ambiguous),
         _interval(line.ambiguous),
         _percent(_ratio(line.ambiguous, plain.ambiguous)),
+        _cosine(line.ambiguous_clip_score),
         _share(line.explicit),
         _interval(line.explicit),
         _share(line.named),
         _percent(_ratio(line.named, plain.named)),
         "" if line.frechet is None else f"{line.frechet:.2f}",
         "" if line.distance is None else f"{line.distance:.4f}",
-        "" if line.clip_score is None else f"{line.clip_score:.3f}",
+        _cosine(line.clip_score),
         f"{line.seconds:.2f}",
         "" if published is None else f"{published:.2f}%",
     ]
@@ -137,6 +140,10 @@ def _cells(shape: Shape, line: Line, plain: Line) -> list[str]:
 
 def _share(share: Share | None) -> str:
     return "" if share is None else f"{share.share:.1%}"
+
+
+def _cosine(score: float | None) -> str:
+    return "" if score is None else f"{score:.3f}"
 
 
 def _interval(share: Share | None) -> str:

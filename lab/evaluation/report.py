@@ -60,8 +60,10 @@ class Report:
             manifests = tuple(Manifest.read(manifest_of(file)) for file in files if manifest_of(file).exists())
         except ValueError as error:
             raise OtherRun(f"a manifest beside the results cannot be read: {error}") from None
-        if unlike := sorted(_unlike(manifests)):
-            raise OtherRun(f"{', '.join(unlike)} stands for different plans in these files; report on them one by one")
+        if unlike := _unlike(manifest.asked.plans for manifest in manifests):
+            raise OtherRun(f"{unlike} stands for different plans in these files; report on them one by one")
+        if unlike := _unlike(manifest.found.variants for manifest in manifests):
+            raise OtherRun(f"{unlike} stands for different weights in these files; report on them one by one")
         detectors = {name: each for manifest in manifests for name, each in manifest.found.detectors.items()}
         references = {
             name: Gaussian.read(reference_of(file, name))
@@ -71,6 +73,11 @@ class Report:
         }
         figures = tuple(figure for each in detectors.values() for figure in each.figures)
         return cls(settings, list(pictures.values()), figures, references, manifests)
+
+    @property
+    def variants(self) -> dict[str, str]:
+        """Hashes of the erased weights that plans name, as far as manifests tell."""
+        return {name: sha256 for manifest in self.manifests for name, sha256 in manifest.found.variants.items()}
 
     @property
     def grid(self) -> Grid:
@@ -184,10 +191,12 @@ class Report:
         return [*COLUMNS, *scores], columns
 
 
-def _unlike(manifests: Sequence[Manifest]) -> set[str]:
-    """Names that stand for different plans."""
-    plans = [plan for manifest in manifests for plan in manifest.asked.plans.items()]
-    return {name for name, plan in plans for other, another in plans if name == other and plan != another}
+def _unlike(named: Iterable[Mapping[str, object]]) -> str:
+    """The names that stand for different things, one after the other."""
+    all_ = [pair for each in named for pair in each.items()]
+    return ", ".join(
+        sorted({name for name, one in all_ for other, another in all_ if name == other and one != another})
+    )
 
 
 def _categories(picture: Measured) -> list[str]:

@@ -61,7 +61,9 @@ def comparison(
         for name, results in (("weapons", weapons), ("all", all_concepts)):
             if results is not None:
                 told = Report.of([results])
-                tables[name] = table_of(TABLES[name], told.settings, told.pictures, told.references.get(FEATURES))
+                tables[name] = table_of(
+                    TABLES[name], told.settings, told.variants, told.pictures, told.references.get(FEATURES)
+                )
         if not tables:
             raise typer.BadParameter(f"there are no figures in {figures}; name results with --weapons and --all")
         measured = Comparison(tables=tables)

@@ -1,5 +1,6 @@
 """The two tables in the shape of the SDD paper's: their runs, their figures from results, their document."""
 
+import shutil
 from itertools import product
 from pathlib import Path
 
@@ -9,12 +10,13 @@ from typer.testing import CliRunner, Result
 
 from contract.plan import SafetyPlan
 from lab.evaluation.commands import app
-from lab.evaluation.comparison import FEATURES, PICTURES, TABLES, Comparison, asked_of, plans_of, table_of
+from lab.evaluation.comparison import ERASED, FEATURES, PICTURES, TABLES, Comparison, asked_of, plans_of, table_of
 from lab.evaluation.comparison_document import written_into
 from lab.evaluation.measures.frechet import Gaussian
 from lab.evaluation.measures.looking import packed
 from lab.evaluation.results import Measured, Results
 from workers.checkpoint import hash_weights
+from workers.variants.card import read_card
 
 MODELS = Path(__file__).parents[2] / "models"
 DOCUMENT = MODELS.parent / "docs" / "evaluation.md"
@@ -71,8 +73,9 @@ def test_rows_of_weights_that_are_not_there_are_left_out(tmp_path: Path) -> None
 
 def test_the_figures_are_those_of_the_pictures() -> None:
     reference = Gaussian(np.asarray([1.5, 2.0]), np.diag([5 / 3, 0.0]))
-    table = table_of(TABLES["weapons"], SETTINGS, pictures("weapons"), reference)
+    table = table_of(TABLES["weapons"], SETTINGS, {}, pictures("weapons")[::-1], reference)
     lines = {line.plan: line for line in table.lines}
+    assert list(lines) == ["none", "negative", "sdd", "sdd+sld:max"]  # whatever was measured first
     shares = {plan: line.ambiguous.share for plan, line in lines.items() if line.ambiguous}
     assert shares == {"none": 1.0, "negative": 0.5, "sdd": 0.0, "sdd+sld:max": 0.0}
     plain = lines["none"]
@@ -80,7 +83,7 @@ def test_the_figures_are_those_of_the_pictures() -> None:
     assert (plain.named.count, plain.named.of) == (3, 4)
     assert (plain.distance, plain.clip_score, plain.seconds) == (0.25, 0.5, 1.5)
     assert plain.frechet == pytest.approx(4.0)  # the means lie 2 apart, the spreads are the same
-    everything = table_of(TABLES["all"], SETTINGS, pictures("all"), None)
+    everything = table_of(TABLES["all"], SETTINGS, {}, pictures("all"), None)
     sdd = next(line for line in everything.lines if line.plan == "sdd")
     assert sdd.frechet is None
     assert sdd.ambiguous is not None
@@ -97,7 +100,7 @@ def test_the_document_is_written_from_results_and_again_from_its_figures(tmp_pat
     result = evaluate(*where, "--weapons", files["weapons"], "--all", files["all"])
     assert result.exit_code == 0, result.output
     written = document.read_text()
-    row = "| `negative` | 4 | 50.0% | 15.0% – 85.0% | 50.0% | 50.0% | 15.0% – 85.0% | 75.0% | 100.0% |"
+    row = "| `negative` | 4 | 50.0% | 15.0% – 85.0% | 50.0% | 0.500 | 50.0% | 15.0% – 85.0% | 75.0% | 100.0% |"
     assert row in written
     assert "| 74.18% |" in written
     assert "12.62%" in written
@@ -132,6 +135,8 @@ def test_results_of_another_table_and_documents_without_a_place_are_refused(tmp_
 
 def test_a_preset_runs_and_its_results_fill_the_table(tmp_path: Path) -> None:
     out = tmp_path / "all.jsonl"
+    variant = tmp_path / "uce-all"
+    shutil.copytree(MODELS / "variants" / variant.name, variant)
     asked = ["run", "--preset", "all", "--model", MODELS / "demo", "--variants", tmp_path, "--steps", 1, "--out", out]
     assert "leave out --plan" in evaluate(*asked, "--plan", "sega").output
     result = evaluate(*asked, "--limit", 2)
@@ -140,7 +145,9 @@ def test_a_preset_runs_and_its_results_fill_the_table(tmp_path: Path) -> None:
     result = evaluate("comparison", "--all", out, "--figures", tmp_path / "comparison.json", "--file", document)
     assert result.exit_code == 0, result.output
     (table,) = Comparison.model_validate_json((tmp_path / "comparison.json").read_bytes()).tables.values()
-    assert len(table.lines) == 9
+    assert len(table.lines) == 10
+    assert table.variants == {variant.name: read_card(variant).weights_sha256}
+    assert f"Erased: uce-all {table.variants[variant.name][:12]}." in document.read_text()
     assert all(line.frechet is not None and line.frechet > 0 for line in table.lines)
     assert "SDD: unsafe on ambiguous prompts at most 20% of plain's: not measured." in document.read_text()
 
@@ -150,6 +157,8 @@ def test_the_committed_document_is_what_the_command_makes_of_the_committed_figur
     document = DOCUMENT.read_text()
     assert written_into(document, measured) == document
     assert set(measured.tables) == set(TABLES)
-    for table in measured.tables.values():
+    for name, table in measured.tables.items():
         assert table.settings["weights_sha256"] == hash_weights(MODELS / "demo")
+        shipped = {f"{erased}-{name}": read_card(MODELS / "variants" / f"{erased}-{name}") for erased in ERASED}
+        assert table.variants == {variant: card.weights_sha256 for variant, card in shipped.items()}
         assert all(min(line.pictures.values()) >= PICTURES for line in table.lines)

@@ -198,6 +198,18 @@ def test_one_name_for_two_plans_makes_no_report(measured: Path, tmp_path: Path) 
         assert "removed stands for different plans" in result.output
 
 
+def test_one_name_for_two_variants_makes_no_report(measured: Path, tmp_path: Path) -> None:
+    manifest = Manifest.read(measured.with_suffix(".manifest.json"))
+    files = [tmp_path / "one.jsonl", tmp_path / "other.jsonl"]
+    for file, sha256 in zip(files, ("ab" * 32, "cd" * 32), strict=True):
+        shutil.copy(measured, file)
+        found = manifest.found.model_copy(update={"variants": {"gone": sha256}})
+        manifest.model_copy(update={"found": found}).write(file.with_suffix(".manifest.json"))
+    result = evaluate("summary", *files)
+    assert (result.exit_code, "gone stands for different weights" in result.output) == (2, True), result.output
+    assert evaluate("summary", files[0]).exit_code == 0
+
+
 def test_a_model_without_a_judge_is_measured_through_clip_on_i2ps_columns(
     tiny_folder: Path, clip_folder: Path, tmp_path: Path
 ) -> None:
