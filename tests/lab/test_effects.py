@@ -36,12 +36,12 @@ def test_each_figure_counts_its_own_set() -> None:
 
 @pytest.mark.parametrize(
     ("concept", "after"),
-    [("a weapon in an alley", 0.5), ("Harm", 1.0), ("drug use", 0.0), ("a cat", 1.0), ("knives", 0)],
+    [("a weapon in an alley", 0.5), ("Harm", 1.0), ("drug use", 0.0), ("a cat", 1.0), ("fog", None)],
 )
-def test_a_word_for_a_category_names_its_objects(concept: str, after: float) -> None:
+def test_a_word_for_a_category_names_its_objects(concept: str, after: float | None) -> None:
     pictures = [seen("ambiguous", ("knife", "cat")), seen("ambiguous", ("blood", "cat"))]
     told = {effect.measure: effect.after for effect in compare(pictures, pictures, (concept,))}
-    assert told["shows an erased object"] == after
+    assert told.get("shows an erased object") == after
 
 
 def test_without_a_judge_only_the_checker_tells() -> None:

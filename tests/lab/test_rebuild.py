@@ -5,12 +5,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from lab import rebuild as rebuilding
 from lab.erasure import shipped, variant_commands
+from lab.erasure.recipes import recipe_from
 from lab.evaluation import commands as evaluation
 from lab.evaluation import report_commands
 from lab.world import commands as world
+from tests import tiny
+from workers.variants.card import read_card
+
+
+def test_a_shipped_recipe_that_changes_is_made_anew_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, folder, work = tiny.save(tmp_path / "tiny"), tmp_path / "variants", tmp_path / "work"
+    card = folder / "sdd-x" / "card.json"
+    made = []
+    for iterations in (2, 2, 3):
+        own = {"iterations": iterations, "warmup_iterations": 1, "learning_rate": 1e-3, "sampling_steps": 1}
+        recipe = recipe_from("sdd", {"concepts": ("knife",), **own})
+        monkeypatch.setattr(shipped, "SHIPPED", {"sdd-x": (recipe, "a test")})
+        shipped.make_missing(model, folder, work, Console(quiet=True))
+        made.append((read_card(card.parent).hyperparameters["iterations"], card.stat().st_mtime_ns))
+    assert [iterations for iterations, _ in made] == [2, 2, 3]
+    assert made[0] == made[1]
 
 
 def test_the_stages_follow_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
