@@ -80,7 +80,8 @@ class Audit:
         self, tenant: str, since: datetime | None = None, until: datetime | None = None
     ) -> AsyncIterator[Link]:
         """Entries put on record from one moment on, and before another."""
-        start, end = _position(since) or "-", f"({until_at}" if (until_at := _position(until)) else "+"
+        start = "-" if since is None else f"{_milliseconds(since)}-0"
+        end = "+" if until is None else str(max(0, _milliseconds(until) - 1))  # with all that was put there then
         while True:
             entries: Any = await self._redis.xrange(keys.audit_key(tenant), start, end, count=READ_AT_ONCE)
             for entry_id, fields in entries:
@@ -109,6 +110,6 @@ class Audit:
         return self.entries(tenant, Verdicts, since, until)
 
 
-def _position(moment: datetime | None) -> str | None:
-    """Where in a stream a moment begins."""
-    return None if moment is None else f"{int(moment.timestamp() * 1000)}-0"
+def _milliseconds(moment: datetime) -> int:
+    """Since 1970, before which a stream knows no time."""
+    return max(0, int(moment.timestamp() * 1000))

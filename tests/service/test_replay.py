@@ -124,6 +124,9 @@ def test_a_replay_tells_what_it_cannot_judge(keyed: KeyedGateway) -> None:
         assert (of_one["jobs"], of_one["pictures"], of_one["is_complete"]) == (1, 2, True)
         later = (datetime.now(UTC) + timedelta(minutes=1)).isoformat()
         assert replay(since=later)["pictures"] == 0
+        long_ago = "0590-12-11T20:36:30.08Z"  # before streams know a time
+        assert replay(since=long_ago, until=later)["pictures"] == found["pictures"]
+        assert replay(until=long_ago)["pictures"] == 0
         forbids = {**policy, "floor": {}, "forbidden": ["filter"]}
         assert replay(policy=forbids)["after"] == {"refused": 2}
         many = [{**knife.model_dump(mode="json"), "name": f"knife {number}"} for number in range(64)]
