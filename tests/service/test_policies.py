@@ -347,4 +347,4 @@ def test_who_only_makes_pictures_sees_scores_as_the_policy_says(
     assert (picture["verdict"], picture["url"]) == (whole["verdict"], whole["url"])
     told = [(c["score"], c["threshold"], c["margin"], c["flagged"]) for c in picture["concepts"]]
     assert told == ([(0.3, 0.2, 0.1, True)] if detail == "coarse" else [])
-    assert "317" not in ruled.get(f"/jobs/{job_id}").text
+    assert "0.317" not in str(picture)

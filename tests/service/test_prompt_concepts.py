@@ -100,10 +100,10 @@ def test_scores_of_a_prompt_are_told_as_exactly_as_the_policy_says(
     admin: httpx.Client, http: httpx.Client, passed: str, detail: str
 ) -> None:
     put_under(admin, f"read-{detail}", {**KNIFE, "threshold": 0.3}, scores=detail)
-    answer = http.get(f"/jobs/{passed}")
-    assert [each["score"] for each in answer.json()["prompt_concepts"]] == ([0.3] if detail == "coarse" else [])
-    assert answer.json()["images"][0]["verdict"] == "blocked"
-    assert "317" not in answer.text
+    told = http.get(f"/jobs/{passed}").json()
+    assert [each["score"] for each in told["prompt_concepts"]] == ([0.3] if detail == "coarse" else [])
+    assert told["images"][0]["verdict"] == "blocked"
+    assert "0.317" not in str([told["images"], told["prompt_concepts"], told["error"]])  # ids and times hold any digits
 
 
 def test_a_person_who_let_a_picture_pass_knew_of_its_prompt() -> None:
