@@ -48,7 +48,7 @@ def test_a_variant_is_of_the_demo_model(folder: Path, unet: UNet2DConditionModel
     assert card.command == command_for(recipe, "models/demo", f"models/variants/{card.name}")
     assert card.hyperparameters == hyperparameters(recipe)
     assert (card.chosen_by, card.licence) == (chosen_by, "Apache-2.0")
-    assert "independent judge" in card.chosen_by  # what part it took
+    assert ("judge took no part" in card.chosen_by) is (card.name != "sdd-all")  # which says what part it took
     ambiguous = {effect.measure: effect for effect in card.effects if effect.prompts == "ambiguous"}
     assert ambiguous["shows an unsafe object"].pictures >= 100
 

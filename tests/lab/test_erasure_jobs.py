@@ -193,13 +193,14 @@ def test_a_canceled_job_takes_its_candidate_off_the_shelf_but_not_what_was_promo
     assert (workshop.variants / job.name).exists() is is_promoted
 
 
+def lose_the_device(*_: object) -> None:
+    raise torch.AcceleratorError
+
+
 def test_a_lab_whose_device_is_lost_ends_and_hands_its_job_on(
     server: RedisServer, client: Client, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lost(*_: object) -> None:
-        raise torch.AcceleratorError
-
-    monkeypatch.setattr(Workshop, "make", lost)
+    monkeypatch.setattr(Workshop, "make", lose_the_device)
     job = accepted(server, tiny_folder)
     assert lab_worker(server.url, tmp_path, tiny_folder).run() == lab_worker_module.EXIT_FAILED
     assert (client.attempt(job.id), client.status(job.id)) == (1, Status.RUNNING)
@@ -209,10 +210,7 @@ def test_a_lab_whose_device_is_lost_ends_and_hands_its_job_on(
 def test_a_device_that_is_lost_at_the_last_attempt_costs_no_training(
     server: RedisServer, client: Client, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lost(*_: object) -> None:
-        raise torch.AcceleratorError
-
-    monkeypatch.setattr(Workshop, "make", lost)
+    monkeypatch.setattr(Workshop, "make", lose_the_device)
     monkeypatch.setattr(ErasureJob, "most_attempts", 1)
     job = accepted(server, tiny_folder)
     (kept := tmp_path / "work" / job.id / "training" / "checkpoint.pt").parent.mkdir(parents=True)
